@@ -1,0 +1,46 @@
+# Everything runs from the checkout with .venv/bin/python; `make help` lists the targets.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+MODERN := import sys; sys.exit(sys.version_info < (3, 11))
+
+# Another interpreter: make PYTHON=/path/to/python3.12 …
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c '$(MODERN)' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help demo test lint clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+
+demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate images
+	$(BIN)/python -m jobs.demo
+
+test: $(INSTALLED)  ## the test suite (without the markers cluster and heavy)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## remove .venv, caches and what the demo wrote
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The dependencies alone, at the versions of constraints.txt. torch comes first, so that a +cpu or
+# +cuXXX build of the pinned version that is already there, or that pip's settings offer, is kept.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(MODERN)' 2>/dev/null || { echo \
+	"error: Python 3.11 or newer is needed; install it or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/requirements.txt
+	@echo "Installing the pinned dependencies into $(VENV) (some minutes the first time)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement $(VENV)/requirements.txt
+	@touch $@

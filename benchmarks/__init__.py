@@ -1,0 +1,1 @@
+"""One file a question; the answers are in dated Markdown beside them."""

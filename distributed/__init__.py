@@ -1,0 +1,1 @@
+"""DREL on many devices: data, the sharded tag table, the training loop, evaluation."""

@@ -1,0 +1,86 @@
+"""Checkpoints by torch.distributed.checkpoint: every rank writes its rows, any world size loads.
+
+__k_0.distcp, .metadata    towers, M, optimiser, table rows and their state
+drel.json                  format, cursor, best score, fingerprint of data and model
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from distributed import comm
+from distributed.step import Stepper
+from drel_core.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass
+class Cursor:
+    """The next step to take. All randomness derives from (seed, epoch, step), so this is also the
+    state of every random generator and of the data order."""
+
+    epoch: int = 0
+    step: int = 0
+    best_f1: float = -1.0
+    best_epoch: int = -1
+    stale_epochs: int = 0
+
+
+def _state(stepper: Stepper) -> dict[str, Any]:
+    return {
+        "model": stepper.model.state_dict(),
+        "optimiser": get_optimizer_state_dict(stepper.model, stepper.optimiser),
+        "table": stepper.table.state_dict(),
+    }
+
+
+def save(folder: Path, stepper: Stepper, cursor: Cursor, fingerprint: dict[str, Any]) -> None:
+    """Write this rank's part into ``folder`` (its own, or shared by all ranks)."""
+    dcp.save(_state(stepper), checkpoint_id=folder, no_dist=not dist.is_initialized())
+    if comm.rank() == 0:
+        meta = {"format": FORMAT, "cursor": asdict(cursor), "fingerprint": fingerprint}
+        (folder / "drel.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def load(folder: Path, stepper: Stepper, fingerprint: dict[str, Any]) -> Cursor:
+    """Fill the stepper in place, at any world size, and give the place to go on from.
+
+    Raises:
+        InputError: the checkpoint belongs to other data or another model, or is damaged.
+    """
+    try:
+        meta = json.loads((folder / "drel.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}: the checkpoint is damaged ({error}); use another --out"
+        ) from None
+    if meta["format"] != FORMAT:
+        raise InputError(
+            f"{folder}: checkpoint format {meta['format']}; this version reads {FORMAT}"
+        )
+    different = [key for key in fingerprint if meta["fingerprint"].get(key) != fingerprint[key]]
+    if different:
+        raise InputError(
+            f"{folder}: the checkpoint was written with another {', '.join(different)}; "
+            "repeat the command that began this --out, or choose a new --out"
+        )
+    state = _state(stepper)
+    try:
+        dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    except dcp.CheckpointException as error:  # derives from BaseException
+        first = str(error).splitlines()[0]
+        raise InputError(f"{folder}: the checkpoint cannot be read ({first})") from None
+    stepper.model.load_state_dict(state["model"])
+    set_optimizer_state_dict(stepper.model, stepper.optimiser, state["optimiser"])
+    return Cursor(**meta["cursor"])

@@ -1,0 +1,97 @@
+"""The configuration of a training run: few dials here, the rest beside what it configures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distributed.feature_store import Columns
+from distributed.pipeline import Residency
+from distributed.step import OptimConfig, PoolConfig
+from distributed.store_survey import OnBadRow
+from drel_core.model import ModelConfig
+from drel_core.tag_embedding import TableConfig
+from drel_core.train_step import LossConfig
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """The feature stores and how they are read."""
+
+    train: str
+    """training store: a Parquet file or folder, local or s3://"""
+    test: str | None = None
+    """test store; when given, metrics.json is written"""
+    validation: float = 0.0
+    """share of training rows held out for validation and early stopping"""
+    columns: Columns = field(default_factory=Columns)
+    """names of the store's columns"""
+    on_bad_row: OnBadRow = "fail"
+    """fail: a bad row ends the run; skip: it is left out, counted and listed"""
+    residency: Residency = "auto"
+    """keep a worker's rows in memory after the first pass (resident), or read every epoch (stream)"""
+    memory_gib: float = 2.0
+    """with residency auto, largest size of a worker's rows that is kept in memory"""
+    shuffle_rows: int = 16384
+    """rows of the window in which a streamed epoch is shuffled"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation is {self.validation}; it must be in [0, 1)")
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """When resumable state is written."""
+
+    every: int = 500
+    """steps between checkpoints; one is always written at the end"""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"checkpoint.every is {self.every}; it must be 1 or more")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run."""
+
+    data: DataConfig
+    """feature stores"""
+    out: str
+    """folder for the model, checkpoints, TensorBoard and metrics; the same one resumes"""
+    method: Literal["drel"] = "drel"
+    """what to train"""
+    workers: int = 1
+    """data-parallel processes, each holding 1/workers of the tag table"""
+    epochs: int = 30
+    """passes over the training rows"""
+    batch_size: int = 128
+    """images in a step, over all workers together"""
+    seed: int = 0
+    """decides the start, the order of rows, candidates and dropout"""
+    patience: int = 5
+    """with validation, epochs without a better F1 after which training stops"""
+    k: int = 5
+    """tags predicted for each image when scoring"""
+    threads: int = 0
+    """CPU threads of each worker; 0 shares the machine's cores among the workers"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU for each worker when the cluster has enough of them"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """sizes and parts of the model"""
+    table: TableConfig = field(default_factory=TableConfig)
+    """how tag embeddings learn"""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """hinge and miner"""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """candidate tags of a step"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """how the towers learn"""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """when resumable state is written"""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "epochs", "batch_size", "k", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")

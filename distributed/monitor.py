@@ -1,0 +1,110 @@
+"""What a person follows: progress lines, and TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from distributed import comm
+from distributed.step import StepResult
+from drel_core.bundle import DRELAnnotator
+
+
+class Monitor:
+    """Adds steps up and prints a line every few seconds (rank 0), TensorBoard beside it.
+
+    Step sums stay tensors until a line is due, so that a GPU is not made to wait at every step.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        epochs: int,
+        steps: int,
+        first_step: int,
+        say: Callable[[str], None],
+        every_seconds: float = 3.0,
+    ) -> None:
+        self.say = say
+        self.epochs, self.steps, self.every = epochs, steps, every_seconds
+        self.writer = (
+            SummaryWriter(folder, purge_step=first_step or None) if comm.rank() == 0 else None
+        )
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.images = 0
+        self.started = self.last = time.perf_counter()
+        self.first_step = first_step
+        self.total_images = 0
+        self.total_triplets = 0.0
+        self.f1: float | None = None
+
+    def step(self, result: StepResult, images: int) -> None:
+        s = result.stats
+        self.pending.append(
+            (
+                torch.stack([s.loss, s.weight, s.triplets.float(), s.active.float(), s.violation]),
+                result.gradient_norm,
+            )
+        )
+        self.images += images
+        self.total_images += images
+
+    def due(self) -> bool:
+        """Rank 0's clock; only rank 0 prints, with its own sums, so no collective is needed."""
+        return time.perf_counter() - self.last >= self.every
+
+    def line(self, epoch: int, global_step: int, rate: float, world: int) -> None:
+        """Print and log the steps since the last line (sums of this rank, scaled to all ranks)."""
+        if not self.pending:
+            return
+        now = time.perf_counter()
+        loss, weight, triplets, active, violation = (
+            torch.stack([sums for sums, _ in self.pending]).sum(0).tolist()
+        )
+        norm = float(torch.stack([norm for _, norm in self.pending]).mean())
+        seconds = now - self.last
+        images = self.images / seconds
+        self.total_triplets += triplets * world
+        done = (global_step - self.first_step) / max(1, self.steps - self.first_step)
+        left = (now - self.started) * (1 - done) / max(done, 1e-9)
+        mean_loss = loss / max(weight, 1e-12)
+        if self.writer is not None:
+            for name, value in {
+                "train/loss": mean_loss,
+                "train/learning_rate_factor": rate,
+                "train/gradient_norm": norm,
+                "train/images_per_second": images,
+                "train/active_triplets": active / max(triplets, 1),
+                "train/mined_hardness": violation / max(active, 1),
+            }.items():
+                self.writer.add_scalar(name, value, global_step)
+            f1 = "" if self.f1 is None else f"  F1 {self.f1:.3f}"
+            self.say(
+                f"epoch {epoch + 1}/{self.epochs}  step {global_step}/{self.steps}  "
+                f"loss {mean_loss:.4f}{f1}  {images:,.0f} images/s  "
+                f"left {int(left) // 60}:{int(left) % 60:02d}"
+            )
+        self.pending, self.images, self.last = [], 0, now
+
+    def validation(self, metrics: dict[str, float], global_step: int) -> None:
+        self.f1 = metrics["F1"]
+        if self.writer is not None:
+            for name in ("mP", "mR", "F1", "N+", "oF1"):
+                self.writer.add_scalar(f"validation/{name}", metrics[name], global_step)
+
+    def projector(self, annotator: DRELAnnotator, limit: int = 10_000) -> None:
+        """Tag latents with their names, the most frequent ``limit`` tags."""
+        if self.writer is None:
+            return
+        counts = torch.from_numpy(annotator.vocabulary.counts)
+        chosen = counts.argsort(descending=True, stable=True)[:limit]
+        names = [annotator.vocabulary.names[tag] for tag in chosen.tolist()]
+        self.writer.add_embedding(annotator.tag_TL[chosen], metadata=names, tag="tags")
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()

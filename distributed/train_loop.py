@@ -1,0 +1,210 @@
+"""What each training worker does. Runs in Ray Train's workers; the process group is set up by then."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from distributed import checkpoint, comm
+from distributed.checkpoint import Cursor
+from distributed.config import TrainConfig
+from distributed.evaluate import evaluate_sharded
+from distributed.feature_store import ReadUnit
+from distributed.monitor import Monitor
+from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
+from distributed.sharded_tag_embedding import ShardedTagEmbedding
+from distributed.step import Stepper
+from drel_core.bundle import load_bundle, write_bundle, write_table_part
+from drel_core.model import DREL
+from drel_core.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What the survey found, as a worker needs it."""
+
+    image_dim: int
+    item_bytes: int
+    names: pa.Array
+    count_T: np.ndarray
+    mean_D: np.ndarray
+    std_D: np.ndarray
+    train: list[ReadUnit]
+    validation: list[ReadUnit]
+
+
+def build_stepper(config: TrainConfig, data: TrainData, device: torch.device) -> Stepper:
+    """Model, table and optimiser at their start: alike at any world size."""
+    torch.manual_seed(config.seed)
+    model = DREL(
+        data.image_dim,
+        config.model,
+        torch.tensor(data.mean_D),
+        torch.tensor(data.std_D),
+    )
+    table = ShardedTagEmbedding(len(data.count_T), config.model, config.table, config.seed, device)
+    return Stepper(
+        model,
+        table,
+        torch.tensor(data.count_T),
+        config.loss,
+        config.pool,
+        config.optim,
+        config.seed,
+        device,
+    )
+
+
+def make_reader(
+    config: TrainConfig, data: TrainData, reads: list[ReadUnit], blocks: BlockSource, resident: bool
+) -> ShardReader:
+    world, rank = comm.world_size(), comm.rank()
+    total = sum(read.take for read in reads)
+    return ShardReader(
+        shard(reads, world, rank),
+        EpochPlan.make(total, world, config.batch_size),
+        rank,
+        config.seed,
+        blocks,
+        resident,
+        config.data.shuffle_rows,
+    )
+
+
+def is_resident(config: TrainConfig, data: TrainData) -> bool:
+    if config.data.residency != "auto":
+        return config.data.residency == "resident"
+    rows = sum(read.take for read in data.train) / comm.world_size()
+    return rows * data.image_dim * data.item_bytes <= config.data.memory_gib * 2**30
+
+
+def train(
+    config: TrainConfig,
+    data: TrainData,
+    stepper: Stepper,
+    blocks: BlockSource,
+    fingerprint: dict[str, Any],
+    restore: Path | None,
+    report: Callable[[Path, dict[str, Any]], Path | None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
+
+    Args:
+        blocks: reads units (Ray Data in production).
+        fingerprint: what a checkpoint must agree with to be resumed from.
+        restore: a checkpoint folder, or None.
+        say: takes a line of progress (rank 0).
+        report: hands a folder with this rank's part of a checkpoint over for keeping; gives the
+            place where the whole checkpoint can be read, if it can be read here.
+
+    Returns:
+        Figures of the run.
+    """
+    world, rank = comm.world_size(), comm.rank()
+    reader = make_reader(config, data, data.train, blocks, is_resident(config, data))
+    held = make_reader(config, data, data.validation, blocks, resident=True)
+    has_validation = bool(data.validation)
+    trained_T = torch.tensor(data.count_T) > 0
+    cursor = Cursor()
+    if restore is not None:
+        cursor = checkpoint.load(restore, stepper, fingerprint)
+    steps = reader.plan.steps
+    total_steps = steps * config.epochs
+    first = cursor.epoch * steps + cursor.step
+    if restore is not None and rank == 0:
+        say(f"resuming at epoch {cursor.epoch + 1}, step {first} of {total_steps}")
+    monitor = Monitor(str(Path(config.out) / "tensorboard"), config.epochs, total_steps, first, say)
+    started = time.perf_counter()
+    stepper.model.train()
+    best_at: Path | None = None
+
+    def keep(score: float) -> Path | None:
+        folder = Path(tempfile.mkdtemp(prefix="drel-checkpoint-"))
+        checkpoint.save(folder, stepper, cursor, fingerprint)
+        metrics = {"score": score, "epoch": cursor.epoch, "step": cursor.step}
+        return report(folder, metrics)
+
+    stopped = False
+    while cursor.epoch < config.epochs and not stopped:
+        epoch = cursor.epoch
+        for batch in reader.epoch(epoch, cursor.step):
+            step = cursor.step
+            done = epoch * steps + step
+            size = reader.plan.global_size(step)
+            result = stepper.run(
+                batch.features_BD,
+                batch.tags,
+                epoch=epoch,
+                step=step,
+                progress=done / total_steps,
+                global_batch=size,
+            )
+            monitor.step(result, size)
+            if monitor.due():
+                rate = config.optim.rate(done / total_steps)
+                monitor.line(epoch, done + 1, rate, world)
+            cursor.step += 1
+            if (done + 1) % config.checkpoint.every == 0 and cursor.step < steps:
+                keep(cursor.best_f1 if has_validation else done + 1.0)
+        cursor.epoch, cursor.step = epoch + 1, 0
+        done = cursor.epoch * steps
+        if has_validation:
+            metrics = evaluate_sharded(stepper, held.epoch(0), config.k, trained_T)
+            monitor.validation(metrics, done)
+            if metrics["F1"] > cursor.best_f1:
+                cursor.best_f1, cursor.best_epoch, cursor.stale_epochs = metrics["F1"], epoch, 0
+                best_at = keep(cursor.best_f1)
+            else:
+                cursor.stale_epochs += 1
+                stopped = cursor.stale_epochs >= config.patience
+        elif done % config.checkpoint.every == 0 or cursor.epoch == config.epochs:
+            keep(float(done))
+    monitor.line(cursor.epoch - 1, cursor.epoch * steps, 0.0, world)
+    seconds = time.perf_counter() - started
+    if stopped and rank == 0:
+        say(f"stopped early: no better F1 for {config.patience} epochs")
+    if has_validation and best_at is not None:
+        checkpoint.load(best_at, stepper, fingerprint)
+    figures: dict[str, Any] = {
+        "seconds": round(seconds, 2),
+        "epochs": cursor.epoch,
+        "images_per_second": round(monitor.total_images / max(seconds, 1e-9), 1),
+        "triplets_per_second": round(monitor.total_triplets / max(seconds, 1e-9), 1),
+        "workers": world,
+    }
+    if has_validation:
+        figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
+    write_model(config, data, stepper, figures)
+    if rank == 0:
+        monitor.projector(load_bundle(Path(config.out) / "model"))
+    monitor.close()
+    return figures
+
+
+def write_model(
+    config: TrainConfig, data: TrainData, stepper: Stepper, figures: dict[str, Any]
+) -> None:
+    """Every rank writes its rows of the bundle; rank 0 the rest, then gives the folder its name."""
+    partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
+    if comm.rank() == 0:
+        partial.mkdir(parents=True, exist_ok=True)
+    comm.barrier()
+    table = stepper.table.local
+    write_table_part(partial, comm.rank(), comm.world_size(), table.start, table.weight_nE)
+    comm.barrier()
+    if comm.rank() == 0:
+        names = data.names.to_pylist()
+        about = {"k": config.k, "seed": config.seed, "train": figures, "config": asdict(config)}
+        vocabulary = Vocabulary(tuple(names), data.count_T)
+        write_bundle(partial, stepper.model, vocabulary, comm.world_size(), about)
+        partial.rename(final)
+    comm.barrier()

@@ -1,0 +1,335 @@
+"""The driver's side of training: look at the data, start the workers, wait, score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import CheckpointConfig as RayCheckpointConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from distributed.config import TrainConfig
+from distributed.evaluate import INLINE_BYTES, evaluate_store, survey_store
+from distributed.feature_store import FeatureStore
+from distributed.pipeline import inline_blocks
+from distributed.ray_blocks import ray_blocks
+from distributed.store_survey import StoreSurvey, Validation
+from distributed.train_loop import TrainData, build_stepper, train
+from drel_core.bundle import load_bundle
+from drel_core.errors import InputError
+
+Say = Callable[[str], object]
+PROGRESS = "progress.log"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def local_ray() -> bool:
+    """Whether this process starts a Ray of its own, rather than join the one RAY_ADDRESS names."""
+    return not os.environ.get("RAY_ADDRESS")
+
+
+def start_ray(workers: int) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+    if ray.is_initialized():
+        return
+    # Ray Train would send each line a second time through its logger.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": not local_ray()}
+    if not local_ray():
+        environment = None
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git", "examples"]}
+        ray.init(runtime_env=environment, **quiet)
+        return
+    # One logical CPU above the workers, so that Ray Data's reads always find a place.
+    cpus = max(os.cpu_count() or 1, workers) + 1
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
+    """What must not differ between the command that began a run and one that resumes it."""
+
+    def digest(*parts: Any) -> str:
+        state = hashlib.sha256()
+        for part in parts:
+            state.update(part if isinstance(part, bytes) else repr(part).encode())
+        return state.hexdigest()[:16]
+
+    return {
+        "data.train": digest(
+            survey.names.to_pylist(),
+            survey.count_T.tobytes(),
+            [(Path(r.unit.path).name, r.unit.file_row, r.take) for r in survey.train],
+        ),
+        "data.validation": config.data.validation,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "model": digest(asdict(config.model)),
+        "table": digest(asdict(config.table)),
+        "loss": digest(asdict(config.loss)),
+        "pool": digest(asdict(config.pool)),
+        "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
+    }
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """Ray Train's entry: read the settings, build, restore, train, report."""
+    config: TrainConfig = settings["config"]
+    data: TrainData = settings["data"]
+    context = ray.train.get_context()
+    torch.set_num_threads(settings["threads"])
+    device = ray.train.torch.get_device() if settings["cuda"] else torch.device("cpu")
+    rows = sum(read.take for read in data.train)
+    if rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
+        blocks = inline_blocks(config.data.columns, data.names)
+    else:
+        blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
+    stepper = build_stepper(config, data, device)
+    kept = Path(config.out) / "checkpoints"
+    world = context.get_world_size()
+
+    def report(folder: Path, metrics: dict[str, Any]) -> Path:
+        # The name holds the world size: a report into an existing folder would mix with its files.
+        name = (
+            f"epoch-{metrics['epoch']:05d}-step-{metrics['step']:08d}-of-{world}-{settings['run']}"
+        )
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_dir_name=name,
+            delete_local_checkpoint_after_upload=True,
+        )
+        return kept / name
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        with open(Path(config.out) / PROGRESS, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    found = ray.train.get_checkpoint()
+    mark = settings["fingerprint"]
+    with found.as_directory() if found is not None else nullcontext(None) as folder:
+        restore = None if folder is None else Path(folder)
+        train(config, data, stepper, blocks, mark, restore, report, say)
+
+
+class _Follower:
+    """Shows the lines that rank 0 adds to the progress file while the driver waits.
+
+    With a Ray of our own its log stream is off (it repeats what Ray's own helpers print). In a
+    cluster the log stream carries the lines, because the file may be on another machine.
+    """
+
+    def __init__(self, path: Path, say: Say) -> None:
+        self.path, self.say = path, say
+        self.at = path.stat().st_size if path.exists() else 0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        if local_ray():
+            self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def _follow(self) -> None:
+        while True:
+            last = self.stop.wait(0.3)
+            if self.path.exists():
+                with open(self.path, encoding="utf-8") as file:
+                    file.seek(self.at)
+                    lines = file.read()
+                    self.at = file.tell()
+                for line in lines.splitlines():
+                    self.say(line)
+            if last:
+                return
+
+
+def run(
+    config: TrainConfig, say: Say = print, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any] | None:
+    """Train as configured, and score the test store when there is one.
+
+    Args:
+        say: takes a line for the person who watches.
+        begin: called before training, once the input has proved good.
+
+    Returns:
+        the content of metrics.json, or None without a test store.
+
+    Raises:
+        InputError: the data or ``--out`` do not fit.
+    """
+    out = Path(config.out)
+    config.out = str(out.expanduser().absolute())
+    for name in ("train", "test"):
+        path = getattr(config.data, name)
+        if path is not None and "://" not in path:
+            setattr(config.data, name, str(Path(path).expanduser().absolute()))
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: --out is a file; give a folder")
+
+    store = FeatureStore.open(config.data.train, config.data.columns)
+    test = None
+    if config.data.test is not None:
+        test = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
+        if test.image_dim != store.image_dim:
+            raise InputError(
+                f"{config.data.test}: features have D = {test.image_dim}, but {config.data.train} "
+                f"has D = {store.image_dim}; both must come from the same features"
+            )
+    size = store.num_rows * store.image_dim * store.dtype.itemsize
+    if size > INLINE_BYTES:
+        start_ray(config.workers)
+    validation = Validation(config.data.validation, config.seed) if config.data.validation else None
+    survey = survey_store(store, config.data.on_bad_row, validation)
+    if config.data.validation and not survey.validation_rows:
+        raise InputError(
+            f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
+            "raise it or leave it out"
+        )
+    test_survey = (
+        survey_store(test, config.data.on_bad_row, statistics=False) if test is not None else None
+    )
+    _say_survey(say, config, survey, test_survey)
+    mark = fingerprint(config, survey)
+
+    if (out / "model" / "config.json").is_file():
+        _check_finished(out, mark)
+        say(f"{out / 'model'} is trained already; scoring it")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        begin()
+        _fit(config, store, survey, mark, say)
+        (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+    if test_survey is None:
+        return None
+    annotator = load_bundle(out / "model")
+    metrics = evaluate_store(
+        annotator,
+        annotator.vocabulary.names,
+        annotator.vocabulary.counts,
+        test_survey,
+        config.data.columns,
+        config.k,
+    )
+    metrics["train"] = annotator.about["train"]
+    return metrics
+
+
+def _say_survey(
+    say: Say, config: TrainConfig, survey: StoreSurvey, test: StoreSurvey | None
+) -> None:
+    say(
+        f"{config.data.train}: {survey.train_rows} training images"
+        + (f", {survey.validation_rows} for validation" if config.data.validation else "")
+        + f", D = {survey.image_dim}, {len(survey.names)} tags"
+    )
+    for what in (survey, test):
+        if what is None:
+            continue
+        if what.tagless:
+            say(f"{what.tagless} rows without tags left out")
+        if what.skipped:
+            say(f"{len(what.skipped)} bad rows skipped:")
+            for path, row, reason in what.skipped[:20]:
+                say(f"  {path}: row {row}: {reason}")
+            if len(what.skipped) > 20:
+                say(f"  and {len(what.skipped) - 20} more")
+
+
+def _check_finished(out: Path, mark: dict[str, Any]) -> None:
+    try:
+        before = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = mark  # killed between the model's rename and this file: the run was this one
+    different = [key for key in mark if before.get(key) != mark[key]]
+    if different:
+        raise InputError(
+            f"{out}: holds a model trained with another {', '.join(different)}; choose a new --out"
+        )
+
+
+def _fit(
+    config: TrainConfig, store: FeatureStore, survey: StoreSurvey, mark: dict[str, Any], say: Say
+) -> None:
+    start_ray(config.workers)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cuda = config.device == "cuda" or (config.device == "auto" and gpus >= config.workers)
+    if cuda and gpus < config.workers:
+        raise InputError(
+            f"device cuda with {config.workers} workers, but the cluster has {gpus} GPUs; "
+            "use fewer --workers or --device cpu"
+        )
+    data = TrainData(
+        image_dim=survey.image_dim,
+        item_bytes=store.dtype.itemsize,
+        names=survey.names,
+        count_T=survey.count_T,
+        mean_D=survey.mean_D,
+        std_D=survey.std_D,
+        train=survey.train,
+        validation=survey.validation,
+    )
+    nodes = max(1, len(ray.nodes()))
+    per_node = -(-config.workers // nodes)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "config": config,
+            "data": data,
+            "threads": config.threads or max(1, (os.cpu_count() or 1) // per_node),
+            "cuda": cuda,
+            "fingerprint": mark,
+            "run": os.urandom(3).hex(),
+        },
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=cuda),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=config.out,
+            checkpoint_config=RayCheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    try:
+        with _Follower(Path(config.out) / PROGRESS, say):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        cause = _input_error(error)
+        if cause is not None:
+            raise InputError(cause) from None
+        raise
+
+
+def _input_error(error: BaseException) -> str | None:
+    """The message of an InputError that a worker raised, if that is what ended the run."""
+    failures = getattr(error, "worker_failures", {}) or {}
+    for failure in [error, *failures.values()]:
+        at: BaseException | None = failure
+        while at is not None:
+            if isinstance(at, InputError):
+                return str(at)
+            at = at.__cause__ or getattr(at, "cause", None)
+    text = str(error)
+    mark = "InputError: "
+    return text.split(mark, 1)[1].splitlines()[0] if mark in text else None

@@ -1,0 +1,1 @@
+"""Methods that DREL is compared with."""

@@ -1,0 +1,59 @@
+"""Losses as plain functions of scores; they know neither the model nor the data.
+
+Shapes: n relevant (image, tag) pairs, K mined irrelevant tags for each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def triplet_hinge(
+    positive_n: Tensor, negative_nK: Tensor, valid_nK: Tensor, margin: float = 1.0
+) -> Tensor:
+    """``max(0, m + s(i, k) - s(i, j))`` for each triplet, 0 where not valid (He et al., Eq 5-6).
+
+    Args:
+        positive_n: scores ``s(i, j)`` of relevant pairs.
+        negative_nK: scores ``s(i, k)`` of the irrelevant tags mined for each pair.
+        valid_nK: bool, False where a place holds no triplet.
+
+    Returns:
+        ``[n, K]`` losses.
+    """
+    hinge_nK = torch.relu(margin + negative_nK - positive_n[:, None])
+    return torch.where(valid_nK, hinge_nK, 0.0)
+
+
+def harmonic(rank_n: Tensor) -> Tensor:
+    """``sum of 1/i for i = 1 .. rank``; 0 for rank 0. Euler-Maclaurin above 16, exact below."""
+    small = torch.cat([rank_n.new_zeros(1), (1.0 / torch.arange(1, 17)).to(rank_n).cumsum(0)])
+    large = rank_n.clamp(min=16)
+    tail = large.log() + 0.5772156649015329 + 0.5 / large - 1 / (12 * large * large)
+    return torch.where(rank_n > 16, tail, small[rank_n.clamp(0, 16).long()])
+
+
+def warp_weight(violations_n: Tensor, sampled_n: Tensor, irrelevant_n: Tensor) -> Tensor:
+    """WARP's weight ``sum_{i<=rank} 1/i`` of each relevant pair (Weston et al., 2011, section 4).
+
+    The rank is read from the pool: the share of its irrelevant tags that violate the margin, times
+    all irrelevant tags. With the pool being every tag, the rank is exact.
+
+    Args:
+        violations_n: irrelevant tags of the pool that violate the margin.
+        sampled_n: irrelevant tags in the pool.
+        irrelevant_n: irrelevant tags in the whole vocabulary.
+    """
+    share_n = violations_n.float() / sampled_n.clamp(min=1).float()
+    return harmonic(torch.floor(share_n * irrelevant_n.float() + 0.5))
+
+
+def tag_frequency_weight(count_T: Tensor, power: float) -> Tensor:
+    """Weight of each tag ``count^-power`` in float32, scaled so that a mean training pair weighs 1.
+
+    Tags without a count (new ones) weigh as those seen once.
+    """
+    weight_T = count_T.clamp(min=1).double().pow(-power)
+    pairs = count_T.clamp(min=1).double()
+    return (weight_T * (pairs.sum() / (weight_T * pairs).sum())).float()

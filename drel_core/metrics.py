@@ -1,0 +1,172 @@
+"""Annotation quality: mP, mR, F1, N+ over tags, mAP, and overall precision and recall.
+
+As in the image-annotation literature (Duygulu et al., 2002; He et al., 2015, section 4): the top k
+tags are predicted for every image, precision and recall are taken per tag and averaged over tags.
+Shapes: B images, T tags.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drel_core.scorer import topk
+from drel_core.tag_lists import TagLists
+
+_AP_BLOCK = 4 << 20  # scores sorted at a time
+
+
+class MetricCounts:
+    """Counts that add up over batches and workers, in any order.
+
+    Args:
+        num_tags: T.
+        k: tags predicted for each image.
+        keep_scores_bytes: mAP needs all scores of a tag at once; they are kept up to this many
+            bytes, above which mAP is not given.
+    """
+
+    def __init__(self, num_tags: int, k: int = 5, keep_scores_bytes: int = 1 << 30) -> None:
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be 1 or more")
+        self.num_tags, self.k, self.budget = num_tags, k, keep_scores_bytes
+        self.images = 0
+        self.hit_T = torch.zeros(num_tags, dtype=torch.int64)
+        self.predicted_T = torch.zeros(num_tags, dtype=torch.int64)
+        self.relevant_T = torch.zeros(num_tags, dtype=torch.int64)
+        self.kept: list[tuple[Tensor, TagLists]] | None = []
+
+    def update(self, score_BT: Tensor, relevant: TagLists) -> None:
+        """Count a batch by its scores.
+
+        Raises:
+            ValueError: shapes differ or a score is NaN.
+        """
+        if score_BT.shape != (len(relevant), self.num_tags):
+            raise ValueError(
+                f"scores are {tuple(score_BT.shape)}, expected {(len(relevant), self.num_tags)}"
+            )
+        kept = self.kept
+        self.update_topk(topk(score_BT, self.k)[1], relevant)
+        if kept is not None and (self.images * self.num_tags * 4) <= self.budget:
+            kept.append((score_BT.float().cpu(), relevant))
+            self.kept = kept
+
+    def update_topk(self, topk_id_Bk: Tensor, relevant: TagLists) -> None:
+        """Count a batch by its top k tag ids alone; mAP is not given then."""
+        if len(topk_id_Bk) != len(relevant):
+            raise ValueError(f"{len(topk_id_Bk)} predictions for {len(relevant)} images")
+        self.images += len(relevant)
+        row_Bk = torch.arange(len(relevant))[:, None].expand_as(topk_id_Bk)
+        # Both sides as sorted keys image * T + tag: a hit is a key in both.
+        predicted = (row_Bk * self.num_tags + topk_id_Bk.cpu()).flatten()
+        wanted = (relevant.row_ids() * self.num_tags + relevant.values).unique()
+        hit = predicted[torch.isin(predicted, wanted)]
+        self.hit_T += torch.bincount(hit % max(self.num_tags, 1), minlength=self.num_tags)
+        self.predicted_T += torch.bincount(topk_id_Bk.cpu().flatten(), minlength=self.num_tags)
+        self.relevant_T += torch.bincount(wanted % max(self.num_tags, 1), minlength=self.num_tags)
+        if len(relevant):
+            self.kept = None
+
+    def merge(self, other: MetricCounts) -> None:
+        """Add the counts of other images.
+
+        Raises:
+            ValueError: other vocabulary or k.
+        """
+        if (self.num_tags, self.k) != (other.num_tags, other.k):
+            raise ValueError("counts of different vocabularies or k do not add up")
+        self.images += other.images
+        self.hit_T += other.hit_T
+        self.predicted_T += other.predicted_T
+        self.relevant_T += other.relevant_T
+        fits = self.images * self.num_tags * 4 <= self.budget
+        both = self.kept is not None and other.kept is not None and fits
+        self.kept = [*self.kept, *other.kept] if both else None  # type: ignore[misc]
+
+    def result(self, trained_T: Tensor) -> dict[str, Any]:
+        """Metrics over the tags that occur in these images and in training.
+
+        Args:
+            trained_T: bool, the tag occurs in training.
+        """
+        scored_T = (self.relevant_T > 0) & trained_T
+        hit = self.hit_T[scored_T].double()
+        precision = hit / self.predicted_T[scored_T].clamp(min=1)
+        recall = hit / self.relevant_T[scored_T].clamp(min=1)
+        mean_precision = float(precision.mean()) if len(hit) else 0.0
+        mean_recall = float(recall.mean()) if len(hit) else 0.0
+        total = float(self.hit_T.sum())
+        overall_precision = total / max(1, int(self.predicted_T.sum()))
+        overall_recall = total / max(1, int(self.relevant_T.sum()))
+        return {
+            "k": self.k,
+            "images": self.images,
+            "tags": self.num_tags,
+            "tags_scored": int(scored_T.sum()),
+            "mP": mean_precision,
+            "mR": mean_recall,
+            "F1": harmonic_mean(mean_precision, mean_recall),
+            "N+": int((hit > 0).sum()),
+            "mAP": self._mean_average_precision(scored_T),
+            "oP": overall_precision,
+            "oR": overall_recall,
+            "oF1": harmonic_mean(overall_precision, overall_recall),
+        }
+
+    def _mean_average_precision(self, scored_T: Tensor) -> float | None:
+        if self.kept is None:
+            return None
+        if not self.kept or not scored_T.any():
+            return 0.0
+        score_NT = torch.cat([score for score, _ in self.kept])
+        relevant_NT = TagLists.cat([tags for _, tags in self.kept]).mask(self.num_tags)
+        columns = scored_T.nonzero()[:, 0]
+        block = max(1, _AP_BLOCK // max(1, len(score_NT)))
+        parts = [
+            average_precision(score_NT[:, part].numpy(), relevant_NT[:, part].numpy())
+            for part in columns.split(block)
+        ]
+        return float(np.concatenate(parts).mean())
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+
+def average_precision(score_NT: np.ndarray, relevant_NT: np.ndarray) -> np.ndarray:
+    """Average precision of each column that has a relevant row, with ties taken as one step.
+
+    The sum over thresholds of precision times the gain in recall, as scikit-learn defines it.
+    """
+    order = np.argsort(-score_NT, axis=0, kind="stable")
+    score = np.take_along_axis(score_NT, order, axis=0)
+    hits = np.take_along_axis(relevant_NT, order, axis=0).cumsum(axis=0, dtype=np.float64)
+    rank = np.arange(1, len(score) + 1, dtype=np.float64)[:, None]
+    last_of_tie = np.ones(score.shape, dtype=bool)
+    last_of_tie[:-1] = score[1:] != score[:-1]
+    # Hits up to the previous threshold: of the rows that close a tie, the one before this.
+    closed = np.where(last_of_tie, hits, 0.0)
+    before = np.zeros_like(hits)
+    before[1:] = np.maximum.accumulate(closed, axis=0)[:-1]
+    gain = np.where(last_of_tie, (hits - before) * hits / rank, 0.0)
+    return gain.sum(0) / np.maximum(hits[-1], 1)
+
+
+def format_table(rows: list[tuple[str, dict[str, Any]]]) -> str:
+    """Methods and their metrics as aligned columns."""
+    keys = ("mP", "mR", "F1", "N+", "mAP", "oF1")
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+    width = max(len("method"), *(len(name) for name, _ in rows))
+    lines = ["method".ljust(width) + "".join(key.rjust(8) for key in keys)]
+    for name, metrics in rows:
+        lines.append(name.ljust(width) + "".join(cell(metrics.get(key)).rjust(8) for key in keys))
+    return "\n".join(lines)

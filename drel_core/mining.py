@@ -1,0 +1,82 @@
+"""Miners choose irrelevant tags for every relevant (image, tag) pair; losses consume their indices.
+
+Shapes: B images, P pool columns, n relevant pairs, K triplets per pair. A miner is given the full
+relevance of each image over the pool, and never returns a relevant column as valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MinerName = Literal["uniform", "semi-hard", "hard"]
+
+
+@dataclass(frozen=True)
+class Mined:
+    """``column_nK`` int64 pool columns and ``valid_nK`` bool; invalid places must be ignored."""
+
+    column_nK: Tensor
+    valid_nK: Tensor
+
+
+def _largest(key_nP: Tensor, k: int) -> Mined:
+    top = key_nP.topk(min(k, key_nP.shape[1]), dim=1)
+    return Mined(top.indices, top.values > -torch.inf)
+
+
+@torch.no_grad()
+def mine_uniform(
+    relevant_BP: Tensor, row_n: Tensor, k: int, generator: torch.Generator | None = None
+) -> Mined:
+    """K different irrelevant columns for each pair, uniformly; ``k = 0`` means all of them."""
+    pool = relevant_BP.shape[1]
+    if k == 0 or k >= pool:
+        column_nK = torch.arange(pool, device=row_n.device).expand(len(row_n), pool)
+        return Mined(column_nK, ~relevant_BP[row_n])
+    noise_nP = torch.rand(len(row_n), pool, generator=generator, device=row_n.device)
+    return _largest(noise_nP.masked_fill_(relevant_BP[row_n], -torch.inf), k)
+
+
+@torch.no_grad()
+def mine_hard(score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, k: int) -> Mined:
+    """The K best-scored irrelevant columns of the pair's image (found once an image)."""
+    per_image = _largest(score_BP.detach().masked_fill(relevant_BP, -torch.inf), k)
+    return Mined(per_image.column_nK[row_n], per_image.valid_nK[row_n])
+
+
+@torch.no_grad()
+def mine_semi_hard(
+    score_BP: Tensor,
+    relevant_BP: Tensor,
+    row_n: Tensor,
+    column_n: Tensor,
+    k: int,
+    margin: float = 1.0,
+) -> Mined:
+    """The K best-scored irrelevant columns that score below the relevant one but within the margin.
+
+    As FaceNet's semi-hard triplets (Schroff et al., 2015): ``s_j - m < s_k < s_j``. A pair without
+    one takes the hardest irrelevant columns instead, so that no pair goes unused.
+    """
+    score_nP = score_BP.detach()[row_n]
+    positive_n1 = score_nP.gather(1, column_n[:, None])
+    irrelevant_nP = ~relevant_BP[row_n]
+    band_nP = irrelevant_nP & (score_nP < positive_n1) & (score_nP > positive_n1 - margin)
+    allowed_nP = torch.where(band_nP.any(1, keepdim=True), band_nP, irrelevant_nP)
+    return _largest(score_nP.masked_fill(~allowed_nP, -torch.inf), k)
+
+
+def ramped_negatives(pool: int, hardest: int, progress: float, ramp: float) -> int:
+    """How many of the hardest columns to take: from the whole pool down to ``hardest``, geometrically.
+
+    Hardest-only from the first step collapses; so the share of easy tags shrinks over the first
+    ``ramp`` part of training. ``progress`` runs from 0 to 1.
+    """
+    if hardest >= pool or pool == 0:
+        return max(pool, 1)
+    way = 1.0 if ramp <= 0 else min(1.0, progress / ramp)
+    return max(1, round(pool ** (1 - way) * hardest**way))

@@ -1,0 +1,207 @@
+"""DREL: two towers into one latent space and a metric matrix between them (He et al., 2015, Eq 1-4).
+
+Shapes: B images, D feature size, P tags, E tag-embedding size, L latent size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["sigmoid", "gelu", "relu", "tanh"]
+_ACTIVATIONS = {"sigmoid": nn.Sigmoid, "gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Sizes and parts of the model. The feature size D always comes from the data."""
+
+    image_hidden: int = 0
+    """hidden units of the image tower; 0 follows D: 2048 from D = 2048 up, else 1024 (paper, section 3.2)"""
+    tag_dim: int = 256
+    """E, size of a tag embedding"""
+    tag_hidden: int = 512
+    """hidden units of the tag tower"""
+    latent: int = 1024
+    """L, size of the latent space"""
+    activation: Activation = "sigmoid"
+    """non-linearity f of Eq 1-2"""
+    latent_activation: bool = True
+    """apply f to the second layer as well (Eq 1-2 as printed)"""
+    layer_norm: bool = False
+    """normalise each hidden layer"""
+    linear_path: bool = False
+    """add a linear map beside each tower, so that the shallow model (WSABIE) is contained in this one"""
+    normalise: bool = False
+    """scale latents to length 1 and learn one temperature for all scores"""
+    scale: float = 10.0
+    """first value of that temperature"""
+    tag_bias: bool = False
+    """add a bias per tag, read from its embedding by one linear unit"""
+    metric: Literal["normal", "identity"] = "normal"
+    """how the metric matrix M starts"""
+    standardise: bool = True
+    """subtract the mean and divide by the standard deviation of each training feature"""
+    input_dropout: float = 0.0
+    """share of input features dropped in training"""
+    input_noise: float = 0.0
+    """standard deviation of Gaussian noise added to standardised features in training"""
+    dropout: float = 0.0
+    """share of hidden units dropped in training"""
+    embedding_std: float = 1.0
+    """standard deviation of a tag embedding at its start"""
+
+    def __post_init__(self) -> None:
+        for name in ("tag_dim", "tag_hidden", "latent"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.image_hidden < 0:
+            raise ValueError(
+                f"model.image_hidden is {self.image_hidden}; it must be 0 (auto) or more"
+            )
+        for name in ("input_dropout", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+    def hidden_for(self, image_dim: int) -> int:
+        return self.image_hidden or (2048 if image_dim >= 2048 else 1024)
+
+
+class Tower(nn.Module):
+    """f(W2 f(W1 x + b1) + b2), with the optional parts of ``ModelConfig`` (Eq 1-2)."""
+
+    def __init__(self, inputs: int, hidden: int, latent: int, config: ModelConfig) -> None:
+        super().__init__()
+        activation = _ACTIVATIONS[config.activation]
+        layers: list[nn.Module] = [nn.Linear(inputs, hidden)]
+        if config.layer_norm:
+            layers.append(nn.LayerNorm(hidden))
+        layers += [activation(), nn.Dropout(config.dropout), nn.Linear(hidden, latent)]
+        if config.latent_activation:
+            layers.append(activation())
+        self.deep = nn.Sequential(*layers)
+        self.linear = nn.Linear(inputs, latent, bias=False) if config.linear_path else None
+
+    def forward(self, input_NI: Tensor) -> Tensor:
+        latent_NL = self.deep(input_NI)
+        return latent_NL if self.linear is None else latent_NL + self.linear(input_NI)
+
+
+class DREL(nn.Module):
+    """Everything of the model but the tag-embedding table, which lives in rows of its own.
+
+    A score is ``s(i, t) = scale * y_t^T M x_i + bias_t`` (Eq 3-4; scale 1 and bias 0 as printed).
+    M may be applied to the images or to the tags, whichever are fewer: both sides take the flag
+    ``with_metric`` and exactly one of them must set it.
+
+    Args:
+        image_dim: D.
+        config: sizes and parts.
+        mean_D, std_D: statistics of the training features; None means 0 and 1.
+    """
+
+    mean_D: Tensor
+    std_D: Tensor
+
+    def __init__(
+        self,
+        image_dim: int,
+        config: ModelConfig,
+        mean_D: Tensor | None = None,
+        std_D: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_dim = image_dim
+        use = config.standardise
+        mean = mean_D.float() if use and mean_D is not None else torch.zeros(image_dim)
+        std = std_D.float() if use and std_D is not None else torch.ones(image_dim)
+        self.register_buffer("mean_D", mean.clone())
+        self.register_buffer("std_D", std.clone())
+        self.image_tower = Tower(image_dim, config.hidden_for(image_dim), config.latent, config)
+        self.tag_tower = Tower(config.tag_dim, config.tag_hidden, config.latent, config)
+        if config.metric == "identity":
+            metric_LL = torch.eye(config.latent)
+        else:
+            metric_LL = torch.randn(config.latent, config.latent) / config.latent
+        self.metric_LL = nn.Parameter(metric_LL)
+        self.log_scale = (
+            nn.Parameter(torch.tensor(config.scale).log()) if config.normalise else None
+        )
+        self.bias_head = nn.Linear(config.tag_dim, 1, bias=False) if config.tag_bias else None
+        if self.bias_head is not None:
+            nn.init.zeros_(self.bias_head.weight)
+
+    def encode_images(self, features_BD: Tensor, *, with_metric: bool) -> Tensor:
+        """Latents ``[B, L]`` of raw features ``[B, D]``; M applied when asked (Eq 1, 3)."""
+        if features_BD.dim() != 2 or features_BD.shape[1] != self.image_dim:
+            raise ValueError(
+                f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
+            )
+        input_BD = (features_BD.to(self.mean_D.dtype) - self.mean_D) / self.std_D
+        if self.training and self.config.input_noise:
+            input_BD = torch.addcmul(
+                input_BD, torch.randn_like(input_BD), input_BD.new_tensor(self.config.input_noise)
+            )
+        if self.training and self.config.input_dropout:
+            input_BD = F.dropout(input_BD, self.config.input_dropout)
+        image_BL = self.image_tower(input_BD)
+        if self.config.normalise:
+            image_BL = F.normalize(image_BL, dim=1)
+        return image_BL @ self.metric_LL.T if with_metric else image_BL
+
+    def encode_tags(self, embedding_PE: Tensor, *, with_metric: bool) -> Tensor:
+        """Tag side ``[P, L + 1]`` of embeddings ``[P, E]``: scaled latents, then the bias (Eq 2, 3)."""
+        tag_PL = self.tag_tower(embedding_PE)
+        if self.config.normalise:
+            tag_PL = F.normalize(tag_PL, dim=1)
+        if with_metric:
+            tag_PL = tag_PL @ self.metric_LL
+        if self.log_scale is not None:
+            tag_PL = tag_PL * self.log_scale.exp()
+        if self.bias_head is None:
+            bias_P1 = tag_PL.new_zeros(len(tag_PL), 1)
+        else:
+            bias_P1 = self.bias_head(embedding_PE).to(tag_PL.dtype)
+        return torch.cat([tag_PL, bias_P1], dim=1)
+
+    @staticmethod
+    def score(image_BL: Tensor, tag_PL1: Tensor) -> Tensor:
+        """``[B, P]`` scores of encoded images and tags (Eq 4)."""
+        return torch.addmm(tag_PL1[:, -1], image_BL, tag_PL1[:, :-1].T)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"image_dim": self.image_dim, **asdict(self.config)}
+
+
+def init_embedding_rows(tag_ids: Tensor, config: ModelConfig, seed: int) -> Tensor:
+    """Random rows ``[len(tag_ids), E]`` that depend on (seed, tag id) alone.
+
+    So every world size, and a table that grows later, starts a tag at the same place. Uses a
+    counter-based hash (the splitmix64 finaliser, Steele et al. 2014) and Box-Muller, in blocks.
+    """
+    dim = config.tag_dim
+    rows = torch.empty(len(tag_ids), dim)
+    for start in range(0, len(tag_ids), 65536):
+        tag_n = tag_ids[start : start + 65536]
+        counter_nE = (tag_n[:, None] * dim + torch.arange(dim)) * 2
+        radius, angle = _uniform(counter_nE, seed), _uniform(counter_nE + 1, seed)
+        rows[start : start + 65536] = (-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()
+    return rows.mul_(config.embedding_std)
+
+
+def _uniform(counter: Tensor, seed: int) -> Tensor:
+    """splitmix64 of int64 counters, as float32 in (0, 1). int64 wraps around like uint64 does."""
+
+    def logical_shift(value: Tensor, bits: int) -> Tensor:
+        return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+    state = (counter + seed * 1_000_003 + 1) * -7046029254386353131  # 0x9E3779B97F4A7C15
+    state = (state ^ logical_shift(state, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    state = (state ^ logical_shift(state, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    state = state ^ logical_shift(state, 31)
+    return (logical_shift(state, 40).float() + 0.5) / (1 << 24)

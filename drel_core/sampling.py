@@ -1,0 +1,60 @@
+"""Candidate samplers: which tags join the pool of a step beside the relevant ones.
+
+All ranks draw with the same seed, so the candidates need no communication and do not depend on the
+world size. Shapes: T tags.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SamplerName = Literal["uniform", "frequency", "mixed"]
+
+
+class CandidateSampler:
+    """Draws tag ids with replacement.
+
+    Args:
+        count_T: training counts; used by ``frequency`` (proportional to count^0.75, Mikolov et al.,
+            2013) and ``mixed`` (half of each).
+        kind: uniform | frequency | mixed.
+    """
+
+    def __init__(self, count_T: Tensor, kind: SamplerName = "mixed", power: float = 0.75) -> None:
+        self.num_tags = len(count_T)
+        self.kind = kind
+        self.cumulative_T: Tensor | None = None
+        if kind != "uniform":
+            # Inverse-transform sampling: one log2(T) search a draw, and T doubles of memory.
+            self.cumulative_T = count_T.clamp(min=1).double().pow(power).cumsum(0)
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """int64 ``[size]`` tag ids."""
+        uniform = {"uniform": size, "frequency": 0, "mixed": size - size // 2}[self.kind]
+        tag = torch.randint(self.num_tags, (uniform,), generator=generator)
+        if self.cumulative_T is None:
+            return tag
+        draw = torch.rand(size - uniform, dtype=torch.float64, generator=generator)
+        place = torch.searchsorted(self.cumulative_T, draw * self.cumulative_T[-1], right=True)
+        return torch.cat([tag, place.clamp_(max=self.num_tags - 1)])
+
+
+def step_generator(seed: int, *place: int) -> torch.Generator:
+    """A CPU generator that depends on ``(seed, *place)`` alone, such as (seed, epoch, step).
+
+    Randomness made from its place needs no state in a checkpoint: resuming at a step is exact.
+    """
+    return torch.Generator().manual_seed(mix_seed(seed, *place))
+
+
+def mix_seed(seed: int, *place: int) -> int:
+    """One 63-bit seed out of several integers (FNV-1a over their 8-byte words, then a finaliser)."""
+    state = 0xCBF29CE484222325
+    for word in (seed, *place):
+        state = ((state ^ (word & 0xFFFFFFFFFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 29
+    state = (state * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    return (state ^ (state >> 32)) & 0x7FFFFFFFFFFFFFFF

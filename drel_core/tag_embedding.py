@@ -1,0 +1,79 @@
+"""Rows of the tag-embedding table and their optimiser, on one device.
+
+Shapes: T tags, E embedding size, P pool rows. The table is no ``nn.Parameter``: a step reads the
+rows that it needs, gets their gradient and writes them back, so that its cost does not grow with T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from drel_core.model import ModelConfig, init_embedding_rows
+
+TableOptimiser = Literal["rowwise-adagrad", "sgd"]
+
+
+@dataclass(kw_only=True)
+class TableConfig:
+    """How tag embeddings learn."""
+
+    optimiser: TableOptimiser = "rowwise-adagrad"
+    """row-wise Adagrad keeps one number a row; sgd is the paper's"""
+    lr: float = 0.05
+    """learning rate of the table, scheduled like the towers'"""
+    eps: float = 1e-8
+    """added to the root of the row state"""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"table.lr is {self.lr}; it must be above 0")
+
+
+class TagEmbedding:
+    """Rows ``[start, stop)`` of the table, each with one float of optimiser state.
+
+    Args:
+        start, stop: the tag ids held here; a plain, unsharded table holds ``0, T``.
+        model: gives E and the start of each row.
+        config: optimiser.
+        seed: with the tag id, decides a row's first value.
+    """
+
+    def __init__(
+        self, start: int, stop: int, model: ModelConfig, config: TableConfig, seed: int
+    ) -> None:
+        self.start, self.stop = start, stop
+        self.config = config
+        self.weight_nE = init_embedding_rows(torch.arange(start, stop), model, seed)
+        self.state_n = torch.zeros(stop - start)
+
+    def to(self, device: torch.device) -> TagEmbedding:
+        self.weight_nE, self.state_n = self.weight_nE.to(device), self.state_n.to(device)
+        return self
+
+    def rows(self, tag_P: Tensor) -> Tensor:
+        """A copy ``[P, E]`` of the rows of these tags, a leaf that collects their gradient."""
+        return self.weight_nE.index_select(0, tag_P - self.start).requires_grad_()
+
+    @torch.no_grad()
+    def apply_gradient(self, tag_P: Tensor, gradient_PE: Tensor, lr: float) -> None:
+        """Update the rows of ``tag_P`` (all different)."""
+        row_P = tag_P - self.start
+        if self.config.optimiser == "rowwise-adagrad":
+            gradient_PE = row_wise_adagrad(self.state_n, row_P, gradient_PE, self.config.eps)
+        self.weight_nE.index_add_(0, row_P, gradient_PE, alpha=-lr)
+
+
+def row_wise_adagrad(state_n: Tensor, row_P: Tensor, gradient_PE: Tensor, eps: float) -> Tensor:
+    """Scale gradients by the root of each row's summed mean square; updates the state in place.
+
+    Adagrad (Duchi et al., 2011) with one accumulator a row, as large embedding tables use it
+    (Lerer et al., 2019, PyTorch-BigGraph, section 3). Rows must be different.
+    """
+    seen_P = state_n.index_select(0, row_P) + gradient_PE.square().mean(1)
+    state_n.index_copy_(0, row_P, seen_P)
+    return gradient_PE / (seen_P.sqrt() + eps)[:, None]

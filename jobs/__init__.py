@@ -1,0 +1,34 @@
+"""One thin file a verb: ``python -m jobs.VERB``. Importing it settles which ``distributed`` is meant."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def _use_distributed_of_this_checkout() -> None:
+    """Put the checkout first on the path; exit 2 with one line if ``distributed`` is not its own.
+
+    ``distributed`` is the import name of Dask's scheduler as well. With the wrong one the first
+    symptom would be a missing module somewhere deep inside a worker, so it is said here.
+    """
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
+    loaded = sys.modules.get("distributed")
+    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("distributed")
+    places = spec and (spec.submodule_search_locations or [spec.origin])
+    found = [Path(place).resolve() for place in places or () if place]
+    if found == [root / "distributed"]:
+        return
+    instead = f"finds {found[0]}" if found else "finds none"
+    print(
+        f"error: `distributed` must be this project's folder {root / 'distributed'}, but Python "
+        f"{instead} (Dask's scheduler has that name too); run from {root} in an environment "
+        "without Dask's `distributed`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+_use_distributed_of_this_checkout()

@@ -1,0 +1,65 @@
+"""What every job shares: the parser, exit codes and the one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from drel_core.errors import InputError
+
+PRESETS = Path(__file__).parent / "presets"
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are one line on stderr and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+        print(f"error: {' '.join(lines)[:500]} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
+    """The YAML of ``--preset NAME`` (default best), which --config and other flags override."""
+    name = "best"
+    for place, argument in enumerate(arguments):
+        if argument == "--preset" and place + 1 < len(arguments):
+            name = arguments[place + 1]
+        elif argument.startswith("--preset="):
+            name = argument.split("=", 1)[1]
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"--preset {name!r} is not known; choose one of {', '.join(known)}")
+    return [str(PRESETS / f"{name}.yaml")]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under another name, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def run_job(main: Callable[[list[str]], None]) -> None:
+    """Run a job: 0 done, 2 the input is wrong (one line), 130 interrupted, 1 anything else."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,81 @@
+"""Two commands to annotated images: train on the embedded example and show what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from distributed import trainer
+from distributed.evaluate import evaluate_store, survey_store
+from distributed.feature_store import Columns, FeatureStore
+from distributed.pipeline import Rows, block_rows, unit_block
+from distributed.store_survey import StoreSurvey
+from drel_core.baselines.knn import KNNAnnotator
+from drel_core.bundle import load_bundle
+from drel_core.metrics import format_table
+from jobs.cli import run_job, write_json
+from jobs.train import parse, write_config
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "openclipart"
+SAMPLES = 10
+
+
+def read_all(survey: StoreSurvey, names: list[str]) -> Rows:
+    vocabulary = pa.array(names, pa.string())
+    return Rows.cat([block_rows(unit_block(r, Columns(), vocabulary)) for r in survey.train])
+
+
+def main(arguments: list[str]) -> None:
+    config, text = parse(
+        [
+            *("--data.train", str(EXAMPLE / "train.parquet")),
+            *("--data.test", str(EXAMPLE / "test.parquet")),
+            *("--out", str(ROOT / "out" / "demo"), "--workers", "2"),
+            *arguments,
+        ]
+    )
+    out = Path(config.out)
+    print("Training DREL on 4601 public-domain clip-art images with 2 workers", flush=True)
+    metrics = trainer.run(
+        config,
+        say=lambda line: print(line, flush=True),
+        begin=lambda: write_config(config, text),
+    )
+    assert metrics is not None and config.data.test is not None
+    write_json(out / "metrics.json", metrics)
+    annotator = load_bundle(out / "model")
+    vocabulary = annotator.vocabulary
+    names = list(vocabulary.names)
+    train_survey = survey_store(FeatureStore.open(config.data.train), "fail", statistics=False)
+    test_survey = survey_store(FeatureStore.open(config.data.test), "fail", statistics=False)
+    train = read_all(train_survey, names)
+    knn = KNNAnnotator(train.features_BD, train.tags, len(names), k=100)
+    neighbours = evaluate_store(
+        knn, names, np.asarray(vocabulary.counts), test_survey, Columns(), config.k
+    )
+
+    test = read_all(test_survey, names)
+    chosen = torch.linspace(0, len(test) - 1, SAMPLES).long()
+    sample = test.select(chosen)
+    _, tag_Bk = annotator.annotate(sample.features_BD.float(), config.k)
+    print("\nTen test images: true tags -> predicted tags (* is right)")
+    for row, (true, predicted) in enumerate(
+        zip(sample.tags.tolist(), tag_Bk.tolist(), strict=True)
+    ):
+        marked = [names[tag] + ("*" if tag in true else "") for tag in predicted]
+        wanted = ", ".join(names[tag] for tag in true[:6])
+        print(f"  {int(chosen[row]):4d}  {wanted[:48]:48}  ->  {', '.join(marked)}")
+    print(f"\nTop {config.k} tags, {metrics['images']} test images, {metrics['tags_scored']} tags:")
+    rows = [("popularity", metrics["floor"]), ("kNN (k=100)", neighbours), ("DREL", metrics)]
+    print(format_table(rows))
+    print(f"\nmodel        {out / 'model'}")
+    print(f"TensorBoard  {ROOT / '.venv/bin/tensorboard'} --logdir {out / 'tensorboard'}")
+    print(f"docs         {ROOT / 'README.md'}, {ROOT / 'docs'}")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,74 @@
+"""Score a model on a feature store: python -m jobs.evaluate --model DIR --data PATH"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distributed.evaluate import INLINE_BYTES, evaluate_store, survey_store
+from distributed.feature_store import Columns, FeatureStore
+from distributed.store_survey import OnBadRow
+from distributed.trainer import start_ray
+from drel_core.bundle import load_bundle
+from drel_core.errors import InputError
+from drel_core.metrics import format_table
+from jobs.cli import OneLineParser, run_job, write_json
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """What to score, and on what."""
+
+    model: str
+    """model bundle: OUT/model of jobs.train"""
+    data: str
+    """feature store to score on: a Parquet file or folder"""
+    k: int = 5
+    """tags predicted for each image"""
+    json: str | None = None
+    """file to write the metrics into"""
+    columns: Columns = field(default_factory=Columns)
+    """names of the store's columns"""
+    on_bad_row: OnBadRow = "fail"
+    """fail: a bad row ends the run; skip: it is left out and counted"""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; it must be 1 or more")
+
+
+def main(arguments: list[str]) -> None:
+    parser = OneLineParser(
+        prog="python -m jobs.evaluate",
+        description="mP, mR, F1, N+, mAP and overall figures, beside the popularity floor.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_class_arguments(EvaluateConfig)
+    ready = parser.instantiate(parser.parse_args(arguments))
+    config = EvaluateConfig(
+        **{name: getattr(ready, name) for name in EvaluateConfig.__dataclass_fields__}
+    )
+    annotator = load_bundle(config.model)
+    store = FeatureStore.open(config.data, config.columns, "--data")
+    if store.image_dim != annotator.image_dim:
+        raise InputError(
+            f"{config.data}: features have D = {store.image_dim}, the model takes "
+            f"D = {annotator.image_dim}; both must come from the same features"
+        )
+    if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
+        start_ray(1)
+    survey = survey_store(store, config.on_bad_row, statistics=False)
+    vocabulary = annotator.vocabulary
+    metrics = evaluate_store(
+        annotator, vocabulary.names, vocabulary.counts, survey, config.columns, config.k
+    )
+    metrics["train"] = annotator.about["train"]
+    metrics["skipped_rows"] = len(survey.skipped)
+    print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
+    print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
+    if config.json is not None:
+        write_json(Path(config.json), metrics)
+
+
+if __name__ == "__main__":
+    run_job(main)

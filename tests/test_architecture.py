@@ -1,0 +1,105 @@
+"""What import-linter cannot see: submodules of other packages, and names reached as attributes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {
+    "drel_core": (
+        *("ray", "pyarrow", "fastapi", "starlette", "torch.distributed"),
+        *("distributed", "jobs", "benchmarks", "tests"),
+    ),
+    "distributed": ("jobs", "benchmarks", "tests"),
+    "jobs": ("benchmarks", "tests"),
+}
+
+
+def dotted(node: ast.expr) -> str:
+    """``torch.distributed.barrier`` of an attribute chain on a plain name, else empty."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        owner = dotted(node.value)
+        return f"{owner}.{node.attr}" if owner else ""
+    return ""
+
+
+def names_used(source: str) -> set[str]:
+    """The modules that the source imports, and dotted names that start with one of them."""
+    tree = ast.parse(source)
+    modules: set[str] = set()
+    real_name: dict[str, str] = {}  # what an imported name stands for: th -> torch
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                modules.add(alias.name)
+                top = alias.name.split(".")[0]
+                real_name[alias.asname or top] = alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            # `from torch import distributed` imports a module as much as `import torch.distributed`.
+            for alias in node.names:
+                modules.add(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, _, rest = dotted(node).partition(".")
+            if first in real_name:
+                modules.add(f"{real_name[first]}.{rest}")
+    return modules
+
+
+def offences(source: str, forbidden: tuple[str, ...]) -> set[str]:
+    return {
+        bad
+        for bad in forbidden
+        for name in names_used(source)
+        if name == bad or name.startswith(f"{bad}.")
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch.distributed",
+        "import torch.distributed as dist",
+        "import torch.distributed.checkpoint as dcp",
+        "from torch import distributed as dist",
+        "from torch import nn, distributed",
+        "from torch.distributed import all_reduce",
+        "from torch.distributed.tensor import DTensor",
+        "import torch\ntorch.distributed.barrier()",
+        "import torch as th\ndef f():\n    return th.distributed.get_rank()",
+        "def f():\n    import torch.distributed",
+    ],
+)
+def test_every_way_to_reach_a_process_group_is_seen(source: str) -> None:
+    assert offences(source, FORBIDDEN["drel_core"]) == {"torch.distributed"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.distributions.Normal(0, 1)",
+        "from torch import nn, Tensor",
+        "from drel_core.errors import InputError",
+        "import raytracer",
+        "distributed = 3",
+    ],
+)
+def test_what_only_looks_like_it_is_let_through(source: str) -> None:
+    assert offences(source, FORBIDDEN["drel_core"]) == set()
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_one_way(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files, f"no Python file in {package}/: this test looks in the wrong place"
+    found = {
+        str(file.relative_to(ROOT)): bad
+        for file in files
+        if (bad := offences(file.read_text(encoding="utf-8"), FORBIDDEN[package]))
+    }
+    assert found == {}
