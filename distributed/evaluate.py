@@ -62,6 +62,7 @@ def survey_store(
     on_bad_row: OnBadRow,
     validation: Validation | None = None,
     statistics: bool = True,
+    power: float = 1.0,
 ) -> StoreSurvey:
     """One pass over a store, on this process or as Ray tasks.
 
@@ -71,7 +72,7 @@ def survey_store(
     columns, dim = store.columns, store.image_dim
 
     def look(unit: Any) -> UnitSurvey:
-        return survey_unit(unit, columns, dim, validation, statistics)
+        return survey_unit(unit, columns, dim, validation, statistics, power)
 
     size = store.num_rows * dim * store.dtype.itemsize
     return merge_surveys(store, map_units(look, store.units, size), on_bad_row)

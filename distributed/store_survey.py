@@ -68,6 +68,7 @@ def survey_unit(
     image_dim: int,
     validation: Validation | None = None,
     statistics: bool = True,
+    power: float = 1.0,
 ) -> UnitSurvey:
     """Check and count one unit.
 
@@ -76,6 +77,7 @@ def survey_unit(
         image_dim: the store's D.
         validation: rows to hold out, or None.
         statistics: sum up the features of the training rows.
+        power: the sums are of ``sign(x)|x|^power``, which is what the model standardises.
     """
     table = read_table(unit, [columns.image_id, columns.features, columns.tags])
     image_id, features, tags = (
@@ -146,6 +148,8 @@ def survey_unit(
         kept_ND = value_BD if chosen.all() else value_BD[chosen]
         for start in range(0, len(kept_ND), _STATISTICS_ROWS):
             block = kept_ND[start : start + _STATISTICS_ROWS].astype(np.float64)
+            if power != 1.0:
+                block = np.copysign(np.abs(block) ** power, block)
             total += block.sum(0)
             square += np.einsum("bd,bd->d", block, block)
     return UnitSurvey(

@@ -199,7 +199,7 @@ def run(
     if size > INLINE_BYTES:
         start_ray(config.workers)
     validation = Validation(config.data.validation, config.seed) if config.data.validation else None
-    survey = survey_store(store, config.data.on_bad_row, validation)
+    survey = survey_store(store, config.data.on_bad_row, validation, power=config.model.power)
     if config.data.validation and not survey.validation_rows:
         raise InputError(
             f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "

@@ -44,6 +44,8 @@ class ModelConfig:
     """add a bias per tag, read from its embedding by one linear unit"""
     metric: Literal["normal", "identity"] = "normal"
     """how the metric matrix M starts"""
+    power: float = 1.0
+    """replace each feature x by sign(x)|x|^power first; 0.5 tames histograms (Perronnin et al., 2010)"""
     standardise: bool = True
     """subtract the mean and divide by the standard deviation of each training feature"""
     input_dropout: float = 0.0
@@ -63,12 +65,22 @@ class ModelConfig:
             raise ValueError(
                 f"model.image_hidden is {self.image_hidden}; it must be 0 (auto) or more"
             )
+        if not 0 < self.power <= 1:
+            raise ValueError(f"model.power is {self.power}; it must be in (0, 1]")
         for name in ("input_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be in [0, 1)")
 
     def hidden_for(self, image_dim: int) -> int:
         return self.image_hidden or (2048 if image_dim >= 2048 else 1024)
+
+
+def signed_power(value: Tensor, power: float) -> Tensor:
+    """``sign(x) |x|^power``; the values themselves for power 1."""
+    if power == 1.0:
+        return value
+    size = value.abs()
+    return torch.copysign(size.sqrt() if power == 0.5 else size.pow(power), value)
 
 
 class Tower(nn.Module):
@@ -101,7 +113,7 @@ class DREL(nn.Module):
     Args:
         image_dim: D.
         config: sizes and parts.
-        mean_D, std_D: statistics of the training features; None means 0 and 1.
+        mean_D, std_D: statistics of the training features after ``signed_power``; None means 0, 1.
     """
 
     mean_D: Tensor
@@ -142,7 +154,8 @@ class DREL(nn.Module):
             raise ValueError(
                 f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
             )
-        input_BD = (features_BD.to(self.mean_D.dtype) - self.mean_D) / self.std_D
+        input_BD = signed_power(features_BD.to(self.mean_D.dtype), self.config.power)
+        input_BD = (input_BD - self.mean_D) / self.std_D
         if self.training and self.config.input_noise:
             input_BD = torch.addcmul(
                 input_BD, torch.randn_like(input_BD), input_BD.new_tensor(self.config.input_noise)

@@ -1,4 +1,4 @@
-"""One thin file a verb: ``python -m jobs.VERB``. Importing it settles which ``distributed`` is meant."""
+"""One thin file a verb: ``python -m jobs.VERB``. Importing it makes sure of ``distributed``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def _use_distributed_of_this_checkout() -> None:
     sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     loaded = sys.modules.get("distributed")
     spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("distributed")
-    places = spec and (spec.submodule_search_locations or [spec.origin])
-    found = [Path(place).resolve() for place in places or () if place]
-    if found == [root / "distributed"]:
+    places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    found = next((Path(place).resolve() for place in places if place), None)
+    if found == root / "distributed":
         return
-    instead = f"finds {found[0]}" if found else "finds none"
+    instead = f"finds {found}" if found else "finds none"
     print(
         f"error: `distributed` must be this project's folder {root / 'distributed'}, but Python "
         f"{instead} (Dask's scheduler has that name too); run from {root} in an environment "

@@ -40,7 +40,7 @@ def names_used(source: str) -> set[str]:
                 top = alias.name.split(".")[0]
                 real_name[alias.asname or top] = alias.name if alias.asname else top
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            # `from torch import distributed` imports a module as much as `import torch.distributed`.
+            # `from torch import distributed` imports a module just as well.
             for alias in node.names:
                 modules.add(f"{node.module}.{alias.name}")
     for node in ast.walk(tree):

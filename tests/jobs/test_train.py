@@ -1,0 +1,163 @@
+"""jobs.train and jobs.evaluate as a user runs them: real processes, real Ray, two workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.stores import planted_table, write_planted
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--model.image_hidden", "32", "--model.tag_dim", "16", "--model.tag_hidden", "16",
+         "--model.latent", "16", "--batch_size", "32")  # fmt: skip
+
+
+def command(verb: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)]
+
+
+def run(verb: str, *arguments: object, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(verb, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def train_arguments(folder: Path, out: str, *more: object) -> list[object]:
+    return ["--data.train", folder / "train.parquet", "--data.test", folder / "test.parquet",
+            "--out", folder / out, *SMALL, *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    write_planted(folder / "train.parquet", 301)
+    write_planted(folder / "test.parquet", 60, seed=1, first=1000)
+    return folder
+
+
+def bundle_tensors(out: Path) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for part in sorted((out / "model").glob("*.safetensors")):
+        tensors |= {f"{part.name}:{name}": value for name, value in load_file(part).items()}
+    return tensors
+
+
+def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) -> None:
+    """Invariant 6: kill -9 of the driver, then the same command."""
+    options = ("--workers", 2, "--epochs", 30, "--checkpoint.every", 33)
+    whole = run("train", *train_arguments(stores, "whole", *options))
+    assert whole.returncode == 0, whole.stderr
+
+    broken = stores / "broken"
+    with open(stores / "driver.log", "w") as log:
+        driver = subprocess.Popen(
+            command("train", *train_arguments(stores, "broken", *options)),
+            cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 150
+        while not list(broken.glob("checkpoints/epoch-*/.metadata")):
+            assert driver.poll() is None, (stores / "driver.log").read_text()
+            assert time.monotonic() < deadline, "no checkpoint in time"
+            time.sleep(0.05)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert not (broken / "model").exists()
+    time.sleep(3)  # the killed driver's Ray notices and ends
+    again = run("train", *train_arguments(stores, "broken", *options))
+    assert again.returncode == 0, again.stderr
+    assert "resuming at epoch" in again.stdout
+    one, other = bundle_tensors(stores / "whole"), bundle_tensors(broken)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+    metrics = json.loads((stores / "whole" / "metrics.json").read_text())
+    assert metrics["F1"] > 0.8 > metrics["floor"]["F1"]
+    assert {"mP", "mR", "N+", "mAP", "oP", "oR", "oF1", "tags_scored"} <= metrics.keys()
+    assert metrics["train"]["workers"] == 2
+    scored = run("evaluate", "--model", stores / "whole" / "model", "--data",
+                 stores / "test.parquet", "--json", stores / "again.json")  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads((stores / "again.json").read_text())["F1"] == pytest.approx(metrics["F1"])
+
+    different = run("train", *train_arguments(stores, "whole", *options, "--seed", 4))
+    assert different.returncode == 2
+    assert "another seed" in different.stderr
+
+
+def spoiled(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.parquet"
+    table = planted_table(20)
+    features = table.column("features").to_pylist()
+    ids, tags = table.column("image_id").to_pylist(), table.column("tags").to_pylist()
+    fixed = True
+    if kind == "nan":
+        features[7][3] = float("nan")
+    elif kind == "inf":
+        features[7][3] = float("inf")
+    elif kind == "wrong-d":
+        features[7], fixed = features[7][:5], False
+    elif kind == "null-id":
+        ids[7] = None
+    elif kind == "duplicate-id":
+        ids[7] = ids[2]
+    elif kind == "no-tags":
+        tags = [[] for _ in tags]
+    columns = {
+        "image_id": pa.array(ids, pa.string()),
+        "features": pa.array(features, pa.list_(pa.float32(), 16 if fixed else -1)),
+        "tags": pa.array(tags, pa.list_(pa.string())),
+    }
+    if kind == "missing-column":
+        del columns["tags"]
+    pq.write_table(pa.table(columns), path)
+    if kind == "empty-file":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif kind == "not-parquet":
+        path.write_text("image,tags\n")
+    return path
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("nan", ["row 7", "NaN"]), ("inf", ["row 7", "Inf"]), ("wrong-d", ["row 7", "D = 5"]),
+    ("null-id", ["row 7", "null"]), ("duplicate-id", ["row 7", "row 2"]),
+    ("no-tags", ["no tags"]), ("missing-column", ["'tags'"]), ("empty-file", ["0 bytes"]),
+    ("truncated", ["truncated"]), ("not-parquet", ["not a Parquet"]),
+])  # fmt: skip
+def test_bad_input_gives_one_line_and_exit_code_2(
+    tmp_path: Path, kind: str, words: list[str]
+) -> None:
+    path = spoiled(kind, tmp_path)
+    done = run("train", "--data.train", path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in [path.name, *words]:
+        assert word in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("arguments", "word"), [
+    (["--workers", "0"], "workers"), (["--preset", "nicest"], "best, paper"),
+    (["--loss.miner", "medium"], "miner"), (["--unknown", "1"], "unknown"),
+])  # fmt: skip
+def test_bad_options_give_one_line_and_exit_code_2(
+    tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    done = run("train", "--data.train", "x.parquet", "--out", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert word in done.stderr
