@@ -83,7 +83,8 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
         assert torch.equal(one[name], other[name]), name
 
     metrics = json.loads((stores / "whole" / "metrics.json").read_text())
-    assert metrics["F1"] > 0.8 > metrics["floor"]["F1"]
+    # Two tags an image and five predictions: precision cannot pass 0.4, recall can.
+    assert metrics["mR"] > 0.9 > metrics["floor"]["mR"]
     assert {"mP", "mR", "N+", "mAP", "oP", "oR", "oF1", "tags_scored"} <= metrics.keys()
     assert metrics["train"]["workers"] == 2
     scored = run("evaluate", "--model", stores / "whole" / "model", "--data",

@@ -1,0 +1,206 @@
+"""Losses, miners, samplers, table and the pooled step against their plain forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from drel_core.losses import harmonic, tag_frequency_weight, triplet_hinge, warp_weight
+from drel_core.mining import mine_hard, mine_semi_hard, mine_uniform, ramped_negatives
+from drel_core.model import DREL, ModelConfig, init_embedding_rows
+from drel_core.sampling import CandidateSampler, step_generator
+from drel_core.tag_embedding import TableConfig, TagEmbedding, row_wise_adagrad
+from drel_core.tag_lists import TagLists
+from drel_core.train_step import LossConfig, PooledBatch, PooledStep, literal_triplet_loss
+
+SMALL = ModelConfig(image_hidden=12, tag_dim=6, tag_hidden=8, latent=9)
+
+
+def random_case(seed: int, images: int = 7, pool: int = 11) -> tuple[torch.Tensor, TagLists]:
+    generator = torch.Generator().manual_seed(seed)
+    score_BP = torch.randn(images, pool, generator=generator)
+    rows = [
+        torch.randperm(pool, generator=generator)[: i % 4].sort().values.tolist()
+        for i in range(images)
+    ]
+    rows[-1] = list(range(pool))  # an image with every tag has no irrelevant one
+    return score_BP, TagLists.from_lists(rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_miners_return_the_best_irrelevant_columns_and_never_a_relevant_one(
+    seed: int, k: int
+) -> None:
+    score, tags = random_case(seed)
+    relevant = tags.mask(score.shape[1])
+    row, column = tags.row_ids(), tags.values
+    generator = torch.Generator().manual_seed(seed)
+    uniform = mine_uniform(relevant, row, k, generator)
+    hard = mine_hard(score, relevant, row, k)
+    semi = mine_semi_hard(score, relevant, row, column, k)
+    for mined in (uniform, hard, semi, mine_uniform(relevant, row, 0)):
+        assert not (relevant[row[:, None], mined.column_nK] & mined.valid_nK).any()
+        for n in range(len(row)):
+            chosen = mined.column_nK[n][mined.valid_nK[n]].tolist()
+            assert len(set(chosen)) == len(chosen)
+    for n in range(len(row)):
+        scores, mask = score[row[n]], relevant[row[n]]
+        order = [c for c in scores.argsort(descending=True).tolist() if not mask[c]]
+        assert hard.column_nK[n][hard.valid_nK[n]].tolist() == order[:k]
+        own = scores[column[n]]
+        band = [c for c in order if own - 1 < scores[c] < own]
+        assert semi.column_nK[n][semi.valid_nK[n]].tolist() == (band or order)[:k]
+
+
+def test_ramp_goes_from_the_whole_pool_to_the_hardest() -> None:
+    counts = [ramped_negatives(1000, 10, progress, 0.5) for progress in (0, 0.25, 0.5, 1)]
+    assert counts == [1000, 100, 10, 10]
+    assert ramped_negatives(5, 10, 0.9, 0.5) == 5
+    assert ramped_negatives(1000, 10, 0.0, 0.0) == 10
+
+
+def test_hinge_equals_a_loop() -> None:
+    positive, negative = torch.randn(6), torch.randn(6, 4)
+    valid = torch.rand(6, 4) > 0.3
+    loop = torch.zeros(6, 4)
+    for n in range(6):
+        for k in range(4):
+            if valid[n, k]:
+                loop[n, k] = max(0.0, 0.7 + float(negative[n, k]) - float(positive[n]))
+    torch.testing.assert_close(triplet_hinge(positive, negative, valid, 0.7), loop)
+
+
+def test_warp_weight_is_exact_when_the_pool_is_every_tag() -> None:
+    ranks = torch.tensor([0, 1, 2, 16, 17, 400])
+    exact = torch.tensor([float(np.sum(1 / np.arange(1, r + 1))) for r in ranks.tolist()])
+    torch.testing.assert_close(harmonic(ranks.float()), exact, atol=1e-6, rtol=1e-6)
+    every = torch.full_like(ranks, 500)
+    torch.testing.assert_close(warp_weight(ranks, every, every), exact, atol=1e-6, rtol=1e-6)
+
+
+def test_tag_weights_average_to_one_over_training_pairs() -> None:
+    count = torch.tensor([100, 4, 1])
+    weight = tag_frequency_weight(count, 0.5)
+    assert float((weight * count).sum() / count.sum()) == pytest.approx(1)
+    assert float(weight[1] / weight[0]) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("miner", ["uniform", "hard"])
+def test_pooled_step_equals_a_loop_over_triplets_and_the_literal_step(miner: str) -> None:
+    torch.manual_seed(0)
+    model = DREL(5, SMALL)
+    table = TagEmbedding(0, 7, SMALL, TableConfig(), seed=1)
+    features, tags = torch.randn(4, 5), TagLists.from_lists([[0, 2], [6], [], [1, 3, 4]])
+    loss = LossConfig(miner=miner, negatives=0 if miner == "uniform" else 7)  # type: ignore[arg-type]
+    pool = torch.arange(7)
+    rows = table.rows(pool)
+    step = PooledStep(model, loss, torch.ones(7))
+    value, stats = step(PooledBatch(features, tags, pool, 7, True), rows, 0.0)
+    value.backward()
+
+    triplets = [
+        (k, i, j) for i, own in enumerate(tags.tolist()) for j in own for k in range(7)
+        if k not in own
+    ]  # fmt: skip
+    assert int(stats.triplets) == len(triplets)
+    other = table.rows(pool)
+    negative, image, positive = torch.tensor(triplets).T
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    literal = literal_triplet_loss(model, features[image], other[negative], other[positive], 1.0)
+    if miner == "uniform":  # the mean over triplets; hard means over pairs first
+        literal.backward()
+        torch.testing.assert_close(value, literal)
+        torch.testing.assert_close(rows.grad, other.grad)
+        for mine, theirs in zip(gradients, model.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs.grad)
+        return
+    with torch.no_grad():
+        score = model.score(
+            model.encode_images(features, with_metric=True),
+            model.encode_tags(other, with_metric=False),
+        )
+    pairs = [(i, j) for i, own in enumerate(tags.tolist()) for j in own]
+    means = [
+        np.mean([max(0.0, 1 + float(score[i, k] - score[i, j])) for kk, ii, jj in triplets
+                 if (ii, jj) == (i, j) for k in [kk]])
+        for i, j in pairs
+    ]  # fmt: skip
+    assert value.item() == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_pool_may_leave_tags_out_and_an_empty_batch_has_a_zero_gradient() -> None:
+    model = DREL(5, SMALL)
+    table = TagEmbedding(0, 50, SMALL, TableConfig(), seed=1)
+    pool = torch.tensor([3, 8, 20, 44])
+    step = PooledStep(model, LossConfig(), torch.ones(50))
+    rows = table.rows(pool)
+    tags = TagLists.from_lists([[8], [3, 44]])
+    value, stats = step(PooledBatch(torch.randn(2, 5), tags, pool, 50, False), rows, 0.0)
+    assert int(stats.triplets) == 3 + 2 + 2
+    rows = table.rows(pool)
+    empty = PooledBatch(torch.zeros(0, 5), TagLists.cat([]), pool, 50, False)
+    value, _ = step(empty, rows, 0.0)
+    value.backward()
+    assert float(value) == 0
+    assert rows.grad is not None and not rows.grad.any()
+
+
+def test_row_wise_adagrad_equals_adagrad_on_uniform_rows() -> None:
+    weight = torch.nn.Parameter(torch.randn(5, 1).expand(5, 4).clone())
+    trusted = torch.optim.Adagrad([weight], lr=0.3, eps=1e-8)
+    ours, state = weight.detach().clone(), torch.zeros(5)
+    for step in range(4):
+        gradient = torch.randn(5, 1, generator=torch.Generator().manual_seed(step)).expand(5, 4)
+        weight.grad = gradient.clone()
+        trusted.step()
+        ours -= 0.3 * row_wise_adagrad(state, torch.arange(5), gradient, 1e-8)
+    torch.testing.assert_close(ours, weight.detach())
+
+
+def test_untouched_rows_and_their_state_stay_bit_identical() -> None:
+    table = TagEmbedding(0, 9, SMALL, TableConfig(), seed=0)
+    before = table.weight_nE.clone()
+    touched = torch.tensor([1, 5])
+    table.apply_gradient(touched, torch.ones(2, 6), 0.1)
+    rest = [i for i in range(9) if i not in (1, 5)]
+    assert torch.equal(table.weight_nE[rest], before[rest])
+    assert not table.state_n[rest].any() and table.state_n[touched].all()
+
+
+def test_a_row_starts_the_same_in_any_shard_and_at_any_vocabulary_size() -> None:
+    whole = init_embedding_rows(torch.arange(1000), SMALL, seed=3)
+    assert torch.equal(init_embedding_rows(torch.arange(400, 700), SMALL, seed=3), whole[400:700])
+    assert float(whole.mean()) == pytest.approx(0, abs=0.05)
+    assert float(whole.std()) == pytest.approx(1, abs=0.05)
+    assert not torch.equal(init_embedding_rows(torch.arange(1000), SMALL, seed=4), whole)
+
+
+def test_samplers_follow_their_distribution() -> None:
+    count = torch.tensor([1, 16, 256, 0])
+    draws = 200_000
+    for kind, share in {
+        "uniform": torch.full((4,), 0.25),
+        "frequency": torch.tensor([1.0, 8, 64, 1]) / 74,
+    }.items():
+        tag = CandidateSampler(count, kind).draw(draws, step_generator(0, 1))  # type: ignore[arg-type]
+        found = torch.bincount(tag, minlength=4) / draws
+        torch.testing.assert_close(found, share, atol=0.005, rtol=0)
+    mixed = CandidateSampler(count, "mixed").draw(7, step_generator(0, 1))
+    assert len(mixed) == 7
+
+
+def test_standardisation_and_power_are_part_of_the_model() -> None:
+    config = ModelConfig(image_hidden=4, tag_dim=2, tag_hidden=2, latent=3, power=0.5)
+    plain = ModelConfig(image_hidden=4, tag_dim=2, tag_hidden=2, latent=3)
+    torch.manual_seed(0)
+    model = DREL(2, config, torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    torch.manual_seed(0)
+    bare = DREL(2, plain)
+    features = torch.tensor([[9.0, -4.0]])
+    expected = bare.encode_images(torch.tensor([[1.0, -1.0]]), with_metric=True)
+    torch.testing.assert_close(model.encode_images(features, with_metric=True), expected)
+    with pytest.raises(ValueError, match=r"\[B, 2\]"):
+        model.encode_images(torch.zeros(1, 3), with_metric=True)
