@@ -11,10 +11,11 @@ MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c '$(MODERN)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint format clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	while IFS='|' read -r target what; do printf '  make %-8s%s\n' "$$target" "$$what"; done
 
 demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate images
 	$(BIN)/python -m jobs.demo
@@ -27,6 +28,10 @@ lint: $(INSTALLED)  ## style, types and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## mend what ruff can mend: order of imports, layout
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 clean:  ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

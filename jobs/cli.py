@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from drel_core.errors import InputError
 
+Config = TypeVar("Config", bound=Any)
 PRESETS = Path(__file__).parent / "presets"
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -25,6 +26,19 @@ class OneLineParser(ArgumentParser):
         lines = [line.strip() for line in str(message).splitlines() if line.strip()]
         print(f"error: {' '.join(lines)[:500]} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> Config:
+    """The configuration object of a parsed command line.
+
+    Raises:
+        InputError: a value is out of its range, as the dataclasses check it.
+    """
+    try:
+        ready = parser.instantiate(namespace)
+        return kind(**{name: getattr(ready, name) for name in kind.__dataclass_fields__})
+    except ValueError as error:
+        raise InputError(f"{error} (see --help)") from error
 
 
 def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:

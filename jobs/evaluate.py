@@ -12,7 +12,7 @@ from distributed.trainer import start_ray
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 from drel_core.metrics import format_table
-from jobs.cli import OneLineParser, run_job, write_json
+from jobs.cli import OneLineParser, build, run_job, write_json
 
 
 @dataclass(kw_only=True)
@@ -44,10 +44,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(EvaluateConfig)
-    ready = parser.instantiate(parser.parse_args(arguments))
-    config = EvaluateConfig(
-        **{name: getattr(ready, name) for name in EvaluateConfig.__dataclass_fields__}
-    )
+    config = build(parser, parser.parse_args(arguments), EvaluateConfig)
     annotator = load_bundle(config.model)
     store = FeatureStore.open(config.data, config.columns, "--data")
     if store.image_dim != annotator.image_dim:

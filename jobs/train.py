@@ -9,7 +9,7 @@ import yaml
 from distributed import trainer
 from distributed.config import TrainConfig
 from drel_core.metrics import format_table
-from jobs.cli import OneLineParser, preset_files, run_job, write_json, write_text
+from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, write_text
 
 
 def parse(arguments: list[str]) -> tuple[TrainConfig, str]:
@@ -24,9 +24,7 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, str]:
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
     namespace = parser.parse_args(arguments)
     text = parser.dump(namespace, skip_unset=False)
-    ready = parser.instantiate(namespace)
-    fields = {name: getattr(ready, name) for name in TrainConfig.__dataclass_fields__}
-    return TrainConfig(**fields), text
+    return build(parser, namespace, TrainConfig), text
 
 
 def write_config(config: TrainConfig, text: str) -> None:

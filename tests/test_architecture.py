@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,47 @@ def test_imports_point_one_way(package: str) -> None:
         if (bad := offences(file.read_text(encoding="utf-8"), FORBIDDEN[package]))
     }
     assert found == {}
+
+
+# Spelled in pieces, so that this file itself passes.
+HOSTS = ["py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org", "ana" + "conda.org"]
+ELSEWHERE = re.compile(
+    "|".join(re.escape(host) for host in HOSTS)
+    # An absolute path of one machine; `a/work/b` and `~/root` are none.
+    + r"|(?<![\w.~/$})-])/(?:wo"
+    + "rk|ro"
+    + r"ot)(?![\w-])",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        *((f"--index-url https://{host}/simple", True) for host in HOSTS),
+        ("cd /wo" + "rk/main", True),
+        ("'/ro" + "ot/.cache'", True),
+        ("docs/work/list.md and ROOT/root", False),
+        ("a /workers folder, /rootless", False),
+    ],
+)
+def test_a_host_or_a_path_of_one_machine_is_seen(text: str, wrong: bool) -> None:
+    assert bool(ELSEWHERE.search(text)) == wrong
+
+
+def test_no_tracked_text_names_a_package_host_or_one_machines_path() -> None:
+    try:
+        listing = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=60
+        ).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout here, so nothing says which files are tracked")
+    found = []
+    for name in filter(None, listing.decode().split("\0")):
+        path = ROOT / name
+        if not path.is_file() or b"\0" in (content := path.read_bytes()):
+            continue  # deleted in the working tree, or no text
+        for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+            if ELSEWHERE.search(line):
+                found.append(f"{name}:{number}: {line.strip()[:100]}")
+    assert found == []

@@ -144,7 +144,7 @@ def test_pool_may_leave_tags_out_and_an_empty_batch_has_a_zero_gradient() -> Non
     empty = PooledBatch(torch.zeros(0, 5), TagLists.cat([]), pool, 50, False)
     value, _ = step(empty, rows, 0.0)
     value.backward()
-    assert float(value) == 0
+    assert value.item() == 0
     assert rows.grad is not None and not rows.grad.any()
 
 
