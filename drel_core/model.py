@@ -199,11 +199,12 @@ def init_embedding_rows(tag_ids: Tensor, config: ModelConfig, seed: int) -> Tens
     """
     dim = config.tag_dim
     rows = torch.empty(len(tag_ids), dim)
-    for start in range(0, len(tag_ids), 65536):
-        tag_n = tag_ids[start : start + 65536]
+    block = 2048  # the int64 counters of a block stay in cache, and out of the peak memory
+    for start in range(0, len(tag_ids), block):
+        tag_n = tag_ids[start : start + block]
         counter_nE = (tag_n[:, None] * dim + torch.arange(dim)) * 2
         radius, angle = _uniform(counter_nE, seed), _uniform(counter_nE + 1, seed)
-        rows[start : start + 65536] = (-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()
+        rows[start : start + block] = (-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()
     return rows.mul_(config.embedding_std)
 
 
