@@ -9,30 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from distributed.store_files import (
+    READ_ERRORS,
+    check_schema,
+    common_length,
+    has_length,
+    list_files,
+    one_line,
+    read_footer,
+    resolve,
+)
+from distributed.store_files import Columns as Columns
 from drel_core.errors import InputError
 
 MAX_UNIT_ROWS = 65536
-_FLOATS = (pa.float16(), pa.float32(), pa.float64())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of the store's columns."""
-
-    image_id: str = "image_id"
-    """string, not null, different for every row of a store"""
-    features: str = "features"
-    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length)"""
-    tags: str = "tags"
-    """list of string"""
 
 
 @dataclass(frozen=True)
@@ -66,47 +62,6 @@ class FeatureBatch:
     tag_offsets: np.ndarray
 
 
-def resolve(path: str) -> tuple[pafs.FileSystem, str]:
-    """Filesystem and path of a local path or URI. Endpoint and credentials come the standard way."""
-    if "://" not in path:
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-    try:
-        return pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable location ({_short(error)})") from error
-
-
-def _short(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def _list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str, int]]]:
-    filesystem, root = resolve(path)
-    try:
-        info = filesystem.get_file_info(root)
-        if info.type == pafs.FileType.NotFound:
-            raise InputError(
-                f"{path}: no such file or folder; give {option} a Parquet file or folder"
-            )
-        if info.type == pafs.FileType.File:
-            return filesystem, [(info.path, info.size or 0)]
-        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({_short(error)})") from error
-    files = sorted(
-        (entry.path, entry.size or 0)
-        for entry in found
-        if entry.is_file
-        and entry.path.endswith(".parquet")
-        and not any(part[:1] in "._" for part in entry.path[len(root) :].strip("/").split("/"))
-    )
-    if not files:
-        raise InputError(
-            f"{path}: the folder holds no .parquet file; give {option} a feature store"
-        )
-    return filesystem, files
-
-
 @dataclass
 class FeatureStore:
     """Footers of a store. ``open`` checks them all and raises ``InputError`` on the first fault."""
@@ -115,7 +70,10 @@ class FeatureStore:
     columns: Columns
     image_dim: int
     dtype: np.dtype
+    """the widest type of features in any file"""
     units: list[StoreUnit] = field(repr=False)
+    option: str = "--data.train"
+    """the option that named the store, for messages"""
 
     @property
     def num_rows(self) -> int:
@@ -128,90 +86,39 @@ class FeatureStore:
         """Read every footer (in a small thread pool) and check columns, types and D.
 
         Raises:
-            InputError: the path does not exist, holds no row, is no Parquet or lacks a column.
+            InputError: the path does not exist or holds no row; a file is no Parquet, lacks a
+                column, or differs from the first one in D.
         """
         columns = columns or Columns()
-        filesystem, files = _list_files(path, option)
+        filesystem, files = list_files(path, option)
         with ThreadPoolExecutor(min(16, len(files))) as threads:
-            footers = list(threads.map(lambda file: _read_footer(filesystem, *file), files))
+            footers = list(threads.map(lambda file: read_footer(filesystem, *file), files))
         units: list[StoreUnit] = []
         first: tuple[str, int, np.dtype] | None = None
-        for (name, _), (metadata, schema) in zip(files, footers, strict=True):
-            dim, dtype = _check_schema(name, schema, columns)
-            if metadata.num_rows and dim is None:
-                dim = _first_length(filesystem, name, columns)
-            if dim is not None and first is None:
-                first = (name, dim, dtype)
-            elif dim is not None and first is not None and dim != first[1]:
+        for (address, name, _), (metadata, schema) in zip(files, footers, strict=True):
+            dim, dtype = check_schema(address, schema, columns, option)
+            if dim is None and first is not None and has_length(metadata, columns, first[1]):
+                dim = first[1]
+            elif dim is None and metadata.num_rows:
+                dim = common_length(filesystem, name, address, columns)
+            if dim == 0:
                 raise InputError(
-                    f"{name}: features have D = {dim}, but {first[0]} has D = {first[1]}; "
+                    f"{address}: features have D = 0; every row needs at least one value"
+                )
+            if dim is not None and first is not None and dim != first[1]:
+                raise InputError(
+                    f"{address}: features have D = {dim}, but {first[0]} has D = {first[1]}; "
                     "all files of a store must agree"
                 )
-            units += _units_of(name, metadata)
-        if not units or first is None:
+            if dim is not None:
+                widest = dtype if first is None else np.promote_types(first[2], dtype)
+                first = (first[0] if first else address, dim, widest)
+            units += _units_of(address, metadata)
+        if not units:
             raise InputError(f"{path}: the store holds no rows; give {option} at least one image")
-        uri = path.split("://")[0] + "://" if "://" in path else ""
-        units = [StoreUnit(uri + u.path, u.row_group, u.start, u.rows, u.file_row) for u in units]
-        return FeatureStore(path, columns, first[1], first[2], units)
-
-
-def _read_footer(
-    filesystem: pafs.FileSystem, name: str, size: int
-) -> tuple[pq.FileMetaData, pa.Schema]:
-    if size == 0:
-        raise InputError(f"{name}: the file is empty (0 bytes); write it again or remove it")
-    try:
-        with filesystem.open_input_file(name) as source:
-            start = source.read_at(4, 0)
-            file = pq.ParquetFile(source)
-            return file.metadata, file.schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
-        what = "truncated" if start == b"PAR1" else "not a Parquet file"
-        raise InputError(
-            f"{name}: {what} ({_short(error)}); write it again or remove it"
-        ) from error
-
-
-def _check_schema(name: str, schema: pa.Schema, columns: Columns) -> tuple[int | None, np.dtype]:
-    for role in ("image_id", "features", "tags"):
-        column = getattr(columns, role)
-        if column not in schema.names:
-            raise InputError(
-                f"{name}: no column {column!r}; it has {', '.join(schema.names) or 'none'}; "
-                f"name the right one with --data.columns.{role}"
-            )
-    ids, features, tags = (
-        schema.field(c).type for c in (columns.image_id, columns.features, columns.tags)
-    )
-    if not (pa.types.is_string(ids) or pa.types.is_large_string(ids)):
-        raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
-    if not _is_list(features) or features.value_type not in _FLOATS:
-        raise InputError(
-            f"{name}: column {columns.features!r} is {features}; "
-            "it must be fixed_size_list<float16|float32|float64>[D]"
-        )
-    if not _is_list(tags) or not (
-        pa.types.is_string(tags.value_type) or pa.types.is_large_string(tags.value_type)
-    ):
-        raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
-    dim = features.list_size if pa.types.is_fixed_size_list(features) else None
-    return dim, np.dtype(features.value_type.to_pandas_dtype())
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
-def _first_length(filesystem: pafs.FileSystem, name: str, columns: Columns) -> int | None:
-    """D of a file whose lists have no fixed size: the length of the first row that has one."""
-    with filesystem.open_input_file(name) as source:
-        for batch in pq.ParquetFile(source).iter_batches(1024, columns=[columns.features]):
-            lengths = pc.drop_null(pc.list_value_length(batch.column(0)))
-            if len(lengths):
-                return int(lengths[0].as_py())
-    return None
+        if first is None:
+            raise InputError(f"{path}: no row has features; write the store again with features")
+        return FeatureStore(path, columns, first[1], first[2], units, option)
 
 
 def _units_of(name: str, metadata: pq.FileMetaData) -> Iterator[StoreUnit]:
@@ -228,18 +135,47 @@ def read_table(unit: StoreUnit, columns: list[str]) -> pa.Table:
     """The rows of a unit as they stand in the file.
 
     Raises:
-        InputError: the data pages cannot be decoded.
+        InputError: the file is gone or out of reach, or its data pages cannot be decoded.
     """
     filesystem, name = resolve(unit.path)
     try:
         with filesystem.open_input_file(name) as source:
-            table = pq.ParquetFile(source).read_row_group(unit.row_group, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            if unit.rows == file.metadata.row_group(unit.row_group).num_rows:
+                table = file.read_row_group(unit.row_group, columns=columns)
+            else:
+                table = _range_of_group(file, unit, columns)
+            table = table.combine_chunks()
+    except pa.ArrowMemoryError:
+        raise
+    except FileNotFoundError as error:
         raise InputError(
-            f"{unit.path}: rows from {unit.file_row} cannot be read, the file is damaged "
-            f"({_short(error)}); write it again or remove it"
+            f"{unit.path}: the file is gone since the store was opened; put it back"
         ) from error
-    return table.slice(unit.start, unit.rows).combine_chunks()
+    except (*READ_ERRORS, IndexError) as error:
+        raise InputError(
+            f"{unit.path}: rows from {unit.file_row} cannot be read ({one_line(error)}); "
+            "if the file is damaged, write it again or remove it"
+        ) from error
+    if table.num_rows != unit.rows:
+        raise InputError(
+            f"{unit.path}: {table.num_rows} rows from row {unit.file_row}, but its footer says "
+            f"{unit.rows}; the file is damaged or has changed: write it again or remove it"
+        )
+    return table
+
+
+def _range_of_group(file: pq.ParquetFile, unit: StoreUnit, columns: list[str]) -> pa.Table:
+    """Parquet cannot start in the middle of a row group: what lies before is decoded and dropped."""
+    parts, at, end = [], 0, unit.start + unit.rows
+    for batch in file.iter_batches(8192, row_groups=[unit.row_group], columns=columns):
+        low, high = max(at, unit.start), min(at + len(batch), end)
+        if low < high:
+            parts.append(batch.slice(low - at, high - low))
+        at += len(batch)
+        if at >= end:
+            break
+    return pa.Table.from_batches(parts, None if parts else file.schema_arrow)
 
 
 def read_unit(read: ReadUnit, columns: Columns) -> FeatureBatch:

@@ -6,8 +6,9 @@ outcome does not depend on how rows lie in files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -23,10 +24,12 @@ from distributed.feature_store import (
     flat_tags,
     read_table,
 )
+from distributed.feature_sums import feature_sums
+from distributed.store_files import one_line, sibling_option
 from drel_core.errors import InputError
 
 OnBadRow = Literal["fail", "skip"]
-_STATISTICS_ROWS = 4096  # rows summed at a time: a double copy of a block stays in cache
+BadRow = tuple[int, str]
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,27 @@ class UnitSurvey:
     feature_square_D: np.ndarray
     train_rows: int
     id_hash: np.ndarray
-    bad: list[tuple[int, str]]
+    bad: list[BadRow]
     bad_or_tagless: np.ndarray
     tagless: int
     validation: np.ndarray
+    look_again: Callable[..., UnitSurvey]
+    """``survey_unit`` with the same arguments; takes ``known_bad``"""
 
 
-def _hash_ids(image_id: pa.Array, seed: int = 0) -> np.ndarray:
-    values = image_id.to_numpy(zero_copy_only=False)
+def _hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
     key = f"{seed:016d}"[-16:]
-    return pd.util.hash_array(
-        np.where(pd.isna(values), "", values).astype(object), hash_key=key, categorize=False
-    )
+    return pd.util.hash_array(image_id, hash_key=key, categorize=False)
+
+
+def _check_text(column: pa.Array, name: str, unit: StoreUnit) -> None:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{unit.path}: rows from {unit.file_row}: column {name!r} holds text that is not UTF-8 "
+            f"({one_line(error)}); write the file again"
+        ) from error
 
 
 def survey_unit(
@@ -69,6 +81,7 @@ def survey_unit(
     validation: Validation | None = None,
     statistics: bool = True,
     power: float = 1.0,
+    known_bad: Sequence[BadRow] = (),
 ) -> UnitSurvey:
     """Check and count one unit.
 
@@ -78,6 +91,10 @@ def survey_unit(
         validation: rows to hold out, or None.
         statistics: sum up the features of the training rows.
         power: the sums are of ``sign(x)|x|^power``, which is what the model standardises.
+        known_bad: rows that other units show to be bad.
+
+    Raises:
+        InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
     """
     table = read_table(unit, [columns.image_id, columns.features, columns.tags])
     image_id, features, tags = (
@@ -86,7 +103,9 @@ def survey_unit(
         else table.column(name).chunk(0)
         for name in (columns.image_id, columns.features, columns.tags)
     )
-    reason: dict[int, str] = {}
+    _check_text(image_id, columns.image_id, unit)
+    _check_text(tags, columns.tags, unit)
+    reason = {row - unit.file_row: text for row, text in known_bad}
 
     def mark(bad_B: np.ndarray, text: str) -> None:
         for row in np.flatnonzero(bad_B):
@@ -97,43 +116,45 @@ def survey_unit(
         pc.fill_null(pc.equal(image_id, ""), False).to_numpy(zero_copy_only=False),
         "image_id is empty",
     )
+    id_B = pc.fill_null(image_id, "").to_numpy(zero_copy_only=False).astype(object, copy=False)
+    tag_flat, offsets = flat_tags(tags)
+    row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
+    unusable = pc.fill_null(pc.equal(tag_flat, ""), True).to_numpy(zero_copy_only=False)
+    bad_tag_B = np.bincount(row_of_tag[unusable], minlength=unit.rows) > 0
+    tagless_B = np.diff(offsets) == 0
+    held_B = np.zeros(unit.rows, dtype=bool)
+    if validation is not None and validation.fraction > 0:
+        held_B = _hash_ids(id_B, validation.seed + 1) / 2.0**64 < validation.fraction
+
     mark(features.is_null().to_numpy(zero_copy_only=False), "features are null")
     length = pc.fill_null(pc.list_value_length(features), image_dim).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero(length != image_dim):
         reason.setdefault(
             int(row), f"features have D = {length[row]}, the store has D = {image_dim}"
         )
-    good_B = np.ones(unit.rows, dtype=bool)
-    good_B[list(reason)] = False
-    dense = features if good_B.all() else features.filter(pa.array(good_B))
-    flat = dense.flatten()
-    value_BD = flat.to_numpy(zero_copy_only=False).reshape(-1, image_dim)
-    # A row's sum is finite unless the row holds a NaN or Inf (or overflows): one cheap pass finds
-    # suspects, and only those are looked at value by value.
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = value_BD.sum(1, dtype=np.float32 if value_BD.dtype == np.float16 else None)
-    suspect = np.flatnonzero(~np.isfinite(sums))
-    place = np.flatnonzero(good_B)
-    for row in suspect:
-        wrong = np.flatnonzero(~np.isfinite(value_BD[row]))
-        if len(wrong):
-            found = "NaN" if np.isnan(value_BD[row][wrong[0]]) else "Inf"
-            reason.setdefault(int(place[row]), f"features hold {found} (at position {wrong[0]})")
-
-    tag_flat, offsets = flat_tags(tags)
-    row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
-    unusable = pc.fill_null(pc.equal(tag_flat, ""), True).to_numpy(zero_copy_only=False)
-    for row in np.unique(row_of_tag[unusable]):
-        reason.setdefault(int(row), "tags hold a null or an empty string")
-
-    bad_B = np.zeros(unit.rows, dtype=bool)
+    dense_B = features.is_valid().to_numpy(zero_copy_only=False) & (length == image_dim)
+    dense = features if dense_B.all() else features.filter(pa.array(dense_B))
+    values = dense.flatten()
+    value_bD = values.to_numpy(zero_copy_only=False).reshape(-1, image_dim)
+    bad_B = bad_tag_B.copy()
     bad_B[list(reason)] = True
-    tagless_B = (np.diff(offsets) == 0) & ~bad_B
+    train_B = ~bad_B & ~tagless_B & ~held_B
+    # Checks the values and, over the rows that nothing else speaks against, sums them.
+    sums = feature_sums(value_bD, train_B[dense_B] if statistics else None, power)
+    place = np.flatnonzero(dense_B)
+    for dense_row, position, value in sums.bad:
+        if np.isnan(value):
+            missing = values.null_count and not values[dense_row * image_dim + position].is_valid
+            found = "a null" if missing else "NaN"
+        else:
+            found = "Inf" if np.isinf(value) else f"{value:g}, beyond float32,"
+        reason.setdefault(int(place[dense_row]), f"features hold {found} at position {position}")
+    mark(bad_tag_B, "tags hold a null or an empty string")
+
+    bad_B[list(reason)] = True
+    tagless_B &= ~bad_B
     usable_B = ~bad_B & ~tagless_B
-    held_B = np.zeros(unit.rows, dtype=bool)
-    if validation is not None and validation.fraction > 0:
-        share = _hash_ids(image_id, validation.seed + 1).astype(np.float64) / 2.0**64
-        held_B = usable_B & (share < validation.fraction)
+    held_B &= usable_B
     train_B = usable_B & ~held_B
 
     encoded = pc.dictionary_encode(pc.fill_null(tag_flat, ""))
@@ -141,29 +162,19 @@ def survey_unit(
     names = encoded.dictionary
     pair = np.unique((row_of_tag * max(len(names), 1) + code)[train_B[row_of_tag]])
     count = np.bincount(pair % max(len(names), 1), minlength=len(names))
-
-    total, square = np.zeros(image_dim), np.zeros(image_dim)
-    if statistics:
-        chosen = train_B[place]
-        kept_ND = value_BD if chosen.all() else value_BD[chosen]
-        for start in range(0, len(kept_ND), _STATISTICS_ROWS):
-            block = kept_ND[start : start + _STATISTICS_ROWS].astype(np.float64)
-            if power != 1.0:
-                block = np.copysign(np.abs(block) ** power, block)
-            total += block.sum(0)
-            square += np.einsum("bd,bd->d", block, block)
     return UnitSurvey(
         unit=unit,
         tag=names.filter(pa.array(count > 0)),
         tag_count=count[count > 0],
-        feature_sum_D=total,
-        feature_square_D=square,
+        feature_sum_D=sums.sum_D,
+        feature_square_D=sums.square_D,
         train_rows=int(train_B.sum()),
-        id_hash=_hash_ids(image_id),
+        id_hash=_hash_ids(id_B),
         bad=[(unit.file_row + row, text) for row, text in sorted(reason.items())],
         bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
         tagless=int(tagless_B.sum()),
         validation=unit.file_row + np.flatnonzero(held_B),
+        look_again=partial(survey_unit, unit, columns, image_dim, validation, statistics, power),
     )
 
 
@@ -199,10 +210,15 @@ class StoreSurvey:
         return sum(read.take for read in self.validation)
 
 
-def _mark_duplicates(surveys: list[UnitSurvey]) -> None:
-    """Second and later rows of an image id become bad rows that name the first one's place."""
+def _duplicates(surveys: list[UnitSurvey]) -> dict[int, list[BadRow]]:
+    """Second and later rows of an image id by survey; each names the first one's place.
+
+    Ids are compared by 64-bit hash: in a store of 10^8 rows, one in 3000 such stores would have a
+    pair of different ids that looks like a duplicate.
+    """
+    found: dict[int, list[BadRow]] = {}
     if not surveys:
-        return
+        return found
     hashes = np.concatenate([survey.id_hash for survey in surveys])
     starts = np.cumsum([0, *(len(survey.id_hash) for survey in surveys)])
     usable = np.ones(len(hashes), dtype=bool)  # a row that is bad already is no duplicate
@@ -214,42 +230,50 @@ def _mark_duplicates(surveys: list[UnitSurvey]) -> None:
     new[1:] = hashes[order][1:] != hashes[order][:-1]
     group_start = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
     for again, first in zip(order[~new], order[group_start[~new]], strict=True):
-        place = np.searchsorted(starts, [again, first], side="right") - 1
-        survey, other = surveys[place[0]], surveys[place[1]]
-        row = survey.unit.file_row + int(again - starts[place[0]])
-        other_row = other.unit.file_row + int(first - starts[place[1]])
-        survey.bad.append((row, f"image_id occurs already in {other.unit.path} row {other_row}"))
+        place, other_place = np.searchsorted(starts, [again, first], side="right") - 1
+        unit, other = surveys[place].unit, surveys[other_place].unit
+        row = unit.file_row + int(again - starts[place])
+        other_row = other.file_row + int(first - starts[other_place])
+        found.setdefault(int(place), []).append(
+            (row, f"image_id occurs already in {other.path} row {other_row}")
+        )
+    return found
 
 
 def merge_surveys(
     store: FeatureStore, surveys: Iterable[UnitSurvey], on_bad_row: OnBadRow = "fail"
 ) -> StoreSurvey:
-    """Add up the surveys of all units of a store.
+    """Add up the surveys of all units of a store, in any order.
 
     Args:
         on_bad_row: ``fail`` raises on bad rows; ``skip`` leaves them out and lists them. With skip,
-            duplicates stay in the tag counts and statistics of the pass that found them.
+            units that repeat an id of another row are surveyed again without those rows, here.
 
     Raises:
         InputError: bad rows with ``fail``; no row is left.
     """
     ordered = sorted(surveys, key=lambda s: (s.unit.path, s.unit.file_row))
-    _mark_duplicates(ordered)
+    rows = sum(len(survey.id_hash) for survey in ordered)
+    assert rows == store.num_rows, f"surveys of {rows} rows, the store has {store.num_rows}"
+    duplicates = _duplicates(ordered)
     skipped = [(s.unit.path, row, text) for s in ordered for row, text in s.bad]
+    skipped += [(ordered[i].unit.path, *bad) for i, bads in duplicates.items() for bad in bads]
+    skipped.sort()
     if skipped and on_bad_row == "fail":
         path, row, text = skipped[0]
-        more = f" (and {len(skipped) - 1} more bad rows)" if len(skipped) > 1 else ""
+        more = len(skipped) - 1
+        others = f" (and {more} more bad row{'s' if more > 1 else ''})" if more else ""
         raise InputError(
-            f"{path}: row {row}: {text}{more}; mend the file, or leave bad rows out with "
-            "--data.on_bad_row skip"
+            f"{path}: row {row}: {text}{others}; mend the file, or leave bad rows out with "
+            f"{sibling_option(store.option, 'on_bad_row')} skip"
         )
+    for i, known_bad in duplicates.items():
+        ordered[i] = ordered[i].look_again(known_bad=known_bad)
     train, validation = [], []
     for survey in ordered:
         unit = survey.unit
-        bad = np.array([row for row, _ in survey.bad], dtype=np.int64)
-        out = np.union1d(survey.bad_or_tagless, bad)
-        held = np.setdiff1d(survey.validation, out)
-        rest = np.union1d(out, held)
+        held = survey.validation
+        rest = np.union1d(survey.bad_or_tagless, held)
         if unit.rows > len(rest):
             train.append(ReadUnit(unit, rest, 0, unit.rows - len(rest)))
         if len(held):
@@ -259,7 +283,8 @@ def merge_surveys(
     if not train:
         raise InputError(
             f"{store.path}: no row is left to use: of {store.num_rows} rows {tagless} have no tags, "
-            f"{len(skipped)} are bad, {sum(r.take for r in validation)} are held out for validation"
+            f"{len(skipped)} are bad, {sum(r.take for r in validation)} are held out for validation; give "
+            f"{store.option} rows that have tags"
         )
     table = pa.table(
         {
@@ -268,9 +293,9 @@ def merge_surveys(
         }
     )
     table = table.group_by("tag").aggregate([("count", "sum")]).sort_by("tag")
-    rows = max(1, sum(survey.train_rows for survey in ordered))
-    mean_D = np.sum([survey.feature_sum_D for survey in ordered], axis=0) / rows
-    square_D = np.sum([survey.feature_square_D for survey in ordered], axis=0) / rows
+    train_rows = sum(survey.train_rows for survey in ordered)
+    mean_D = np.sum([survey.feature_sum_D for survey in ordered], axis=0) / train_rows
+    square_D = np.sum([survey.feature_square_D for survey in ordered], axis=0) / train_rows
     std_D = np.sqrt(np.maximum(square_D - mean_D**2, 0.0))
     constant = std_D <= 1e-6 * np.maximum(1e-6, np.abs(mean_D))
     return StoreSurvey(

@@ -1,0 +1,189 @@
+"""The files of a feature store: where they lie, their footers, and whether their columns fit.
+
+Nothing here reads rows, except for D of files whose lists have no fixed size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from drel_core.errors import InputError
+
+_FLOATS = (pa.float16(), pa.float32(), pa.float64())
+# What Arrow raises for files that are damaged (UnicodeDecodeError: a name in the footer), gone or
+# out of reach. ArrowMemoryError is caught before them and passes through: running out of memory is
+# not the file's fault.
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of the store's columns."""
+
+    image_id: str = "image_id"
+    """string, not null, different for every row of a store"""
+    features: str = "features"
+    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length)"""
+    tags: str = "tags"
+    """list of string"""
+
+
+def sibling_option(option: str, name: str) -> str:
+    """``--data.NAME`` where the store is ``--data.train``, ``--NAME`` where it is ``--data``."""
+    return f"--data.{name}" if option.startswith("--data.") else f"--{name}"
+
+
+def resolve(path: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and path of a local path or URI. Endpoint and credentials come the standard way."""
+    if "://" not in path:
+        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        return pafs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable location ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str, str, int]]]:
+    """Filesystem, and of each file its address (see ``resolve``), path in the filesystem, bytes."""
+    filesystem, root = resolve(path)
+    try:
+        info = filesystem.get_file_info(root)
+        if info.type == pafs.FileType.NotFound:
+            raise InputError(
+                f"{path}: no such file or folder; give {option} a Parquet file or folder"
+            )
+        if info.type == pafs.FileType.File:
+            return filesystem, [(_address(path, root, info.path), info.path, info.size or 0)]
+        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({one_line(error)}); check {option} and the access rights"
+        ) from error
+    files = sorted(
+        (entry.path, entry.size or 0)
+        for entry in found
+        if entry.is_file
+        and entry.path.endswith(".parquet")
+        and not any(part[:1] in "._" for part in entry.path[len(root) :].strip("/").split("/"))
+    )
+    if not files:
+        raise InputError(
+            f"{path}: the folder holds no .parquet file; give {option} a feature store"
+        )
+    return filesystem, [(_address(path, root, name), name, size) for name, size in files]
+
+
+def _address(path: str, root: str, name: str) -> str:
+    """A file of a store in the store's own form: host, bucket and ``?options`` of a URI stay."""
+    if "://" not in path:
+        return name
+    base, mark, options = path.partition("?")
+    return base.rstrip("/") + quote(name[len(root.rstrip("/")) :]) + mark + options
+
+
+def read_footer(
+    filesystem: pafs.FileSystem, address: str, name: str, size: int
+) -> tuple[pq.FileMetaData, pa.Schema]:
+    """Metadata and Arrow schema of a file, or an ``InputError`` that says why there is none."""
+    if size == 0:
+        raise InputError(f"{address}: the file is empty (0 bytes); write it again or remove it")
+    what = "cannot be read"
+    try:
+        with filesystem.open_input_file(name) as source:
+            what = (
+                "truncated or damaged" if source.read_at(4, 0) == b"PAR1" else "not a Parquet file"
+            )
+            file = pq.ParquetFile(source)
+            schema = file.schema_arrow
+            _ = schema.names  # decodes the names, here where that may fail
+            return file.metadata, schema
+    except pa.ArrowMemoryError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(
+            f"{address}: {what} ({one_line(error)}); write it again or remove it"
+        ) from error
+
+
+def check_schema(
+    name: str, schema: pa.Schema, columns: Columns, option: str
+) -> tuple[int | None, np.dtype]:
+    """D (None where the type does not tell) and the type of the features."""
+    for role in ("image_id", "features", "tags"):
+        column = getattr(columns, role)
+        if column not in schema.names:
+            raise InputError(
+                f"{name}: no column {column!r}; it has {', '.join(schema.names) or 'none'}; "
+                f"name the right one with {sibling_option(option, 'columns')}.{role}"
+            )
+        if schema.names.count(column) > 1:
+            raise InputError(f"{name}: two columns are named {column!r}; rename one of them")
+    ids, features, tags = (
+        schema.field(c).type for c in (columns.image_id, columns.features, columns.tags)
+    )
+    if not (pa.types.is_string(ids) or pa.types.is_large_string(ids)):
+        raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
+    if not _is_list(features) or features.value_type not in _FLOATS:
+        raise InputError(
+            f"{name}: column {columns.features!r} is {features}; "
+            "it must be fixed_size_list<float16|float32|float64>[D]"
+        )
+    if not _is_list(tags) or not (
+        pa.types.is_string(tags.value_type) or pa.types.is_large_string(tags.value_type)
+    ):
+        raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
+    dim = features.list_size if pa.types.is_fixed_size_list(features) else None
+    return dim, np.dtype(features.value_type.to_pandas_dtype())
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def has_length(metadata: pq.FileMetaData, columns: Columns, dim: int) -> bool:
+    """Whether a footer's count of values agrees with lists of ``dim``: saves a look at the rows."""
+    values = 0
+    for group in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            column = metadata.row_group(group).column(place)
+            if column.path_in_schema.startswith(columns.features + "."):
+                values += column.num_values
+    return values > 0 and values == metadata.num_rows * dim
+
+
+def common_length(
+    filesystem: pafs.FileSystem, name: str, address: str, columns: Columns
+) -> int | None:
+    """D of a file whose lists have no fixed size: the commonest length of its first rows.
+
+    Not the first row's: that one may be the bad row.
+    """
+    try:
+        with filesystem.open_input_file(name) as source:
+            for batch in pq.ParquetFile(source).iter_batches(1024, columns=[columns.features]):
+                lengths = pc.drop_null(pc.list_value_length(batch.column(0))).to_numpy()
+                length, count = np.unique(lengths[lengths > 0], return_counts=True)
+                if len(length):
+                    return int(length[count.argmax()])
+    except pa.ArrowMemoryError:
+        raise
+    except READ_ERRORS as error:
+        raise InputError(
+            f"{address}: cannot be read ({one_line(error)}); write it again or remove it"
+        ) from error
+    return None
