@@ -153,6 +153,16 @@ class Stepper:
         candidates = self.sampler.draw(self.pool_config.candidates, generator).to(relevant.device)
         return torch.cat([relevant, candidates]).unique()
 
+    def _clip_gradient(self) -> Tensor:
+        """The norm of the towers' gradient; scaling is a pass over all of it, so only when asked."""
+        if self.optim_config.clip_norm:
+            return torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.optim_config.clip_norm
+            )
+        return torch.nn.utils.get_total_norm(
+            [p.grad for p in self.model.parameters() if p.grad is not None]
+        )
+
     def run(
         self,
         features_BD: Tensor,
@@ -189,8 +199,7 @@ class Stepper:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        clip = self.optim_config.clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        norm = self._clip_gradient()
         rate = self.optim_config.rate(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = self.optim_config.lr * rate

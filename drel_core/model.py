@@ -155,7 +155,7 @@ class DREL(nn.Module):
                 f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
             )
         input_BD = signed_power(features_BD.to(self.mean_D.dtype), self.config.power)
-        input_BD = (input_BD - self.mean_D) / self.std_D
+        input_BD = (input_BD - self.mean_D).div_(self.std_D)  # in place: features need no gradient
         if self.training and self.config.input_noise:
             input_BD = torch.addcmul(
                 input_BD, torch.randn_like(input_BD), input_BD.new_tensor(self.config.input_noise)
