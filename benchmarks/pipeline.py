@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.evaluate import survey_store
 from distributed.feature_store import FeatureStore
 from distributed.pipeline import block_rows, unit_block
-from distributed.train_loop import TrainData, build_stepper
+from distributed.train_loop import build_stepper
+from distributed.unit_tasks import survey_store
 from jobs.train import parse
 
 LINE = re.compile(r"step (\d+)/\d+ .*? ([\d,]+) images/s")
@@ -87,9 +87,7 @@ def bare_step(arguments: list[str], batch: int, threads: int, seconds: float) ->
     config, _ = parse(arguments)
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
-    data = TrainData(survey.image_dim, 2, survey.names, survey.count_T, survey.mean_D, survey.std_D,
-                     survey.train[:8], [])  # fmt: skip
-    stepper = build_stepper(config, data, torch.device("cpu"))
+    stepper = build_stepper(config, survey, torch.device("cpu"))
     held = [block_rows(unit_block(r, store.columns, survey.names)) for r in survey.train[:8]]
     batches = [part for rows in held for part in (rows.select(torch.arange(i, i + batch))
                for i in range(0, len(rows) - batch + 1, batch))]  # fmt: skip
@@ -134,7 +132,9 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=4096)
-    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument(
+        "--batch", type=int, default=2048, help="images in a step, over all workers"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,18 +144,26 @@ def main() -> None:
             out = folder / label
             return trained(options(store, out, args.batch, workers, threads, residency))
 
-        first = bare_step(options(store, folder / "x", args.batch, 1, 2, "auto"),
-                          args.batch, 2, 20)  # fmt: skip
-        resident = run("resident", 1, 2, "resident")
-        stream = run("stream", 1, 2, "stream")
-        two = run("two", 2, 1, "resident")
-        second = bare_step(options(store, folder / "x", args.batch, 1, 2, "auto"),
-                           args.batch, 2, 20)  # fmt: skip
-        bare = (first + second) / 2
-        print(f"bare step     {bare:8.0f} images/s ({first:.0f} before, {second:.0f} after)")
-        print(f"resident      {resident:8.0f} images/s  {resident / bare:.2f} of the bare step")
-        print(f"streaming     {stream:8.0f} images/s  {stream / bare:.2f} of the bare step")
-        print(f"2 workers     {two:8.0f} images/s  {two / resident:.2f} of 1 worker x 2 threads")
+        def bare() -> float:
+            return bare_step(options(store, folder / "x", args.batch, 1, 2, "auto"),
+                             args.batch, 2, 10)  # fmt: skip
+
+        # The machine's speed drifts: each run is compared with the bare step right before and after.
+        ratio: dict[str, float] = {}
+        before = bare()
+        for label, workers, threads, residency in (
+            ("resident", 1, 2, "resident"),
+            ("streaming", 1, 2, "stream"),
+            ("2 workers", 2, 1, "resident"),
+        ):
+            images = run(label, workers, threads, residency)
+            after = bare()
+            ratio[label] = images / ((before + after) / 2)
+            print(f"{label:12} {images:8.0f} images/s  {ratio[label]:.2f} of the bare step "
+                  f"({before:.0f} before, {after:.0f} after)", flush=True)  # fmt: skip
+            before = after
+        print(f"2 workers x 1 thread / 1 worker x 2 threads: "
+              f"{ratio['2 workers'] / ratio['resident']:.2f}")  # fmt: skip
         small = make_store(folder, 512, 64)
         ours, nothing = first_step_seconds(folder, small)
         print(f"first step    {ours:8.1f} s; bare trainer {nothing:.1f} s: {ours / nothing:.2f} x")

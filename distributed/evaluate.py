@@ -3,79 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 from distributed import comm
-from distributed.feature_store import Columns, FeatureStore, ReadUnit
+from distributed.feature_store import Columns, ReadUnit
 from distributed.pipeline import Rows, block_rows, unit_block
 from distributed.step import Stepper
-from distributed.store_survey import (
-    OnBadRow,
-    StoreSurvey,
-    UnitSurvey,
-    Validation,
-    merge_surveys,
-    survey_unit,
-)
+from distributed.store_survey import StoreSurvey
+from distributed.unit_tasks import map_units
 from drel_core.annotator import Annotator
 from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.metrics import MetricCounts
 from drel_core.scorer import topk
 
-Unit = TypeVar("Unit")
-Answer = TypeVar("Answer")
-
-INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
 _BATCH = 1024
-
-
-def map_units(
-    work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int
-) -> Iterable[Answer]:
-    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much."""
-    if total_bytes <= INLINE_BYTES or not ray.is_initialized():
-        yield from map(work, units)
-        return
-    task: Any = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(
-        lambda unit: work(unit)
-    )
-    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    flying: list[ray.ObjectRef] = []
-    for unit in units:
-        if len(flying) >= limit:
-            done, flying = ray.wait(flying, num_returns=1)
-            yield ray.get(done[0])
-        flying.append(task.remote(unit))
-    while flying:
-        done, flying = ray.wait(flying, num_returns=1)
-        yield ray.get(done[0])
-
-
-def survey_store(
-    store: FeatureStore,
-    on_bad_row: OnBadRow,
-    validation: Validation | None = None,
-    statistics: bool = True,
-    power: float = 1.0,
-) -> StoreSurvey:
-    """One pass over a store, on this process or as Ray tasks.
-
-    Raises:
-        InputError: see ``merge_surveys``.
-    """
-    columns, dim = store.columns, store.image_dim
-
-    def look(unit: Any) -> UnitSurvey:
-        return survey_unit(unit, columns, dim, validation, statistics, power)
-
-    size = store.num_rows * dim * store.dtype.itemsize
-    return merge_surveys(store, map_units(look, store.units, size), on_bad_row)
 
 
 def evaluate_store(

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from distributed import comm
 from drel_core.model import ModelConfig
@@ -69,6 +67,10 @@ class ShardedTagEmbedding:
         weight, state = self.local.weight_nE, self.local.state_n
         if not dist.is_initialized():
             return {"weight": weight, "state": state}
+        # Half a second to import, and not needed before the first checkpoint.
+        from torch.distributed.device_mesh import DeviceMesh
+        from torch.distributed.tensor import DTensor, Shard
+
         mesh = DeviceMesh(weight.device.type, list(range(self.world)))
         dim = weight.shape[1]
         return {

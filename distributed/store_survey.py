@@ -12,7 +12,6 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -60,6 +59,8 @@ class UnitSurvey:
 
 
 def _hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
+    import pandas as pd  # slow to import, and training workers hash nothing
+
     key = f"{seed:016d}"[-16:]
     return pd.util.hash_array(image_id, hash_key=key, categorize=False)
 
@@ -189,9 +190,11 @@ class StoreSurvey:
         train, validation: what to read, each unit with the rows to leave out.
         skipped: (file, row, reason) of every bad row left out.
         tagless: rows without tags, left out.
+        image_dim, item_bytes: D, and bytes of a feature in memory.
     """
 
     image_dim: int
+    item_bytes: int
     names: pa.Array
     count_T: np.ndarray
     mean_D: np.ndarray
@@ -300,6 +303,7 @@ def merge_surveys(
     constant = std_D <= 1e-6 * np.maximum(1e-6, np.abs(mean_D))
     return StoreSurvey(
         image_dim=store.image_dim,
+        item_bytes=store.dtype.itemsize,
         names=table.column("tag").combine_chunks(),
         count_T=table.column("count_sum").to_numpy().astype(np.int64),
         mean_D=mean_D,

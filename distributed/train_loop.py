@@ -5,12 +5,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from distributed import checkpoint, comm
@@ -22,26 +20,13 @@ from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
+from distributed.store_survey import StoreSurvey
 from drel_core.bundle import load_bundle, write_bundle, write_table_part
 from drel_core.model import DREL
 from drel_core.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
-class TrainData:
-    """What the survey found, as a worker needs it."""
-
-    image_dim: int
-    item_bytes: int
-    names: pa.Array
-    count_T: np.ndarray
-    mean_D: np.ndarray
-    std_D: np.ndarray
-    train: list[ReadUnit]
-    validation: list[ReadUnit]
-
-
-def build_stepper(config: TrainConfig, data: TrainData, device: torch.device) -> Stepper:
+def build_stepper(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Stepper:
     """Model, table and optimiser at their start: alike at any world size."""
     torch.manual_seed(config.seed)
     model = DREL(
@@ -64,7 +49,11 @@ def build_stepper(config: TrainConfig, data: TrainData, device: torch.device) ->
 
 
 def make_reader(
-    config: TrainConfig, data: TrainData, reads: list[ReadUnit], blocks: BlockSource, resident: bool
+    config: TrainConfig,
+    data: StoreSurvey,
+    reads: list[ReadUnit],
+    blocks: BlockSource,
+    resident: bool,
 ) -> ShardReader:
     world, rank = comm.world_size(), comm.rank()
     total = sum(read.take for read in reads)
@@ -79,7 +68,7 @@ def make_reader(
     )
 
 
-def is_resident(config: TrainConfig, data: TrainData) -> bool:
+def is_resident(config: TrainConfig, data: StoreSurvey) -> bool:
     if config.data.residency != "auto":
         return config.data.residency == "resident"
     rows = sum(read.take for read in data.train) / comm.world_size()
@@ -88,7 +77,7 @@ def is_resident(config: TrainConfig, data: TrainData) -> bool:
 
 def train(
     config: TrainConfig,
-    data: TrainData,
+    data: StoreSurvey,
     stepper: Stepper,
     blocks: BlockSource,
     fingerprint: dict[str, Any],
@@ -191,7 +180,7 @@ def train(
 
 
 def write_model(
-    config: TrainConfig, data: TrainData, stepper: Stepper, figures: dict[str, Any]
+    config: TrainConfig, data: StoreSurvey, stepper: Stepper, figures: dict[str, Any]
 ) -> None:
     """Every rank writes its rows of the bundle; rank 0 the rest, then gives the folder its name."""
     partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"

@@ -5,56 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.train import CheckpointConfig as RayCheckpointConfig
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from distributed.config import TrainConfig
-from distributed.evaluate import INLINE_BYTES, evaluate_store, survey_store
+from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
-from distributed.pipeline import inline_blocks
-from distributed.ray_blocks import ray_blocks
 from distributed.store_survey import StoreSurvey, Validation
-from distributed.train_loop import TrainData, build_stepper, train
+from distributed.unit_tasks import INLINE_BYTES, local_ray, start_ray, survey_store
+from distributed.worker import PROGRESS, enter
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]
-PROGRESS = "progress.log"
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def local_ray() -> bool:
-    """Whether this process starts a Ray of its own, rather than join the one RAY_ADDRESS names."""
-    return not os.environ.get("RAY_ADDRESS")
-
-
-def start_ray(workers: int) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
-    if ray.is_initialized():
-        return
-    # Ray Train would send each line a second time through its logger.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": not local_ray()}
-    if not local_ray():
-        environment = None
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git", "examples"]}
-        ray.init(runtime_env=environment, **quiet)
-        return
-    # One logical CPU above the workers, so that Ray Data's reads always find a place.
-    cpus = max(os.cpu_count() or 1, workers) + 1
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+# A step takes and frees the same large buffers again and again. glibc would give them back to the
+# system each time and have it zero them anew: 2 to 5% of a CPU step (docs/log.md).
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
@@ -82,47 +59,6 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
         "pool": digest(asdict(config.pool)),
         "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
     }
-
-
-def _worker(settings: dict[str, Any]) -> None:
-    """Ray Train's entry: read the settings, build, restore, train, report."""
-    config: TrainConfig = settings["config"]
-    data: TrainData = settings["data"]
-    context = ray.train.get_context()
-    torch.set_num_threads(settings["threads"])
-    device = ray.train.torch.get_device() if settings["cuda"] else torch.device("cpu")
-    rows = sum(read.take for read in data.train)
-    if rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
-        blocks = inline_blocks(config.data.columns, data.names)
-    else:
-        blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
-    stepper = build_stepper(config, data, device)
-    kept = Path(config.out) / "checkpoints"
-    world = context.get_world_size()
-
-    def report(folder: Path, metrics: dict[str, Any]) -> Path:
-        # The name holds the world size: a report into an existing folder would mix with its files.
-        name = (
-            f"epoch-{metrics['epoch']:05d}-step-{metrics['step']:08d}-of-{world}-{settings['run']}"
-        )
-        ray.train.report(
-            metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-            checkpoint_dir_name=name,
-            delete_local_checkpoint_after_upload=True,
-        )
-        return kept / name
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-        with open(Path(config.out) / PROGRESS, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    found = ray.train.get_checkpoint()
-    mark = settings["fingerprint"]
-    with found.as_directory() if found is not None else nullcontext(None) as folder:
-        restore = None if folder is None else Path(folder)
-        train(config, data, stepper, blocks, mark, restore, report, say)
 
 
 class _Follower:
@@ -278,28 +214,19 @@ def _fit(
             f"device cuda with {config.workers} workers, but the cluster has {gpus} GPUs; "
             "use fewer --workers or --device cpu"
         )
-    data = TrainData(
-        image_dim=survey.image_dim,
-        item_bytes=store.dtype.itemsize,
-        names=survey.names,
-        count_T=survey.count_T,
-        mean_D=survey.mean_D,
-        std_D=survey.std_D,
-        train=survey.train,
-        validation=survey.validation,
-    )
     nodes = max(1, len(ray.nodes()))
     per_node = -(-config.workers // nodes)
+    settings = {
+        "config": config,
+        "data": survey,
+        "threads": config.threads or max(1, (os.cpu_count() or 1) // per_node),
+        "cuda": cuda,
+        "fingerprint": mark,
+        "run": os.urandom(3).hex(),
+    }
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "config": config,
-            "data": data,
-            "threads": config.threads or max(1, (os.cpu_count() or 1) // per_node),
-            "cuda": cuda,
-            "fingerprint": mark,
-            "run": os.urandom(3).hex(),
-        },
+        enter,
+        train_loop_config={"settings": pickle.dumps(settings)},
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=cuda),
         run_config=RunConfig(
@@ -309,6 +236,7 @@ def _fit(
                 num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
             failure_config=FailureConfig(max_failures=3),
+            worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]  # v1 types
         ),
     )
     try:

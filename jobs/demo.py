@@ -9,10 +9,11 @@ import pyarrow as pa
 import torch
 
 from distributed import trainer
-from distributed.evaluate import evaluate_store, survey_store
+from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.pipeline import Rows, block_rows, unit_block
 from distributed.store_survey import StoreSurvey
+from distributed.unit_tasks import survey_store
 from drel_core.baselines.knn import KNNAnnotator
 from drel_core.bundle import load_bundle
 from drel_core.metrics import format_table

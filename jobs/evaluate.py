@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distributed.evaluate import INLINE_BYTES, evaluate_store, survey_store
+from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.store_survey import OnBadRow
-from distributed.trainer import start_ray
+from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 from drel_core.metrics import format_table

@@ -1,0 +1,97 @@
+"""Ray as this project starts it, and work over a store's units: here, or as Ray tasks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from distributed.feature_store import FeatureStore
+from distributed.store_survey import (
+    OnBadRow,
+    StoreSurvey,
+    UnitSurvey,
+    Validation,
+    merge_surveys,
+    survey_unit,
+)
+
+Unit = TypeVar("Unit")
+Answer = TypeVar("Answer")
+
+ROOT = Path(__file__).resolve().parent.parent
+INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
+
+
+def local_ray() -> bool:
+    """Whether this process starts a Ray of its own, rather than join the one RAY_ADDRESS names."""
+    return not os.environ.get("RAY_ADDRESS")
+
+
+def start_ray(workers: int) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+    if ray.is_initialized():
+        return
+    # Ray Train would send each line a second time through its logger.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": not local_ray()}
+    if not local_ray():
+        environment = None
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git", "examples"]}
+        ray.init(runtime_env=environment, **quiet)
+        return
+    # On two cores Ray's own idle processes cost a training step 5 to 10%: nobody preempts this
+    # machine, and processes that read the store may go when they have nothing to do for a while.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_num_workers_soft_limit", "0")
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "8000")
+    # One logical CPU above the workers, so that Ray Data's reads always find a place.
+    cpus = max(os.cpu_count() or 1, workers) + 1
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def map_units(
+    work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int
+) -> Iterable[Answer]:
+    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much."""
+    if total_bytes <= INLINE_BYTES or not ray.is_initialized():
+        yield from map(work, units)
+        return
+    task: Any = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(
+        lambda unit: work(unit)
+    )
+    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    flying: list[ray.ObjectRef] = []
+    for unit in units:
+        if len(flying) >= limit:
+            done, flying = ray.wait(flying, num_returns=1)
+            yield ray.get(done[0])
+        flying.append(task.remote(unit))
+    while flying:
+        done, flying = ray.wait(flying, num_returns=1)
+        yield ray.get(done[0])
+
+
+def survey_store(
+    store: FeatureStore,
+    on_bad_row: OnBadRow,
+    validation: Validation | None = None,
+    statistics: bool = True,
+    power: float = 1.0,
+) -> StoreSurvey:
+    """One pass over a store, on this process or as Ray tasks.
+
+    Raises:
+        InputError: see ``merge_surveys``.
+    """
+    columns, dim = store.columns, store.image_dim
+
+    def look(unit: Any) -> UnitSurvey:
+        return survey_unit(unit, columns, dim, validation, statistics, power)
+
+    size = store.num_rows * dim * store.dtype.itemsize
+    return merge_surveys(store, map_units(look, store.units, size), on_bad_row)
