@@ -1,6 +1,6 @@
 """Step time and memory as the tag table grows, against a replicated table with dense gradients.
 
-    python -m benchmarks.tag_table --tags 1000 100000 1000000 [--ranks 2]
+    python -m benchmarks.tag_table --tags 1000 100000 1000000 [--ranks 2] [--torchrec 1000 100000]
 
 Each size runs in fresh gloo ranks. The pool is held fixed (candidates and batch), so the step's work
 is the same at every T. Peak memory is the highest resident size less that of the same program with
@@ -74,6 +74,12 @@ def _rank(
 
         def take(step: int) -> None:
             stepper.run(features, lists, epoch=0, step=step, progress=0.0, global_batch=BATCH)
+    elif kind == "torchrec":
+        from benchmarks.torchrec_table import torchrec_step
+
+        pool = torch.cat([relevant.flatten(), torch.randint(tags, (CANDIDATES,))]).unique()
+        towers = PooledStep(DREL(DIM, CONFIG), LossConfig(), torch.ones(tags))
+        take = torchrec_step(tags, EMBEDDING, towers, features, lists, pool)
     else:
         pool = torch.cat([relevant.flatten(), torch.randint(tags, (CANDIDATES,))]).unique()
         model = DistributedDataParallel(ReplicatedTable(tags, pool))
@@ -122,6 +128,8 @@ def main() -> None:
     )
     parser.add_argument("--tags", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--replicated", type=int, nargs="*", default=[1000, 100_000])
+    parser.add_argument("--torchrec", type=int, nargs="*", default=[],
+                        help="sizes for TorchRec, where it is installed")  # fmt: skip
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
     args = parser.parse_args()
@@ -130,7 +138,9 @@ def main() -> None:
           f"constant {constant / 2**20:.0f} MiB a rank")  # fmt: skip
     print(f"{'T':>11} {'table':>11} {'ms/step':>9} {'x first':>8} {'MiB':>8} {'x formula':>10}")
     first = None
-    for kind, sizes in (("sharded", args.tags), ("replicated", args.replicated)):
+    for kind, sizes in (
+        ("sharded", args.tags), ("replicated", args.replicated), ("torchrec", args.torchrec)
+    ):  # fmt: skip
         for tags in sizes:
             seconds, peak = measure(args.ranks, tags, kind, args.steps)
             first = first or seconds
