@@ -1,0 +1,1 @@
+"""From pictures, arrays and published distributions to a feature store."""
