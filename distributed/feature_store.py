@@ -113,7 +113,7 @@ class FeatureStore:
             if dim is not None:
                 widest = dtype if first is None else np.promote_types(first[2], dtype)
                 first = (first[0] if first else address, dim, widest)
-            units += _units_of(address, metadata)
+            units += units_of(address, metadata)
         if not units:
             raise InputError(f"{path}: the store holds no rows; give {option} at least one image")
         if first is None:
@@ -121,7 +121,7 @@ class FeatureStore:
         return FeatureStore(path, columns, first[1], first[2], units, option)
 
 
-def _units_of(name: str, metadata: pq.FileMetaData) -> Iterator[StoreUnit]:
+def units_of(name: str, metadata: pq.FileMetaData) -> Iterator[StoreUnit]:
     file_row = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows

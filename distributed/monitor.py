@@ -75,9 +75,10 @@ class Monitor:
         if self.writer is not None:
             for name, value in {
                 "train/loss": mean_loss,
-                "train/learning_rate_factor": rate,
+                "train/learning_rate": rate,
                 "train/gradient_norm": norm,
                 "train/images_per_second": images,
+                "train/triplets_per_second": triplets * world / seconds,
                 "train/active_triplets": active / max(triplets, 1),
                 "train/mined_hardness": violation / max(active, 1),
             }.items():

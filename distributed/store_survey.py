@@ -58,7 +58,7 @@ class UnitSurvey:
     """``survey_unit`` with the same arguments; takes ``known_bad``"""
 
 
-def _hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
+def hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
     import pandas as pd  # slow to import, and training workers hash nothing
 
     key = f"{seed:016d}"[-16:]
@@ -125,7 +125,7 @@ def survey_unit(
     tagless_B = np.diff(offsets) == 0
     held_B = np.zeros(unit.rows, dtype=bool)
     if validation is not None and validation.fraction > 0:
-        held_B = _hash_ids(id_B, validation.seed + 1) / 2.0**64 < validation.fraction
+        held_B = hash_ids(id_B, validation.seed + 1) / 2.0**64 < validation.fraction
 
     mark(features.is_null().to_numpy(zero_copy_only=False), "features are null")
     length = pc.fill_null(pc.list_value_length(features), image_dim).to_numpy(zero_copy_only=False)
@@ -170,7 +170,7 @@ def survey_unit(
         feature_sum_D=sums.sum_D,
         feature_square_D=sums.square_D,
         train_rows=int(train_B.sum()),
-        id_hash=_hash_ids(id_B),
+        id_hash=hash_ids(id_B),
         bad=[(unit.file_row + row, text) for row, text in sorted(reason.items())],
         bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
         tagless=int(tagless_B.sum()),

@@ -139,7 +139,7 @@ def train(
             )
             monitor.step(result, size)
             if monitor.due():
-                rate = config.optim.rate(done / total_steps)
+                rate = config.optim.lr * config.optim.rate(done / total_steps)
                 monitor.line(epoch, done + 1, rate, world)
             cursor.step += 1
             if (done + 1) % config.checkpoint.every == 0 and cursor.step < steps:

@@ -22,16 +22,12 @@ from distributed.config import TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
 from distributed.store_survey import StoreSurvey, Validation
-from distributed.unit_tasks import INLINE_BYTES, local_ray, start_ray, survey_store
+from distributed.unit_tasks import INLINE_BYTES, MALLOC, local_ray, start_ray, survey_store
 from distributed.worker import PROGRESS, enter
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]
-
-# A step takes and frees the same large buffers again and again. glibc would give them back to the
-# system each time and have it zero them anew: 2 to 5% of a CPU step (docs/log.md).
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:

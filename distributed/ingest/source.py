@@ -36,8 +36,10 @@ class Chunk:
 class Source(Protocol):
     """Cheap to pickle: it travels to every worker."""
 
-    num_rows: int
-    """rows, including those that ``read`` will reject"""
+    @property
+    def num_rows(self) -> int:
+        """Rows, including those that ``read`` will reject."""
+        ...
 
     def read(self, start: int, rows: int) -> Chunk:
         """Rows ``[start, start + rows)``.

@@ -1,0 +1,260 @@
+"""Parts become a feature store: duplicates and rare tags go, files get their size, and the rest is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from distributed.ingest.parts import IMAGE_HASH, PartPlan
+from distributed.ingest.report import Overview, write_report
+from distributed.ingest.source import (
+    FEATURES,
+    IMAGE_ID,
+    REJECTED_SCHEMA,
+    SPLIT,
+    TAGS,
+    rejected,
+)
+from distributed.store_survey import hash_ids
+from drel_core.errors import InputError
+
+Say = Callable[[str], object]
+SPLITS = ("train", "test")
+GROUP_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """What deciding about all parts together needs of one."""
+
+    id_hash: np.ndarray
+    is_test: np.ndarray
+    dim: int
+
+
+def assemble(
+    plan: PartPlan, chunks: int, store: Path, min_tag_count: int, file_mib: int, say: Say
+) -> dict[str, Any]:
+    """Write ``store/{train,test}/part-*.parquet``, vocabulary, rejected rows and the report.
+
+    Returns:
+        the manifest's figures.
+
+    Raises:
+        InputError: no row is left.
+    """
+    paths = [plan.part(chunk) for chunk in range(chunks)]
+    facts = [_facts(path) for path in paths]
+    dropped = _duplicate_rows(facts)
+    counts = _count_tags(facts, dropped, paths)
+    kept = counts.filter(pc.greater_equal(counts.column("count"), min_tag_count))
+    keep = None if len(kept) == len(counts) else kept.column("tag").combine_chunks()
+    store.mkdir(parents=True, exist_ok=True)
+    rows_of = {name: [_rows_kept(fact, drop, name) for fact, drop in zip(facts, dropped, strict=True)]
+               for name in SPLITS}  # fmt: skip
+    jobs: list[tuple[str, str, list[int]]] = []
+    for name in SPLITS:
+        (store / name).mkdir(exist_ok=True)
+        dim = max((fact.dim for fact in facts), default=0)
+        row_bytes = dim * np.dtype(plan.dtype).itemsize + 64
+        for number, group in enumerate(_groups(rows_of[name], (file_mib << 20) // row_bytes)):
+            jobs.append((name, str(store / name / f"part-{number:05d}.parquet"), group))
+    say(f"writing {len(jobs)} files")
+    write = ray.remote(num_cpus=1)(_write_file)
+    answers = ray.get([
+        write.remote(name, path, [paths[i] for i in group], [dropped[i] for i in group], keep)
+        for name, path, group in jobs
+    ])  # fmt: skip
+    gone = [pq.read_table(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)]
+    gone += [_duplicates_told(path, drop) for path, drop in zip(paths, dropped, strict=True)]
+    gone += [answer["rejected"] for answer in answers]
+    all_gone = pa.concat_tables(gone)
+    files = {
+        name: [a["file"] for a in answers if a["split"] == name and a["file"]] for name in SPLITS
+    }
+    kept_rows = {name: sum(file["rows"] for file in files[name]) for name in SPLITS}
+    for name in SPLITS:
+        if not files[name]:
+            for stray in (store / name).iterdir():
+                stray.unlink()
+            (store / name).rmdir()
+    if not kept_rows["train"]:
+        raise InputError(
+            f"no training row is left: {len(all_gone)} rows were rejected "
+            f"({_most_common(all_gone)}); mend the input"
+        )
+    vocabulary = pa.concat_tables([a["tags"] for a in answers if a["split"] == "train"])
+    vocabulary = vocabulary.group_by("tag").aggregate([("count", "sum")])
+    vocabulary = vocabulary.rename_columns(["tag", "count"]).sort_by("tag")
+    pq.write_table(vocabulary, store / "vocabulary.parquet")
+    pq.write_table(all_gone, store / "rejected.parquet")
+    overview = Overview.of(store, files, vocabulary, all_gone, IMAGE_HASH)
+    write_report(store, overview)
+    return {
+        "rows": kept_rows,
+        "D": max(fact.dim for fact in facts),
+        "T": len(vocabulary),
+        "dtype": plan.dtype,
+        "rejected": len(all_gone),
+        "files": files,
+    }
+
+
+def _facts(path: str) -> PartFacts:
+    table = pq.read_table(path, columns=[IMAGE_ID, SPLIT])
+    dim = pq.read_schema(path).field(FEATURES).type.list_size
+    ids = table.column(IMAGE_ID).to_numpy(zero_copy_only=False).astype(object, copy=False)
+    is_test = pc.equal(table.column(SPLIT), "test").to_numpy(zero_copy_only=False)
+    return PartFacts(hash_ids(ids), is_test, dim)
+
+
+def _duplicate_rows(facts: Sequence[PartFacts]) -> list[np.ndarray]:
+    """Second and later rows of an image id, by part (64-bit hashes, as training does)."""
+    hashes = np.concatenate([fact.id_hash for fact in facts]) if facts else np.zeros(0)
+    _, first = np.unique(hashes, return_index=True)
+    again = np.ones(len(hashes), dtype=bool)
+    again[first] = False
+    cuts = np.cumsum([len(fact.id_hash) for fact in facts])[:-1]
+    return [np.flatnonzero(part) for part in np.split(again, cuts)]
+
+
+def _duplicates_told(path: str, drop: np.ndarray) -> pa.Table:
+    if not len(drop):
+        return rejected([])
+    ids = pq.read_table(path, columns=[IMAGE_ID]).column(IMAGE_ID).take(pa.array(drop)).to_pylist()
+    return rejected([(i, "image_id", "image_id occurs already") for i in ids])
+
+
+def _rows_kept(fact: PartFacts, drop: np.ndarray, split: str) -> int:
+    keep = np.ones(len(fact.is_test), dtype=bool)
+    keep[drop] = False
+    return int((keep & (fact.is_test == (split == "test"))).sum())
+
+
+def _count_tags(
+    facts: Sequence[PartFacts], dropped: Sequence[np.ndarray], paths: Sequence[str]
+) -> pa.Table:
+    """Training images of each tag, over all parts."""
+    found = []
+    for fact, drop, path in zip(facts, dropped, paths, strict=True):
+        keep = ~fact.is_test
+        keep[drop] = False
+        tags = pq.read_table(path, columns=[TAGS]).column(TAGS).filter(pa.array(keep))
+        found.append(count_tags(tags))
+    table = pa.concat_tables(found).group_by("tag").aggregate([("count", "sum")])
+    return table.rename_columns(["tag", "count"])
+
+
+def count_tags(tags: pa.ChunkedArray) -> pa.Table:
+    """(tag, count) of a tags column; a tag counts once a row."""
+    column = tags.combine_chunks()
+    row = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(False))
+    pairs = pa.table({"tag": column.flatten().cast(pa.string()), "row": row})
+    once = pairs.group_by(["tag", "row"]).aggregate([])
+    return once.group_by("tag").aggregate([("row", "count")]).rename_columns(["tag", "count"])
+
+
+def _groups(rows: Sequence[int], most: int) -> list[list[int]]:
+    """Neighbouring parts that make up a file; parts without rows fall away."""
+    groups: list[list[int]] = []
+    held = 0
+    for place, count in enumerate(rows):
+        if not count:
+            continue
+        if not groups or held + count > most:
+            groups.append([])
+            held = 0
+        groups[-1].append(place)
+        held += count
+    return groups
+
+
+def _write_file(
+    split: str, path: str, parts: list[str], dropped: list[np.ndarray], keep: pa.Array | None
+) -> dict[str, Any]:
+    """One file of the store out of neighbouring parts, in row groups of bounded size."""
+    writer: pq.ParquetWriter | None = None
+    gone: list[pa.Table] = [rejected([])]
+    counts: list[pa.Table] = []
+    rows = 0
+    held: list[pa.Table] = []
+    group_rows = 1
+    for part, drop in zip(parts, dropped, strict=True):
+        table = pq.read_table(part)
+        mask = pc.equal(table.column(SPLIT), split).to_numpy(zero_copy_only=False).copy()
+        mask[drop] = False
+        table = table.filter(pa.array(mask)).drop_columns([SPLIT])
+        if keep is not None:
+            table, lost = _only_tags(table, keep)
+            gone.append(lost)
+        if not len(table):
+            continue
+        group_rows = max(1, min(65536, GROUP_BYTES // max(1, table.nbytes // len(table))))
+        counts.append(count_tags(table.column(TAGS)))
+        held.append(table)
+        rows += len(table)
+        if writer is None:
+            writer = pq.ParquetWriter(
+                path, table.schema, compression="none", use_dictionary=[TAGS],
+                write_page_checksum=True,
+            )  # fmt: skip
+        if sum(map(len, held)) >= group_rows:
+            writer.write_table(pa.concat_tables(held), row_group_size=group_rows)
+            held = []
+    if writer is not None:
+        if held:
+            writer.write_table(pa.concat_tables(held), row_group_size=group_rows)
+        writer.close()
+    empty = pa.table({"tag": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
+    file = None
+    if rows:
+        name = f"{split}/{Path(path).name}"
+        file = {
+            "name": name,
+            "rows": rows,
+            "bytes": Path(path).stat().st_size,
+            "sha256": _sha256(path),
+        }
+    return {
+        "split": split,
+        "file": file,
+        "tags": pa.concat_tables([empty, *counts]),
+        "rejected": pa.concat_tables(gone),
+    }
+
+
+def _only_tags(table: pa.Table, keep: pa.Array) -> tuple[pa.Table, pa.Table]:
+    column = table.column(TAGS).combine_chunks()
+    flat = column.flatten()
+    known = pc.is_in(flat, value_set=keep).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(False))
+    offsets = np.zeros(len(column) + 1, dtype=np.int32)
+    np.cumsum(np.bincount(row[known], minlength=len(column)), out=offsets[1:])
+    tags = pa.ListArray.from_arrays(pa.array(offsets), flat.filter(pa.array(known)))
+    table = table.set_column(table.column_names.index(TAGS), TAGS, tags)
+    bare = np.diff(offsets) == 0
+    ids = table.column(IMAGE_ID).filter(pa.array(bare)).to_pylist()
+    lost = rejected([(i, "tags", "all its tags are below --min_tag_count") for i in ids])
+    return table.filter(pa.array(~bare)), lost
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _most_common(gone: pa.Table) -> str:
+    if not len(gone):
+        return "nothing was read"
+    found = pc.value_counts(gone.column("reason")).to_pylist()
+    best = max(found, key=lambda entry: entry["counts"])
+    return f"most often: {best['values']}"

@@ -1,0 +1,187 @@
+"""What a person wants to see of a new feature store: one page and one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from distributed.feature_store import feature_matrix
+from distributed.ingest.source import FEATURES, IMAGE_ID, TAGS
+
+matplotlib.use("agg")
+_SAMPLE_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Figures of a store.
+
+    Attributes:
+        rows: of each part.
+        vocabulary: (tag, count).
+        tags_per_image: number of images with 0, 1, 2, … tags.
+        mean_D, std_D: of up to 20,000 training rows.
+        twins: (test image_id, train image_id) of pictures with an equal difference hash; at most 20.
+        num_twins: of test images with a twin among the training images; None without pictures.
+        gone: rejected rows.
+    """
+
+    rows: dict[str, int]
+    dim: int
+    vocabulary: pa.Table
+    tags_per_image: np.ndarray
+    mean_D: np.ndarray
+    std_D: np.ndarray
+    twins: list[tuple[str, str]]
+    num_twins: int | None
+    gone: pa.Table
+
+    @staticmethod
+    def of(
+        store: Path, files: dict[str, list[dict[str, Any]]], vocabulary: pa.Table, gone: pa.Table,
+        hash_name: str,
+    ) -> Overview:  # fmt: skip
+        """Read what the page needs: tags and hashes of all rows, features of a sample."""
+        counts = np.zeros(1, dtype=np.int64)
+        hashes: dict[str, list[pa.Table]] = {"train": [], "test": []}
+        total = square = np.zeros(0)
+        seen = 0
+        for split, entries in files.items():
+            for entry in entries:
+                path = store / entry["name"]
+                names = pq.read_schema(path).names
+                wanted = [IMAGE_ID, TAGS] + ([hash_name] if hash_name in names else [])
+                table = pq.read_table(path, columns=wanted)
+                found = np.bincount(pc.list_value_length(table.column(TAGS)).to_numpy())
+                size = max(len(counts), len(found))
+                counts = np.pad(counts, (0, size - len(counts))) + np.pad(
+                    found, (0, size - len(found))
+                )
+                if hash_name in names:
+                    hashes[split].append(table.select([IMAGE_ID, hash_name]))
+                if split == "train" and seen < _SAMPLE_ROWS:
+                    group = pq.ParquetFile(path).read_row_group(0, columns=[FEATURES])
+                    value = feature_matrix(group.column(0).combine_chunks()).astype(np.float64)
+                    if not seen:
+                        total = square = np.zeros(value.shape[1])
+                    total, square = total + value.sum(0), square + (value**2).sum(0)
+                    seen += len(value)
+        mean = total / seen
+        twins, number = _twins(hashes, hash_name)
+        return Overview(
+            rows={
+                split: sum(entry["rows"] for entry in entries) for split, entries in files.items()
+            },
+            dim=len(mean),
+            vocabulary=vocabulary,
+            tags_per_image=counts,
+            mean_D=mean,
+            std_D=np.sqrt(np.maximum(square / seen - mean**2, 0)),
+            twins=twins,
+            num_twins=number,
+            gone=gone,
+        )
+
+
+def _twins(
+    hashes: dict[str, list[pa.Table]], hash_name: str
+) -> tuple[list[tuple[str, str]], int | None]:
+    if not hashes["train"] or not hashes["test"]:
+        return [], None
+    train, test = pa.concat_tables(hashes["train"]), pa.concat_tables(hashes["test"])
+    place = pc.index_in(
+        test.column(hash_name), value_set=train.column(hash_name).combine_chunks()
+    ).to_numpy(zero_copy_only=False)
+    hit = np.flatnonzero(~np.isnan(place.astype(np.float64)))
+    pairs = [
+        (test.column(IMAGE_ID)[int(i)].as_py(), train.column(IMAGE_ID)[int(place[i])].as_py())
+        for i in hit[:20]
+    ]
+    return pairs, len(hit)
+
+
+def write_report(store: Path, seen: Overview) -> None:
+    """``report.md`` and ``report.png``."""
+    _picture(store / "report.png", seen)
+    (store / "report.md").write_text("\n".join(_page(store.name, seen)) + "\n", encoding="utf-8")
+
+
+def _page(name: str, seen: Overview) -> list[str]:
+    count = seen.vocabulary.column("count").to_numpy()
+    order = np.argsort(-count, kind="stable")
+    tag = seen.vocabulary.column("tag").to_pylist()
+    images = sum(seen.rows.values())
+    per_image = (seen.tags_per_image * np.arange(len(seen.tags_per_image))).sum() / max(images, 1)
+    constant = int((seen.std_D == 0).sum())
+    lines = [
+        "# Feature store",
+        "",
+        f"{seen.rows['train']} training and {seen.rows['test']} test images, D = {seen.dim}, "
+        f"{len(tag)} tags, {per_image:.1f} tags an image.",
+        "",
+        "![tags, tags per image, features](report.png)",
+        "",
+        "## Tags",
+        "",
+        f"Most frequent: {', '.join(f'{tag[i]} ({count[i]})' for i in order[:15])}.",
+        f"{int((count == 1).sum())} tags have one training image, "
+        f"{int((count < 10).sum())} fewer than 10.",
+        "",
+        "## Features",
+        "",
+        f"Standard deviations (of up to 20,000 training rows) from {seen.std_D.min():.4g} to "
+        f"{seen.std_D.max():.4g}; {constant} features are constant.",
+        "",
+        "## Train and test",
+        "",
+    ]
+    if seen.num_twins is None:
+        lines.append("No image is in both by its id. Pictures were not compared.")
+    else:
+        lines.append(
+            f"No image is in both by its id. {seen.num_twins} test pictures look like a training "
+            "picture (equal difference hash)" + (":" if seen.twins else ".")
+        )
+        lines += ["", "| test | train |", "|---|---|"] if seen.twins else []
+        lines += [f"| {_cell(a)} | {_cell(b)} |" for a, b in seen.twins]
+    lines += ["", "## Rejected rows", ""]
+    if not len(seen.gone):
+        return [*lines, "None."]
+    lines += [f"{len(seen.gone)}, all in rejected.parquet.", "", "| reason | rows | for example |"]
+    lines.append("|---|---|---|")
+    short = pc.replace_substring_regex(seen.gone.column("reason"), r"[0-9]+", "N")
+    grouped = seen.gone.append_column("kind", short).group_by("kind", use_threads=False)
+    told = grouped.aggregate(
+        [("reason", "count"), ("reason", "first"), (IMAGE_ID, "first"), ("where", "first")]
+    )
+    for row in sorted(told.to_pylist(), key=lambda row: -row["reason_count"])[:30]:
+        example = f"{row[f'{IMAGE_ID}_first'] or 'no id'}: {row['where_first']}"
+        lines.append(f"| {_cell(row['reason_first'])} | {row['reason_count']} | {_cell(example)} |")
+    return lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")[:200]
+
+
+def _picture(path: Path, seen: Overview) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    count = np.sort(seen.vocabulary.column("count").to_numpy())[::-1]
+    left.loglog(np.arange(1, len(count) + 1), count, color="#2a6f97")
+    left.set(title=f"{len(count)} tags", xlabel="rank of the tag", ylabel="training images")
+    top = int(min(len(seen.tags_per_image), 40))
+    middle.bar(np.arange(top), seen.tags_per_image[:top], color="#2a6f97")
+    middle.set(title=f"{sum(seen.rows.values())} images", xlabel="tags", ylabel="images")
+    right.hist(seen.std_D, bins=50, color="#2a6f97")
+    right.set(title=f"D = {seen.dim}", xlabel="standard deviation of a feature", ylabel="features")
+    figure.savefig(path, dpi=90)
+    plt.close(figure)

@@ -1,0 +1,175 @@
+"""Ingestion as a whole: parts by Ray Data, then files, vocabulary, manifest and report.
+
+Everything is written below ``OUT.partial``: parts that a later run takes up again, and the store, which
+is renamed to ``OUT`` when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from distributed.ingest.assemble import assemble
+from distributed.ingest.extract import Extraction, extract
+from distributed.ingest.parts import PartPlan, write_bytes
+from distributed.ingest.source import Source
+from drel_core.errors import InputError
+
+Say = Callable[[str], object]
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """What the feature store is to look like."""
+
+    split: str = ""
+    """random:N takes N rows as the test part; empty: as the input says, else all training"""
+    seed: int = 0
+    """decides a random split"""
+    lowercase: bool = False
+    """turn tags to lower case"""
+    min_tag_count: int = 1
+    """leave out tags that fewer training rows have"""
+    dtype: Literal["float16", "float32"] = "float32"
+    """type in which features are stored"""
+    file_mib: int = 128
+    """size of a Parquet file, about"""
+    chunk_rows: int = 512
+    """rows that are worked on, and taken up again after a stop, as one"""
+    max_pixels: int = 64_000_000
+    """pictures with more pixels are rejected"""
+
+    def __post_init__(self) -> None:
+        for name in ("min_tag_count", "file_mib", "chunk_rows", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+def ingest(
+    source: Source, extraction: Extraction | None, options: StoreOptions, out: str, say: Say = print
+) -> dict[str, Any]:
+    """Build a feature store from a source.
+
+    Args:
+        extraction: how pictures become features; None where the source has features.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        InputError: the source is wrong, or ``out`` holds something else.
+    """
+    if "://" in out:
+        raise InputError(f"{out}: --out must be a local or mounted folder")
+    target = Path(out).expanduser().absolute()
+    work = target.with_name(target.name + ".partial")
+    plan_text = {
+        "format": FORMAT,
+        "source": source.describe(),
+        "rows": source.num_rows,
+        "options": asdict(options),
+        "features": None if extraction is None else extraction.describe(),
+    }
+    if target.exists():
+        manifest = _finished(target, plan_text, say)
+        shutil.rmtree(work, ignore_errors=True)  # killed between the rename and the clean-up
+        return manifest
+    _take_up(work, plan_text)
+    plan = PartPlan(
+        folder=str(work / "parts"),
+        chunk_rows=options.chunk_rows,
+        test_rows=_test_rows(options, source.num_rows),
+        lowercase=options.lowercase,
+        dtype=options.dtype,
+        max_pixels=options.max_pixels,
+    )
+    chunks = -(-source.num_rows // options.chunk_rows)
+    todo = [c for c in range(chunks) if not Path(plan.part(c)).is_file()]
+    say(f"{source.num_rows} rows in {chunks} parts" + (
+        f", {chunks - len(todo)} there already" if len(todo) < chunks else ""
+    ))  # fmt: skip
+    started = time.perf_counter()
+    if todo:
+        _extract(source, extraction, plan, todo, say)
+    store = work / "store"
+    manifest = assemble(plan, chunks, store, options.min_tag_count, options.file_mib, say)
+    manifest = {
+        "format": FORMAT,
+        **manifest,
+        "plan": plan_text,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    if Path(plan.codebook()).is_file():
+        shutil.copyfile(plan.codebook(), store / "codebook.npz")
+    write_bytes(str(store / "manifest.json"), json.dumps(manifest, indent=1).encode())
+    store.rename(target)
+    shutil.rmtree(work)
+    return manifest
+
+
+def _finished(target: Path, plan_text: dict[str, Any], say: Say) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{target}: exists and is no feature store; choose a new --out") from None
+    if manifest.get("plan") != json.loads(json.dumps(plan_text)):
+        raise InputError(
+            f"{target}: holds a feature store made from other input or with other options; "
+            "choose a new --out"
+        )
+    say(f"{target} is there already, from the same input and options")
+    return manifest
+
+
+def _take_up(work: Path, plan_text: dict[str, Any]) -> None:
+    """Begin in ``work``, or go on there when it was begun with the same plan."""
+    note = work / "plan.json"
+    if work.exists():
+        try:
+            before = json.loads(note.read_text("utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if before != json.loads(json.dumps(plan_text)):
+            raise InputError(
+                f"{work}: an unfinished ingestion of other input or with other options; "
+                "repeat that command, or remove the folder"
+            )
+        return
+    (work / "parts").mkdir(parents=True)
+    write_bytes(str(note), json.dumps(plan_text, indent=1).encode())
+
+
+def _test_rows(options: StoreOptions, rows: int) -> np.ndarray:
+    if not options.split:
+        return np.zeros(0, dtype=np.int64)
+    kind, _, number = options.split.partition(":")
+    if kind != "random" or not number.isdigit() or int(number) < 1:
+        raise InputError(f"--split {options.split}: use random:N with N of 1 or more")
+    if int(number) >= rows:
+        raise InputError(f"--split {options.split}: there are only {rows} rows; use a smaller N")
+    return np.sort(np.random.default_rng(options.seed).choice(rows, int(number), replace=False))
+
+
+def _extract(
+    source: Source, extraction: Extraction | None, plan: PartPlan, todo: list[int], say: Say
+) -> None:
+    """Write the missing parts, with a line of progress every few seconds."""
+    started = last = time.perf_counter()
+    rows = gone = done = 0
+    for answer in extract(source, extraction, plan, todo, say):
+        rows, gone, done = rows + answer["rows"], gone + answer["rejected"], done + 1
+        now = time.perf_counter()
+        if now - last >= 3 or done == len(todo):
+            rate = (rows + gone) / (now - started)
+            left = int((now - started) * (len(todo) - done) / done)
+            say(f"part {done}/{len(todo)}  {rows} rows  {gone} rejected  {rate:,.0f} rows/s  "
+                f"left {left // 60}:{left % 60:02d}")  # fmt: skip
+            last = now

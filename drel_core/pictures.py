@@ -1,0 +1,84 @@
+"""Encoded pictures to RGB pixels: whatever people have in their folders, or a reason why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 64_000_000
+
+
+class BadPicture(ValueError):
+    """A picture that cannot be used; the message is the reason, without its name."""
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """RGB, turned as its EXIF orientation says.
+
+    Of an animation the first frame counts. Transparency is laid on white. 16-bit and float greys
+    are scaled to their own range. CMYK and palettes are converted.
+
+    Raises:
+        BadPicture: empty, no picture, truncated, damaged, or more than ``max_pixels`` pixels.
+    """
+    if not data:
+        raise BadPicture("empty (0 bytes)")
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # of large pictures and odd metadata: both are dealt with here
+        try:
+            picture = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError:
+            raise BadPicture(f"more than {max_pixels} pixels") from None
+        except Exception as error:
+            raise BadPicture(_reason(error, "not a picture that Pillow reads")) from None
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise BadPicture(f"{width} x {height} is more than {max_pixels} pixels")
+        try:
+            picture.load()
+            turned = ImageOps.exif_transpose(picture)
+            return _rgb(turned)
+        except Exception as error:  # decoders raise nearly anything on damaged data
+            raise BadPicture(_reason(error, "damaged")) from None
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    text = str(error).strip().splitlines()
+    if isinstance(error, Image.UnidentifiedImageError) or not text:
+        return otherwise
+    return f"{otherwise}: {text[0][:150]}"
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode.startswith(("I", "F")):
+        grey_HW = np.asarray(picture).astype(np.float64)
+        if not np.isfinite(grey_HW).all():
+            raise ValueError("pixels that are no numbers")
+        top = 65535.0 if "16" in picture.mode or grey_HW.max(initial=0) > 255 else 255.0
+        low, high = (0.0, top) if picture.mode != "F" else (grey_HW.min(), grey_HW.max())
+        scaled_HW = (grey_HW - low) * (255.0 / max(high - low, 1e-12))
+        return Image.fromarray(scaled_HW.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def difference_hash(picture: Image.Image) -> int:
+    """64 bits, each telling whether brightness rises between neighbours of a 9 x 8 thumbnail.
+
+    dHash (Krawetz, 2013): equal for the same picture in another size or compression.
+    """
+    grey_HW = np.asarray(
+        picture.convert("L").resize((9, 8), Image.Resampling.BILINEAR), dtype=np.int16
+    )
+    bits = (grey_HW[:, 1:] > grey_HW[:, :-1]).reshape(-1)
+    return int(np.packbits(bits).view(">u8")[0])

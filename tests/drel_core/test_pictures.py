@@ -1,0 +1,104 @@
+"""Every kind of picture that people have, and files that only look like one."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drel_core.pictures import BadPicture, decode, difference_hash
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def gradient(width: int = 40, height: int = 24) -> Image.Image:
+    ramp = np.linspace(0, 255, width, dtype=np.uint8)
+    pixels = np.stack([np.tile(ramp, (height, 1))] * 3, axis=2)
+    pixels[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    return Image.fromarray(pixels)
+
+
+def test_plain_pictures_come_out_as_they_went_in() -> None:
+    for kind in ("PNG", "BMP", "TIFF", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        picture = decode(encoded(gradient(), kind, **options))
+        assert picture.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(gradient()))
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right by 90 degrees to see it upright
+    picture = decode(encoded(gradient(40, 24), "PNG", exif=exif))
+    assert picture.size == (24, 40)
+    upright = gradient(40, 24).transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(np.asarray(picture), np.asarray(upright))
+
+
+def test_modes_become_rgb() -> None:
+    grey = gradient().convert("L")
+    np.testing.assert_array_equal(np.asarray(decode(encoded(grey)))[:, :, 0], np.asarray(grey))
+    palette = decode(encoded(gradient().quantize(16), "GIF"))
+    assert palette.mode == "RGB"
+    cmyk = decode(encoded(gradient().convert("CMYK"), "JPEG", quality=95))
+    assert abs(np.asarray(cmyk).astype(int) - np.asarray(gradient()).astype(int)).mean() < 6
+    bilevel = decode(encoded(gradient().convert("1"), "PNG"))
+    assert set(np.unique(np.asarray(bilevel))) <= {0, 255}
+
+
+def test_sixteen_bits_scale_to_eight() -> None:
+    grey = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    picture = decode(encoded(Image.fromarray(grey), "PNG"))
+    assert np.asarray(picture)[0, :, 0].tolist() == [0, 127, 255]
+    floats = decode(encoded(Image.fromarray(np.array([[-1.0, 0.0, 1.0]], np.float32)), "TIFF"))
+    assert np.asarray(floats)[0, :, 0].tolist() == [0, 127, 255]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    clear.putpixel((1, 0), (0, 0, 0, 0))
+    assert np.asarray(decode(encoded(clear)))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
+
+
+def test_first_frame_of_an_animation_and_one_pixel() -> None:
+    frames = [Image.new("RGB", (3, 3), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.asarray(decode(data))[0, 0].tolist() == [255, 0, 0]
+    assert decode(encoded(Image.new("RGB", (1, 1), "green"))).size == (1, 1)
+
+
+@pytest.mark.parametrize(("data", "reason"), [
+    (b"", "empty"),
+    (b"hello, this is text", "not a picture"),
+    (b"\xff\xd8\xff\xe0" + b"\x00" * 40, "not a picture"),
+    (encoded(gradient(400, 300), "JPEG")[:2000], "damaged"),
+    (encoded(gradient(400, 300), "PNG")[:800], "damaged"),
+    (encoded(gradient(100, 100), "TIFF")[:2000], "damaged"),
+    (b"\x89PNG\r\n\x1a\n" + b"\x00" * 100, "not a picture|damaged"),
+])  # fmt: skip
+def test_bad_files_give_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadPicture, match=reason):
+        decode(data)
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded() -> None:
+    data = encoded(Image.new("1", (60000, 30000)), "PNG")
+    assert len(data) < 1_000_000
+    with pytest.raises(BadPicture, match="more than 64000000 pixels"):
+        decode(data)
+    with pytest.raises(BadPicture, match="40 x 24 is more than 500 pixels"):
+        decode(encoded(gradient()), max_pixels=500)
+
+
+def test_difference_hash_survives_size_and_compression() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((180, 160), Image.Resampling.BICUBIC)
+    small = decode(encoded(picture.resize((90, 80)), "JPEG", quality=80))
+    assert (difference_hash(picture) ^ difference_hash(small)).bit_count() <= 2
+    assert (difference_hash(picture) ^ difference_hash(gradient())).bit_count() > 10

@@ -1,0 +1,197 @@
+"""`python -m jobs.ingest` as a person runs it: folders, hostile files, stops, other options."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = 30
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.ingest", "--source", "images", *arguments],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def read(store: Path, name: str) -> pa.Table:
+    return pq.read_table(store / name)
+
+
+def picture(number: int) -> Image.Image:
+    generator = np.random.default_rng(number)
+    coarse = generator.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((80, 60), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good pictures in odd formats, files that only look like pictures, and a tags file."""
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "sub folder").mkdir()
+    lines = ["id,tags"]
+    for number in range(GOOD):
+        kind = ("jpg", "png", "webp", "tif", "gif")[number % 5]
+        name = f"sub folder/p{number}" if number % 2 else f"p{number}"
+        picture(number).save(root / f"{name}.{kind}")
+        lines.append(f'{name}.{kind},"Sky; sun ;tag{number % 3}"')
+    jpeg = (root / "p0.jpg").read_bytes()
+    hostile = {
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+        "truncated.jpg": jpeg[: len(jpeg) // 2],
+        "header only.png": b"\x89PNG\r\n\x1a\n",
+        "zeros.jpg": bytes(5000),
+        "half.png": (root / "p6.png").read_bytes()[:900]
+        if (root / "p6.png").is_file()
+        else (root / "sub folder" / "p1.png").read_bytes()[:900],
+        "html.gif": b"<html>not found</html>",
+        "renamed.webp": b"RIFF\x00\x00\x00\x00WEBPVP8 ",
+        "noise.tif": b"II*\x00" + os.urandom(300),
+        "snow ☃.jpg": b"\xff\xd8\xff",
+    }
+    for name, data in hostile.items():
+        (root / name).write_bytes(data)
+        lines.append(f'{name},"sky;bad"')
+    Image.new("1", (30000, 20000)).save(root / "huge.png")
+    lines.append('huge.png,"sky"')
+    picture(90).save(root / "tagless.png")
+    lines.append("tagless.png,")
+    picture(91).save(root / "unknown to the tags file.png")
+    lines.append('no such picture.png,"sky"')
+    (root / "tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+OPTIONS = ("--pictures.separator", ";", "--store.chunk_rows", "8", "--store.split", "random:10",
+           "--store.lowercase", "true", "--cnn.actors", "2")  # fmt: skip
+
+
+def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    arguments = ("--input", str(folder), "--pictures.tags", str(folder / "tags.csv"),
+                 "--out", str(out), *OPTIONS)  # fmt: skip
+    # Stopped by force after the first parts, then taken up again.
+    process = start(*arguments)
+    parts = tmp_path / "store.partial" / "parts"
+    deadline = time.monotonic() + 120
+    while not [p for p in parts.glob("chunk-*.parquet") if "rejected" not in p.name]:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+
+    other = run(*arguments, "--store.dtype", "float16")
+    assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
+    assert "unfinished ingestion" in other.stderr
+
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "there already" in done.stdout
+    assert not (tmp_path / "store.partial").exists()
+
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    train, test, gone = read(out, "train"), read(out, "test"), read(out, "rejected.parquet")
+    assert manifest["rows"] == {"train": len(train), "test": len(test)}
+    assert len(train) + len(test) == GOOD
+    ids = train.column("image_id").to_pylist() + test.column("image_id").to_pylist()
+    assert len(set(ids)) == GOOD
+    assert "sub folder/p1.png" in ids
+    assert manifest["D"] == 1280
+    assert manifest["plan"]["features"]["weights_sha256"].startswith("57934424")
+    assert train.column("tags")[0].as_py()[:2] == ["sky", "sun"]
+    vocabulary = dict(zip(*read(out, "vocabulary.parquet").to_pydict().values(), strict=True))
+    assert vocabulary["sky"] == len(train)
+    assert set(vocabulary) == {"sky", "sun", "tag0", "tag1", "tag2"}
+
+    reasons = {row["image_id"]: row["reason"] for row in gone.to_pylist()}
+    # Ten hostile ones, the huge one, no tags, not in the tags file, not in the folder.
+    assert len(gone) == 14
+    assert reasons["huge.png"] == "more than 64000000 pixels"
+    assert reasons["empty.jpg"] == "empty (0 bytes)"
+    assert "damaged" in reasons["truncated.jpg"]
+    assert reasons["tagless.png"] == "no tags"
+    assert reasons["no such picture.png"] == "named in the tags file, no picture"
+    assert reasons["unknown to the tags file.png"] == "not in the tags file"
+    report = (out / "report.md").read_text("utf-8")
+    assert "more than 64000000 pixels" in report
+    assert (out / "report.png").stat().st_size > 5000
+
+    again = run(*arguments)
+    assert again.returncode == 0
+    assert "is there already" in again.stdout
+    third = run(*arguments, "--store.seed", "1")
+    assert third.returncode == 2
+    assert "choose a new --out" in third.stderr
+
+
+def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for part, numbers in (("train", range(12)), ("test", range(8, 16))):
+        (source / part).mkdir(parents=True)
+        rows = []
+        for number in numbers:
+            path = tmp_path / "one.png"
+            picture(number).save(path)
+            rows.append(path.read_bytes())
+        ids = [f"{part}{n}" if n < 8 or part == "test" else f"test{n}" for n in numbers]
+        tags = [["a", f"t{n % 5}"] if n else ["rare"] for n in numbers]
+        pq.write_table(pa.table({"key": ids, "image": rows, "labels": tags}),
+                       source / part / "0.parquet", row_group_size=5)  # fmt: skip
+    out = tmp_path / "out"
+    done = run("--input", str(source), "--out", str(out), "--store.min_tag_count", "2",
+               "--store.dtype", "float16", "--store.chunk_rows", "7", "--cnn.actors", "1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    train, test = read(out, "train"), read(out, "test")
+    # test8..test11 come first in train's file under the same ids: the later rows are duplicates.
+    gone = read(out, "rejected.parquet").column("reason").to_pylist()
+    assert sorted(gone) == ["all its tags are below --min_tag_count",
+                            *["image_id occurs already"] * 4]  # fmt: skip
+    assert len(train) + len(test) == 15
+    assert train.schema.field("features").type.value_type == pa.float16()
+    assert "rare" not in read(out, "vocabulary.parquet").column("tag").to_pylist()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--input", "MISSING"], "no such file or folder"),
+    (["--input", "EMPTY", "--pictures.tags", "TAGS"], "no picture in it"),
+    (["--input", "EMPTY"], "needs --tags FILE|needs --pictures.tags FILE"),
+    (["--input", "PICTURES", "--pictures.tags", "NONE"], "tags file cannot be read"),
+    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--pictures.tags_column", "x"], "no column 'x'"),
+    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
+    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--store.split", "third"], "use random:N"),
+    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--store.chunk_rows", "0"], "must be 1 or more"),
+])  # fmt: skip
+def test_wrong_input_is_one_line_and_exit_code_2(
+    folder: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    names = {"MISSING": tmp_path / "missing", "EMPTY": tmp_path / "empty", "PICTURES": folder,
+             "TAGS": folder / "tags.csv", "NONE": tmp_path / "none.csv"}  # fmt: skip
+    done = run(*[str(names.get(a, a)) for a in arguments], "--out", str(tmp_path / "out"))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert any(part in done.stderr for part in message.split("|")), done.stderr
+    assert not (tmp_path / "out").exists()
