@@ -67,10 +67,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def _underscores(argument: str) -> str:
+    """``--min-tag-count=3`` as ``--min_tag_count=3``: both spellings of an option are taken."""
+    name, mark, value = argument.partition("=")
+    if not name.startswith("--") or len(name) < 3:
+        return argument
+    return "--" + name[2:].replace("-", "_") + mark + value
+
+
 def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job: 0 done, 2 the input is wrong (one line), 130 interrupted, 1 anything else."""
     try:
-        main(sys.argv[1:])
+        main([_underscores(argument) for argument in sys.argv[1:]])
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,32 @@ GROUP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
+class RandomSplit:
+    """``count`` test rows, those whose hash of (seed, image_id) is lowest: it does not depend on how
+    rows lie in parts."""
+
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class PartFacts:
     """What deciding about all parts together needs of one."""
 
     id_hash: np.ndarray
     is_test: np.ndarray
+    order: np.ndarray
     dim: int
 
 
 def assemble(
-    plan: PartPlan, chunks: int, store: Path, min_tag_count: int, file_mib: int, say: Say
-) -> dict[str, Any]:
+    plan: PartPlan, chunks: int, store: Path, min_tag_count: int, file_mib: int,
+    random: RandomSplit | None, say: Say,
+) -> dict[str, Any]:  # fmt: skip
     """Write ``store/{train,test}/part-*.parquet``, vocabulary, rejected rows and the report.
+
+    Args:
+        random: chooses the test rows; None leaves them to the source, else all rows train.
 
     Returns:
         the manifest's figures.
@@ -53,13 +67,15 @@ def assemble(
         InputError: no row is left.
     """
     paths = [plan.part(chunk) for chunk in range(chunks)]
-    facts = [_facts(path) for path in paths]
+    facts = [_facts(path, random) for path in paths]
     dropped = _duplicate_rows(facts)
+    if random is not None:
+        facts = _split_at_random(facts, dropped, random)
     counts = _count_tags(facts, dropped, paths)
     kept = counts.filter(pc.greater_equal(counts.column("count"), min_tag_count))
     keep = None if len(kept) == len(counts) else kept.column("tag").combine_chunks()
     store.mkdir(parents=True, exist_ok=True)
-    rows_of = {name: [_rows_kept(fact, drop, name) for fact, drop in zip(facts, dropped, strict=True)]
+    rows_of = {name: [int(_kept(fact, drop, name).sum()) for fact, drop in zip(facts, dropped, strict=True)]
                for name in SPLITS}  # fmt: skip
     jobs: list[tuple[str, str, list[int]]] = []
     for name in SPLITS:
@@ -71,7 +87,9 @@ def assemble(
     say(f"writing {len(jobs)} files")
     write = ray.remote(num_cpus=1)(_write_file)
     answers = ray.get([
-        write.remote(name, path, [paths[i] for i in group], [dropped[i] for i in group], keep)
+        write.remote(
+            name, path, [paths[i] for i in group], [_kept(facts[i], dropped[i], name) for i in group], keep
+        )
         for name, path, group in jobs
     ])  # fmt: skip
     gone = [pq.read_table(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)]
@@ -109,12 +127,25 @@ def assemble(
     }
 
 
-def _facts(path: str) -> PartFacts:
+def _facts(path: str, random: RandomSplit | None) -> PartFacts:
     table = pq.read_table(path, columns=[IMAGE_ID, SPLIT])
     dim = pq.read_schema(path).field(FEATURES).type.list_size
     ids = table.column(IMAGE_ID).to_numpy(zero_copy_only=False).astype(object, copy=False)
-    is_test = pc.equal(table.column(SPLIT), "test").to_numpy(zero_copy_only=False)
-    return PartFacts(hash_ids(ids), is_test, dim)
+    is_test = pc.fill_null(pc.equal(table.column(SPLIT), "test"), False)
+    order = hash_ids(ids, random.seed + 1) if random is not None else np.zeros(0, np.uint64)
+    return PartFacts(hash_ids(ids), is_test.to_numpy(zero_copy_only=False), order, dim)
+
+
+def _split_at_random(
+    facts: Sequence[PartFacts], dropped: Sequence[np.ndarray], random: RandomSplit
+) -> list[PartFacts]:
+    order = np.concatenate([np.delete(f.order, d) for f, d in zip(facts, dropped, strict=True)])
+    if random.count >= len(order):
+        raise InputError(
+            f"--split random:{random.count}: only {len(order)} rows are usable; use a smaller N"
+        )
+    limit = np.partition(order, random.count - 1)[random.count - 1]
+    return [replace(fact, is_test=fact.order <= limit) for fact in facts]
 
 
 def _duplicate_rows(facts: Sequence[PartFacts]) -> list[np.ndarray]:
@@ -134,10 +165,11 @@ def _duplicates_told(path: str, drop: np.ndarray) -> pa.Table:
     return rejected([(i, "image_id", "image_id occurs already") for i in ids])
 
 
-def _rows_kept(fact: PartFacts, drop: np.ndarray, split: str) -> int:
-    keep = np.ones(len(fact.is_test), dtype=bool)
+def _kept(fact: PartFacts, drop: np.ndarray, split: str) -> np.ndarray:
+    """bool: the rows of a part that go into a split."""
+    keep = fact.is_test == (split == "test")
     keep[drop] = False
-    return int((keep & (fact.is_test == (split == "test"))).sum())
+    return keep
 
 
 def _count_tags(
@@ -146,8 +178,7 @@ def _count_tags(
     """Training images of each tag, over all parts."""
     found = []
     for fact, drop, path in zip(facts, dropped, paths, strict=True):
-        keep = ~fact.is_test
-        keep[drop] = False
+        keep = _kept(fact, drop, "train")
         tags = pq.read_table(path, columns=[TAGS]).column(TAGS).filter(pa.array(keep))
         found.append(count_tags(tags))
     table = pa.concat_tables(found).group_by("tag").aggregate([("count", "sum")])
@@ -179,7 +210,7 @@ def _groups(rows: Sequence[int], most: int) -> list[list[int]]:
 
 
 def _write_file(
-    split: str, path: str, parts: list[str], dropped: list[np.ndarray], keep: pa.Array | None
+    split: str, path: str, parts: list[str], kept: list[np.ndarray], keep: pa.Array | None
 ) -> dict[str, Any]:
     """One file of the store out of neighbouring parts, in row groups of bounded size."""
     writer: pq.ParquetWriter | None = None
@@ -188,11 +219,8 @@ def _write_file(
     rows = 0
     held: list[pa.Table] = []
     group_rows = 1
-    for part, drop in zip(parts, dropped, strict=True):
-        table = pq.read_table(part)
-        mask = pc.equal(table.column(SPLIT), split).to_numpy(zero_copy_only=False).copy()
-        mask[drop] = False
-        table = table.filter(pa.array(mask)).drop_columns([SPLIT])
+    for part, mask in zip(parts, kept, strict=True):
+        table = pq.read_table(part).filter(pa.array(mask)).drop_columns([SPLIT])
         if keep is not None:
             table, lost = _only_tags(table, keep)
             gone.append(lost)

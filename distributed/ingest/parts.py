@@ -42,7 +42,6 @@ class PartPlan:
     Attributes:
         folder: where parts go.
         chunk_rows: source rows of a part.
-        test_rows: sorted source rows that are test rows where the source does not say itself.
         lowercase: of tags.
         dtype: of features, float16 or float32.
         max_pixels: larger pictures are rejected.
@@ -50,7 +49,6 @@ class PartPlan:
 
     folder: str
     chunk_rows: int
-    test_rows: np.ndarray
     lowercase: bool
     dtype: str
     max_pixels: int
@@ -90,7 +88,6 @@ def read_chunk(source: Source, plan: PartPlan, chunk: int) -> Read:
     table, out = piece.table, [piece.rejected]
     if plan.lowercase:
         table = _lowercase(table)
-    table = _with_split(table, plan, start, count, source.num_rows)
     table, tagless = _drop(
         table, pc.equal(pc.list_value_length(table.column(TAGS)), 0), source, "no tags"
     )
@@ -105,20 +102,6 @@ def _lowercase(table: pa.Table) -> pa.Table:
     tags = table.column(TAGS).combine_chunks()
     lower = pa.ListArray.from_arrays(tags.offsets, pc.utf8_lower(tags.values))
     return table.set_column(table.column_names.index(TAGS), TAGS, lower)
-
-
-def _with_split(table: pa.Table, plan: PartPlan, start: int, count: int, total: int) -> pa.Table:
-    """Fill in train or test where the source says nothing. A hash of the id is not used: the number
-    of test rows is what was asked for."""
-    split = table.column(SPLIT).combine_chunks()
-    if split.null_count:
-        if len(plan.test_rows):
-            low, high = np.searchsorted(plan.test_rows, [start, start + count])
-            share = set((plan.test_rows[low:high] - start).tolist())
-            chosen = ["test" if row in share else "train" for row in range(len(table))]
-            split = pc.coalesce(split, pa.array(chosen, pa.string()))
-        split = pc.fill_null(split, "train")
-    return table.set_column(table.column_names.index(SPLIT), SPLIT, split)
 
 
 def _drop(table: pa.Table, bad: Any, source: Source, reason: str) -> tuple[pa.Table, pa.Table]:

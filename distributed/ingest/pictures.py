@@ -16,7 +16,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from distributed.feature_store import StoreUnit, read_table, units_of
-from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer, resolve
 from drel_core.errors import InputError
 
@@ -70,7 +70,7 @@ def pick_column(
         if name in lower:
             return lower[name]
     raise InputError(
-        f"{where}: no column for the {what}; it has {', '.join(names)}; name it with --pictures.{what}_column"
+        f"{where}: no column for the {what}; it has {', '.join(names)}; name it with --{what}_column"
     )
 
 
@@ -123,7 +123,7 @@ class PictureFolder:
         """
         if options.tags is None:
             raise InputError(
-                f"{path}: a folder of pictures needs --pictures.tags FILE with a column of ids or paths and "
+                f"{path}: a folder of pictures needs --tags FILE with a column of ids or paths and "
                 "a column of tags"
             )
         table = read_tags_file(options.tags)
@@ -140,7 +140,7 @@ class PictureFolder:
     def read(self, start: int, rows: int) -> Chunk:
         part = self.rows.slice(start, rows)
         base = self.root.rstrip("/")
-        out: list[tuple[str | None, str, str]] = []
+        out: list[Rejection] = []
         missing = part.filter(pc.is_null(part.column("path")))
         for row in missing.to_pylist():
             out.append(
@@ -272,7 +272,7 @@ class PictureParquet:
         stop = min(start + rows, self.num_rows)
         parts: list[pa.Table] = []
         splits: list[str | None] = []
-        out: list[tuple[str | None, str, str]] = []
+        out: list[Rejection] = []
         at = start
         while at < stop:
             place = bisect_right(self.starts, at) - 1

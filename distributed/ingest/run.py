@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from distributed.ingest.assemble import assemble
+from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extract import Extraction, extract
 from distributed.ingest.parts import PartPlan, write_bytes
 from distributed.ingest.source import Source
+from distributed.unit_tasks import start_ray
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]
@@ -31,7 +30,7 @@ class StoreOptions:
     """What the feature store is to look like."""
 
     split: str = ""
-    """random:N takes N rows as the test part; empty: as the input says, else all training"""
+    """random:N makes N usable rows the test part; official, or empty: as the input says, else no test part"""
     seed: int = 0
     """decides a random split"""
     lowercase: bool = False
@@ -69,6 +68,7 @@ def ingest(
     """
     if "://" in out:
         raise InputError(f"{out}: --out must be a local or mounted folder")
+    test_count = _test_count(options)
     target = Path(out).expanduser().absolute()
     work = target.with_name(target.name + ".partial")
     plan_text = {
@@ -86,7 +86,6 @@ def ingest(
     plan = PartPlan(
         folder=str(work / "parts"),
         chunk_rows=options.chunk_rows,
-        test_rows=_test_rows(options, source.num_rows),
         lowercase=options.lowercase,
         dtype=options.dtype,
         max_pixels=options.max_pixels,
@@ -96,11 +95,15 @@ def ingest(
     say(f"{source.num_rows} rows in {chunks} parts" + (
         f", {chunks - len(todo)} there already" if len(todo) < chunks else ""
     ))  # fmt: skip
+    start_ray(1)
     started = time.perf_counter()
     if todo:
         _extract(source, extraction, plan, todo, say)
     store = work / "store"
-    manifest = assemble(plan, chunks, store, options.min_tag_count, options.file_mib, say)
+    manifest = assemble(
+        plan, chunks, store, options.min_tag_count, options.file_mib,
+        RandomSplit(test_count, options.seed) if test_count else None, say,
+    )  # fmt: skip
     manifest = {
         "format": FORMAT,
         **manifest,
@@ -147,15 +150,14 @@ def _take_up(work: Path, plan_text: dict[str, Any]) -> None:
     write_bytes(str(note), json.dumps(plan_text, indent=1).encode())
 
 
-def _test_rows(options: StoreOptions, rows: int) -> np.ndarray:
-    if not options.split:
-        return np.zeros(0, dtype=np.int64)
+def _test_count(options: StoreOptions) -> int:
+    """N of ``random:N``; 0 leaves the split to the source."""
+    if options.split in ("", "official"):
+        return 0
     kind, _, number = options.split.partition(":")
     if kind != "random" or not number.isdigit() or int(number) < 1:
-        raise InputError(f"--split {options.split}: use random:N with N of 1 or more")
-    if int(number) >= rows:
-        raise InputError(f"--split {options.split}: there are only {rows} rows; use a smaller N")
-    return np.sort(np.random.default_rng(options.seed).choice(rows, int(number), replace=False))
+        raise InputError(f"--split {options.split}: use official, or random:N with N of 1 or more")
+    return int(number)
 
 
 def _extract(

@@ -16,6 +16,8 @@ REJECTED_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("where", pa.string()), ("reason", pa.string())]
 )
 """``where`` names file and line or row; ``image_id`` may be null."""
+Rejection = tuple[str | None, str, str]
+"""image_id, where, reason"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Source(Protocol):
         ...
 
 
-def rejected(rows: list[tuple[str | None, str, str]]) -> pa.Table:
+def rejected(rows: list[Rejection]) -> pa.Table:
     """A table of (image_id, where, reason)."""
     columns = [[row[place] for row in rows] for place in range(3)]
     return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTED_SCHEMA)

@@ -16,14 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.distributed.ingest.nus_wide_folder import write_nus_wide
+
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = 30
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
+    source = () if "--source" in arguments else ("--source", "images")
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.ingest", "--source", "images", *arguments],
+        [sys.executable, "-m", "jobs.ingest", *source, *arguments],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -83,13 +86,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-OPTIONS = ("--pictures.separator", ";", "--store.chunk_rows", "8", "--store.split", "random:10",
-           "--store.lowercase", "true", "--cnn.actors", "2")  # fmt: skip
+OPTIONS = ("--separator", ";", "--chunk_rows", "8", "--split", "random:10",
+           "--lowercase", "true", "--cnn.actors", "2")  # fmt: skip
 
 
 def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
-    arguments = ("--input", str(folder), "--pictures.tags", str(folder / "tags.csv"),
+    arguments = ("--input", str(folder), "--tags", str(folder / "tags.csv"),
                  "--out", str(out), *OPTIONS)  # fmt: skip
     # Stopped by force after the first parts, then taken up again.
     process = start(*arguments)
@@ -103,7 +106,7 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     process.communicate()
     assert not out.exists()
 
-    other = run(*arguments, "--store.dtype", "float16")
+    other = run(*arguments, "--dtype", "float16")
     assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
     assert "unfinished ingestion" in other.stderr
 
@@ -115,7 +118,7 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     train, test, gone = read(out, "train"), read(out, "test"), read(out, "rejected.parquet")
     assert manifest["rows"] == {"train": len(train), "test": len(test)}
-    assert len(train) + len(test) == GOOD
+    assert (len(train), len(test)) == (GOOD - 10, 10)
     ids = train.column("image_id").to_pylist() + test.column("image_id").to_pylist()
     assert len(set(ids)) == GOOD
     assert "sub folder/p1.png" in ids
@@ -142,7 +145,7 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     again = run(*arguments)
     assert again.returncode == 0
     assert "is there already" in again.stdout
-    third = run(*arguments, "--store.seed", "1")
+    third = run(*arguments, "--seed", "1")
     assert third.returncode == 2
     assert "choose a new --out" in third.stderr
 
@@ -161,8 +164,8 @@ def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
         pq.write_table(pa.table({"key": ids, "image": rows, "labels": tags}),
                        source / part / "0.parquet", row_group_size=5)  # fmt: skip
     out = tmp_path / "out"
-    done = run("--input", str(source), "--out", str(out), "--store.min_tag_count", "2",
-               "--store.dtype", "float16", "--store.chunk_rows", "7", "--cnn.actors", "1")  # fmt: skip
+    done = run("--input", str(source), "--out", str(out), "--min_tag_count", "2",
+               "--dtype", "float16", "--chunk_rows", "7", "--cnn.actors", "1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     train, test = read(out, "train"), read(out, "test")
     # test8..test11 come first in train's file under the same ids: the later rows are duplicates.
@@ -176,13 +179,13 @@ def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--input", "MISSING"], "no such file or folder"),
-    (["--input", "EMPTY", "--pictures.tags", "TAGS"], "no picture in it"),
-    (["--input", "EMPTY"], "needs --tags FILE|needs --pictures.tags FILE"),
-    (["--input", "PICTURES", "--pictures.tags", "NONE"], "tags file cannot be read"),
-    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--pictures.tags_column", "x"], "no column 'x'"),
-    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
-    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--store.split", "third"], "use random:N"),
-    (["--input", "PICTURES", "--pictures.tags", "TAGS", "--store.chunk_rows", "0"], "must be 1 or more"),
+    (["--input", "EMPTY", "--tags", "TAGS"], "no picture in it"),
+    (["--input", "EMPTY"], "needs --tags FILE"),
+    (["--input", "PICTURES", "--tags", "NONE"], "tags file cannot be read"),
+    (["--input", "PICTURES", "--tags", "TAGS", "--tags_column", "x"], "no column 'x'"),
+    (["--input", "PICTURES", "--tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
+    (["--input", "PICTURES", "--tags", "TAGS", "--split", "third"], "random:N with N"),
+    (["--input", "PICTURES", "--tags", "TAGS", "--chunk_rows", "0"], "must be 1 or more"),
 ])  # fmt: skip
 def test_wrong_input_is_one_line_and_exit_code_2(
     folder: Path, tmp_path: Path, arguments: list[str], message: str
@@ -195,3 +198,33 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert any(part in done.stderr for part in message.split("|")), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path) -> None:
+    root = tmp_path / "nus"
+    truth = write_nus_wide(root)
+    tagged = {part: int(truth[f"{part} tags"].any(1).sum()) for part in ("Train", "Test")}
+    common = ["--source", "nuswide", "--input", str(root), "--dtype", "float16"]
+    done = run(*common, "--out", str(tmp_path / "own"))
+    assert done.returncode == 0, done.stderr
+    train, test = read(tmp_path / "own", "train"), read(tmp_path / "own", "test")
+    assert (len(train), len(test)) == (tagged["Train"], tagged["Test"])
+    assert train.schema.field("features").type == pa.list_(pa.float16(), 1134)
+    gone = read(tmp_path / "own", "rejected.parquet")
+    assert set(gone.column("reason").to_pylist()) == {"no tags"}
+    assert len(gone) == 300 - sum(tagged.values())
+
+    done = run(*common, "--out", str(tmp_path / "random"), "--split", "random:40", "--seed", "3",
+               "--min-tag-count=2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    test = read(tmp_path / "random", "test")
+    assert len(test) == 40
+    kept = len(test) + len(read(tmp_path / "random", "train"))
+    assert kept == sum(tagged.values())
+    both = {name.split("_")[0] for name in test.column("image_id").to_pylist()}
+    assert both == {"actor/Train", "actor/Test"}
+
+    os.truncate(root / "Low_Level_Features" / "Test_Normalized_WT.dat", 1000)
+    done = run(*common, "--out", str(tmp_path / "broken"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "Test_Normalized_WT.dat" in done.stderr

@@ -1,0 +1,231 @@
+"""Tags as Arrow lists: from lists, separated strings and 0/1 matrices; tables that hold them in files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.fs as pafs
+import pyarrow.json
+
+from distributed.store_files import READ_ERRORS, one_line, resolve
+from drel_core.errors import InputError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_BLOCK_BYTES = 16 << 20  # Arrow's readers want every row to fit a block
+_PEEK_LINES = 1000  # of JSON lines: they tell which columns are text and which are lists
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def tag_lists(column: pa.Array, separator: str) -> pa.Array:
+    """list<string> of a column of lists or of separated strings.
+
+    Spaces around a tag, empty tags and nulls go; a null row has no tags.
+    """
+    if is_text(column.type):
+        column = pc.split_pattern(column, separator)
+    flat = pc.utf8_trim_whitespace(pc.fill_null(column.flatten().cast(pa.string()), ""))
+    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    keep = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)
+    kept_row = np.repeat(np.arange(len(column)), counts)[keep]
+    return _lists(kept_row, len(column), flat.filter(pa.array(keep)))
+
+
+def lists_from_matrix(has_tag_BT: np.ndarray, name_T: pa.Array) -> pa.Array:
+    """list<string> of a boolean matrix with a column a tag."""
+    row, tag = np.nonzero(has_tag_BT)
+    return _lists(row, len(has_tag_BT), name_T.take(pa.array(tag)))
+
+
+def _lists(row: np.ndarray, rows: int, values: pa.Array) -> pa.Array:
+    offsets = np.zeros(rows + 1, dtype=np.int32)
+    np.cumsum(np.bincount(row, minlength=rows), out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def table_suffix(path: str) -> str:
+    """``.csv`` of ``tags.csv`` and of ``tags.csv.gz``; empty where it is none of ``TABLE_SUFFIXES``."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(path.partition("?")[0]).suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".bz2", ".zst"):
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in TABLE_SUFFIXES else ""
+
+
+def read_text_table(path: str, columns: dict[str, str]) -> pa.Table:
+    """Columns of a CSV, TSV or JSON lines file, ids and numbers as they are written.
+
+    Args:
+        columns: the option that named it, by the name of each column wanted.
+
+    Raises:
+        InputError: the file cannot be read or parsed, or lacks a column.
+    """
+    suffix = table_suffix(path)
+    filesystem, name = resolve(path)
+    try:
+        if filesystem.get_file_info(name).type != pafs.FileType.File:
+            raise InputError(f"{path}: no such file; give --tags a CSV, JSON lines or Parquet file")
+        if suffix in (".csv", ".tsv"):
+            return _read_csv(filesystem, path, name, columns, "\t" if suffix == ".tsv" else ",")
+        return _read_json(filesystem, path, name, columns)
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); check the file") from error
+
+
+def check_columns(path: str, names: list[str], columns: dict[str, str]) -> None:
+    """Every wanted column is there, and once."""
+    for wanted, option in columns.items():
+        if wanted not in names:
+            raise InputError(
+                f"{path}: no column {wanted!r}; it has {', '.join(names) or 'none'}; "
+                f"name the right one with {option}"
+            )
+        if names.count(wanted) > 1:
+            raise InputError(f"{path}: two columns are named {wanted!r}; rename one of them")
+
+
+def _read_csv(
+    filesystem: pafs.FileSystem, path: str, name: str, columns: dict[str, str], delimiter: str
+) -> pa.Table:
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+    def read(threads: bool) -> pa.Table:
+        with filesystem.open_input_stream(name) as stream:
+            return pyarrow.csv.read_csv(
+                stream,
+                pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=threads),
+                parse,
+                pyarrow.csv.ConvertOptions(
+                    include_columns=list(columns),
+                    column_types=dict.fromkeys(columns, pa.string()),
+                    strings_can_be_null=False,
+                ),
+            )
+
+    check_columns(path, _csv_header(filesystem, path, name, delimiter), columns)
+    try:
+        return read(threads=True)
+    except pa.ArrowInvalid:
+        try:  # without threads the message has the row
+            return read(threads=False)
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"{path}: {one_line(error)}; rows count from 1 with the header, "
+                f"values that hold {delimiter!r} or quotes must be quoted"
+            ) from error
+
+
+def _csv_header(filesystem: pafs.FileSystem, path: str, name: str, delimiter: str) -> list[str]:
+    """Names in the first line, read as a CSV of its own: no other line can spoil it."""
+    with filesystem.open_input_stream(name) as stream:
+        head = b""
+        while b"\n" not in head and (more := stream.read(1 << 16)):
+            head += more
+    line = head.partition(b"\n")[0].rstrip(b"\r")
+    if not line.strip():
+        raise InputError(f"{path}: the first line is empty; it must name the columns")
+    first = pyarrow.csv.read_csv(
+        pa.BufferReader(line + b"\n"),
+        pyarrow.csv.ReadOptions(autogenerate_column_names=True),
+        pyarrow.csv.ParseOptions(delimiter=delimiter),
+        pyarrow.csv.ConvertOptions(
+            column_types={f"f{place}": pa.string() for place in range(line.count(b",") + 65536)}
+        ),
+    )
+    names: list[str] = [str(column[0].as_py()) for column in first.columns]
+    return names
+
+
+def _read_json(
+    filesystem: pafs.FileSystem, path: str, name: str, columns: dict[str, str]
+) -> pa.Table:
+    """JSON lines. Column types come from the first lines, not from Arrow's guess: it would turn
+    texts that look like a time into times."""
+    kinds: dict[str, pa.DataType] = {}
+    seen: dict[str, None] = {}
+    with filesystem.open_input_stream(name) as stream:
+        for number, line in _lines(stream):
+            if number > _PEEK_LINES:
+                break
+            row = _json_row(path, number, line)
+            seen.update(dict.fromkeys(row))
+            for key in columns:
+                kind = _json_kind(row.get(key))
+                if kind is not None and (key not in kinds or kinds[key] == pa.int64()):
+                    kinds[key] = kind
+    if not seen:
+        raise InputError(f"{path}: no rows; every line must be a JSON object")
+    check_columns(path, list(seen), columns)
+    schema = pa.schema([(key, kinds.get(key, pa.string())) for key in columns])
+    try:
+        with filesystem.open_input_stream(name) as stream:
+            return pyarrow.json.read_json(
+                stream,
+                pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES),
+                pyarrow.json.ParseOptions(
+                    explicit_schema=schema, unexpected_field_behavior="ignore"
+                ),
+            ).select(list(columns))
+    except pa.ArrowInvalid as error:
+        with filesystem.open_input_stream(name) as stream:
+            for number, line in _lines(stream):
+                row = _json_row(path, number, line)
+                for key in columns:
+                    kind = _json_kind(row.get(key))
+                    if kind is not None and kind != schema.field(key).type:
+                        raise InputError(
+                            f"{path} line {number}: {key!r} is {json.dumps(row[key])[:60]}, but "
+                            f"{schema.field(key).type} in the lines before; make all lines alike"
+                        ) from error
+        raise InputError(f"{path}: {one_line(error)}; every line must be a JSON object") from error
+
+
+def _lines(stream: Any) -> Any:
+    """(number from 1, bytes) of lines that are not blank."""
+    rest, number = b"", 0
+    while more := stream.read(_BLOCK_BYTES):
+        *whole, rest = (rest + more).split(b"\n")
+        for line in whole:
+            number += 1
+            if line.strip():
+                yield number, line
+    if rest.strip():
+        yield number + 1, rest
+
+
+def _json_row(path: str, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InputError(f"{path} line {number}: not JSON ({one_line(error)})") from error
+    if not isinstance(row, dict):
+        raise InputError(f'{path} line {number}: not a JSON object; write {{"image_id": ...}}')
+    return row
+
+
+def _json_kind(value: Any) -> pa.DataType | None:
+    """Arrow's type for a value; None where it tells nothing (null, empty list)."""
+    if isinstance(value, list):
+        inner = next((k for v in value if (k := _json_kind(v)) is not None), None)
+        return None if inner is None else pa.list_(inner)
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64()
+    return pa.float64() if isinstance(value, float) else pa.string()
