@@ -28,7 +28,12 @@ INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
 # A step takes and frees the same large buffers again and again. glibc would give them back to the
 # system each time and have it zero them anew: 2 to 5% of a CPU training step, and half the
 # time of a small convolutional network (docs/log.md).
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+# One arena, because those of other threads than the first keep nothing above 64 MiB.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def local_ray() -> bool:

@@ -14,7 +14,7 @@ import ray
 
 from distributed.ingest.parts import PartPlan, Read, matrix, read_chunk, write_part
 from distributed.ingest.source import Source
-from distributed.unit_tasks import MALLOC, local_ray
+from distributed.unit_tasks import MALLOC
 from drel_core.backbone import Backbone, Precision, load_backbone
 
 Say = Callable[[str], object]
@@ -86,8 +86,6 @@ def _cnn(chunks: Any, extraction: CnnExtraction, source: Any, plan: PartPlan) ->
         fn_constructor_args=(extraction, plan, max(1, cores // most)),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         runtime_env={"env_vars": MALLOC},
-        # Ray prints a line of warning for every actor that may restart; here no node can go away.
-        max_restarts=0 if local_ray() else -1,
         num_gpus=1 if gpus else 0,
         num_cpus=1,
     )
