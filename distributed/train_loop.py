@@ -78,6 +78,7 @@ def is_resident(config: TrainConfig, data: StoreSurvey) -> bool:
 def train(
     config: TrainConfig,
     data: StoreSurvey,
+    features: dict[str, Any] | None,
     stepper: Stepper,
     blocks: BlockSource,
     fingerprint: dict[str, Any],
@@ -88,6 +89,7 @@ def train(
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
     Args:
+        features: what the store's manifest says of its features; goes into the bundle.
         blocks: reads units (Ray Data in production).
         fingerprint: what a checkpoint must agree with to be resumed from.
         restore: a checkpoint folder, or None.
@@ -172,7 +174,7 @@ def train(
     }
     if has_validation:
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
-    write_model(config, data, stepper, figures)
+    write_model(config, data, features, stepper, figures)
     if rank == 0:
         monitor.projector(load_bundle(Path(config.out) / "model"))
     monitor.close()
@@ -180,8 +182,9 @@ def train(
 
 
 def write_model(
-    config: TrainConfig, data: StoreSurvey, stepper: Stepper, figures: dict[str, Any]
-) -> None:
+    config: TrainConfig, data: StoreSurvey, features: dict[str, Any] | None, stepper: Stepper,
+    figures: dict[str, Any],
+) -> None:  # fmt: skip
     """Every rank writes its rows of the bundle; rank 0 the rest, then gives the folder its name."""
     partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
     if comm.rank() == 0:
@@ -192,7 +195,8 @@ def write_model(
     comm.barrier()
     if comm.rank() == 0:
         names = data.names.to_pylist()
-        about = {"k": config.k, "seed": config.seed, "train": figures, "config": asdict(config)}
+        about = {"k": config.k, "seed": config.seed, "features": features, "train": figures,
+                 "config": asdict(config)}  # fmt: skip
         vocabulary = Vocabulary(tuple(names), data.count_T)
         write_bundle(partial, stepper.model, vocabulary, comm.world_size(), about)
         partial.rename(final)

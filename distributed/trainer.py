@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from distributed.config import TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
+from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, MALLOC, local_ray, start_ray, survey_store
 from distributed.worker import PROGRESS, enter
@@ -127,6 +128,11 @@ def run(
                 f"{config.data.test}: features have D = {test.image_dim}, but {config.data.train} "
                 f"has D = {store.image_dim}; both must come from the same features"
             )
+    features = features_of(config.data.train)
+    if config.data.test is not None:
+        check_same_features(
+            features, config.data.train, features_of(config.data.test), config.data.test
+        )
     size = store.num_rows * store.image_dim * store.dtype.itemsize
     if size > INLINE_BYTES:
         start_ray(config.workers)
@@ -149,7 +155,7 @@ def run(
     else:
         out.mkdir(parents=True, exist_ok=True)
         begin()
-        _fit(config, store, survey, mark, say)
+        _fit(config, survey, features, mark, say)
         (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
     if test_survey is None:
         return None
@@ -200,8 +206,9 @@ def _check_finished(out: Path, mark: dict[str, Any]) -> None:
 
 
 def _fit(
-    config: TrainConfig, store: FeatureStore, survey: StoreSurvey, mark: dict[str, Any], say: Say
-) -> None:
+    config: TrainConfig, survey: StoreSurvey, features: dict[str, Any] | None, mark: dict[str, Any],
+    say: Say,
+) -> None:  # fmt: skip
     start_ray(config.workers)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     cuda = config.device == "cuda" or (config.device == "auto" and gpus >= config.workers)
@@ -215,6 +222,7 @@ def _fit(
     settings = {
         "config": config,
         "data": survey,
+        "features": features,
         "threads": config.threads or max(1, (os.cpu_count() or 1) // per_node),
         "cuda": cuda,
         "fingerprint": mark,

@@ -63,4 +63,4 @@ def enter(arguments: dict[str, bytes]) -> None:
     mark = settings["fingerprint"]
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
-        train(config, data, stepper, blocks, mark, restore, report, say)
+        train(config, data, settings["features"], stepper, blocks, mark, restore, report, say)

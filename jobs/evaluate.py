@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
+from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
 from drel_core.bundle import load_bundle
@@ -52,6 +53,9 @@ def main(arguments: list[str]) -> None:
             f"{config.data}: features have D = {store.image_dim}, the model takes "
             f"D = {annotator.image_dim}; both must come from the same features"
         )
+    check_same_features(
+        annotator.about.get("features"), config.model, features_of(config.data), config.data
+    )
     if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
         start_ray(1)
     survey = survey_store(store, config.on_bad_row, statistics=False)

@@ -24,6 +24,13 @@ from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, Re
 from drel_core.errors import InputError
 
 PARTS = ("Train", "Test")
+# Where the archives put things, and where they end up when each is unpacked in a folder of its own.
+_LOW = ("Low_Level_Features", "NUS_WID_Low_Level_Features/Low_Level_Features",
+        "NUS_WID_Low_Level_Features", "NUS-WIDE-BoW", "BoW", ".")  # fmt: skip
+_LISTS = ("ImageList", ".")
+_TAGS = ("NUS_WID_Tags", ".")
+_CONCEPTS = ("ConceptsList", ".")
+_LABELS = ("Groundtruth/TrainTestLabels", "TrainTestLabels")
 FEATURE_FILES = {
     "CH": ("{part}_Normalized_CH.dat", 64),
     "CORR": ("{part}_Normalized_CORR.dat", 144),
@@ -155,22 +162,22 @@ class NusWide:
                 f"{', '.join(FEATURE_FILES)}"
             )
         chosen = [name for name in FEATURE_FILES if name in wanted]
-        low = root / "Low_Level_Features"
-        names: list[str] = []
-        paths = [root / "ImageList" / f"{part}Imagelist.txt" for part in PARTS]
+        paths = [_find(root, _LISTS, f"{part}Imagelist.txt") for part in PARTS]
         for name in chosen:
-            for part in PARTS:
-                file = FEATURE_FILES[name][0].format(part=part)
-                paths.append(low / file if (low / file).exists() or name != "BOW" else root / file)
+            paths += [_find(root, _LOW, FEATURE_FILES[name][0].format(part=part)) for part in PARTS]
         labelled = len(paths)
+        names: list[str] = []
         if options.labels != "concepts81":
-            names += _names(root, ("TagList1k.txt", "NUS_WID_Tags/TagList1k.txt"))
-            paths += [root / "NUS_WID_Tags" / f"{part}_Tags1k.dat" for part in PARTS]
+            names += _names(_find(root, (".", "NUS_WID_Tags"), "TagList1k.txt"))
+            paths += [_find(root, _TAGS, f"{part}_Tags1k.dat") for part in PARTS]
         concepts: list[str] = []
         if options.labels != "tags1k":
-            concepts = _names(root, ("ConceptsList/Concepts81.txt", "Concepts81.txt"))
-            folder = root / "Groundtruth" / "TrainTestLabels"
-            paths += [folder / f"Labels_{name}_{part}.txt" for name in concepts for part in PARTS]
+            concepts = _names(_find(root, _CONCEPTS, "Concepts81.txt"))
+            paths += [
+                _find(root, _LABELS, f"Labels_{name}_{part}.txt")
+                for name in concepts
+                for part in PARTS
+            ]
         with ThreadPoolExecutor(8) as threads:
             files = list(threads.map(LineFile.open, paths))
         pairs = list(zip(files[::2], files[1::2], strict=True))
@@ -255,20 +262,26 @@ def _flags(file: LineFile, start: int, count: int, columns: int) -> np.ndarray:
     return value.astype(bool)
 
 
-def _names(root: Path, places: tuple[str, ...]) -> list[str]:
+def _find(root: Path, folders: tuple[str, ...], name: str) -> Path:
+    """The file in the first folder that has it; the usual place where none has."""
+    return next(
+        (root / f / name for f in folders if (root / f / name).is_file()), root / folders[0] / name
+    )
+
+
+def _names(path: Path) -> list[str]:
     """A list of tags or concepts, one a line."""
-    for place in places:
-        path = root / place
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            names = [line.strip() for line in lines if line.strip()]
-            for number, name in enumerate(names):
-                if name in names[:number]:
-                    raise InputError(f"{path}: {name!r} is listed twice; remove one of them")
-            if not names:
-                raise InputError(f"{path}: the list is empty")
-            return names
-    raise InputError(f"{root / places[0]}: missing; give --input the folder of NUS-WIDE")
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        raise InputError(f"{path}: missing; give --input the folder of NUS-WIDE") from None
+    names = [line.strip() for line in lines if line.strip()]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(f"{path}: {name!r} is listed twice; remove one of them")
+    if not names:
+        raise InputError(f"{path}: the list is empty")
+    return names
 
 
 def _same_length(listed: LineFile, file: LineFile) -> None:

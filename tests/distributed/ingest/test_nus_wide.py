@@ -138,6 +138,19 @@ def test_what_is_broken_is_named_by_file_and_line(
         NusWide.open(str(root), NusWideOptions()).read(0, 300)
 
 
+def test_archives_unpacked_elsewhere_are_found(
+    written: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    root = tmp_path / "flat"
+    shutil.copytree(written[0], root)
+    (root / "NUS_WID_Low_Level_Features").mkdir()
+    (root / "Low_Level_Features").rename(root / "NUS_WID_Low_Level_Features" / "Low_Level_Features")
+    for path in (root / "ImageList").iterdir():
+        path.rename(root / path.name)
+    one, other = (NusWide.open(str(at), NusWideOptions()) for at in (root, written[0]))
+    assert one.read(150, 100).table.equals(other.read(150, 100).table)
+
+
 def test_wrong_choices(written: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="GIST is not one of CH, CORR"):
         NusWide.open(str(written[0]), NusWideOptions(features="CH,gist"))
