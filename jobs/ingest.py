@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from distributed.ingest.extract import CnnExtraction
-from distributed.ingest.nus_wide import NusWide, NusWideOptions
+from distributed.ingest.nuswide import FEATURE_SIZES, NusWideSource
 from distributed.ingest.pictures import PictureOptions, open_pictures
 from distributed.ingest.run import StoreOptions, ingest
 from distributed.ingest.source import Source
+from distributed.ingest.tables import TableOptions, TableSource
+from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -17,9 +19,10 @@ from jobs.cli import OneLineParser, build, run_job
 class IngestConfig(StoreOptions, PictureOptions):
     """What to read and what to make of it."""
 
-    source: Literal["images", "nuswide"]
-    """images: a folder or s3:// prefix of pictures with --tags, or Parquet that holds their bytes; nuswide: \
-    the NUS-WIDE distribution as it unpacks"""
+    source: Literal["images", "nuswide", "table"]
+    """images: a folder or s3:// prefix of pictures with --tags, or Parquet that holds their bytes; \
+    nuswide: the NUS-WIDE distribution as it unpacks; table: CSV, JSON lines or Parquet with tags, and \
+    features in it or in --features_file"""
     input: str
     """where the source lies"""
     out: str
@@ -28,8 +31,20 @@ class IngestConfig(StoreOptions, PictureOptions):
     """of pictures: cnn is a pretrained network"""
     cnn: CnnExtraction = field(default_factory=CnnExtraction)
     """the network"""
-    nuswide: NusWideOptions = field(default_factory=NusWideOptions)
-    """what is taken of NUS-WIDE"""
+    nuswide_tags: Literal["tags1k", "concepts"] = "tags1k"
+    """the 1000 tags of the photographers, or the 81 concepts that were checked"""
+    nuswide_features: list[str] = field(default_factory=lambda: list(FEATURE_SIZES))
+    """which of the six feature files"""
+    features_file: str = ""
+    """table: .npy, .npz, .mat or HDF5 file with the features; empty: the Parquet files hold them"""
+    features_column: str = "features"
+    """table: column with the features, where Parquet holds them"""
+    features_array: str = ""
+    """table: name of the array in an .npz, .mat or HDF5 file; empty: the only matrix of numbers"""
+    ids_array: str = ""
+    """table: name of an array of image ids in that file: rows are joined by id"""
+    row_column: str = ""
+    """table: column with the row in the array, from 0; empty: rows of both lie side by side"""
 
 
 def main(arguments: list[str]) -> None:
@@ -42,9 +57,14 @@ def main(arguments: list[str]) -> None:
     config = build(parser, parser.parse_args(arguments), IngestConfig)
     source: Source
     extraction: CnnExtraction | None = None
+    if config.split.startswith("column:") and config.source != "table":
+        raise InputError(f"--split {config.split}: only --source table has columns for it")
     if config.source == "nuswide":
-        official = not config.split.startswith("random")
-        source = NusWide.open(config.input, config.nuswide, official)
+        source = NusWideSource.open(
+            config.input, config.nuswide_tags, features=config.nuswide_features
+        )
+    elif config.source == "table":
+        source = TableSource.open(config.input, table_options(config))
     else:
         source = open_pictures(config.input, only(config, PictureOptions))
         extraction = config.cnn
@@ -58,6 +78,21 @@ def main(arguments: list[str]) -> None:
           f"{manifest['T']} tags, {manifest['rejected']} rows rejected")  # fmt: skip
     print(f"store   {config.out}")
     print(f"report  {config.out}/report.md")
+
+
+def table_options(config: IngestConfig) -> TableOptions:
+    """A random split is made of the rows that are usable in the end, so not by the source."""
+    return TableOptions(
+        features_file=config.features_file,
+        id_column=config.id_column or "image_id",
+        tags_column=config.tags_column or "tags",
+        features_column=config.features_column,
+        separator=config.separator,
+        features_array=config.features_array,
+        ids_array=config.ids_array,
+        row_column=config.row_column,
+        split=config.split.removeprefix("column:") if config.split.startswith("column:") else "",
+    )
 
 
 Part = TypeVar("Part", bound=Any)

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.fs as pafs
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from distributed.feature_store import StoreUnit, read_table, units_of
 from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
+from distributed.ingest.tag_columns import (
+    column_names,
+    read_text_table,
+    table_suffix,
+    tag_lists,
+)
 from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer, resolve
 from drel_core.errors import InputError
 
@@ -43,20 +47,6 @@ class PictureOptions:
     """between tags in a string"""
 
 
-def tag_lists(column: pa.Array, separator: str) -> pa.Array:
-    """list<string> of a column of lists or of separated strings; spaces around tags go."""
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        column = pc.split_pattern(pc.fill_null(column, ""), separator)
-    flat = pc.utf8_trim_whitespace(pc.fill_null(column.flatten(), "").cast(pa.string()))
-    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    row = np.repeat(np.arange(len(column)), counts)
-    keep = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)
-    offsets = np.zeros(len(column) + 1, dtype=np.int32)
-    np.cumsum(np.bincount(row[keep], minlength=len(column)), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), flat.filter(pa.array(keep)))
-
-
 def pick_column(
     names: list[str], wanted: str, known: tuple[str, ...], what: str, where: str
 ) -> str:
@@ -74,27 +64,27 @@ def pick_column(
     )
 
 
-def read_tags_file(path: str) -> pa.Table:
-    """A CSV (.csv, .tsv), JSON lines (.jsonl, .ndjson, .json) or Parquet file as a table."""
+def read_tags_file(path: str, options: PictureOptions) -> tuple[pa.Array, pa.Array]:
+    """Ids or paths, and tags as they stand there, of a CSV, TSV, JSON lines or Parquet file."""
+    parquet = table_suffix(path) == ".parquet"
     filesystem, name = resolve(path)
-    suffix = PurePosixPath(name).suffix.lower()
     try:
-        if suffix == ".parquet":
-            return pq.read_table(name, filesystem=filesystem)
-        with filesystem.open_input_stream(name) as stream:
-            if suffix in (".jsonl", ".ndjson", ".json"):
-                return pyarrow.json.read_json(stream)
-            parse = pyarrow.csv.ParseOptions(
-                delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
-            )
-            texts = pyarrow.csv.ConvertOptions(strings_can_be_null=False)
-            table = pyarrow.csv.read_csv(stream, parse_options=parse, convert_options=texts)
+        names = pq.read_schema(name, filesystem=filesystem).names if parquet else column_names(path)
+        key = pick_column(names, options.id_column, _ID_NAMES + _PATH_NAMES, "id", path)
+        tags = pick_column(names, options.tags_column, _TAG_NAMES, "tags", path)
+        if parquet:
+            table = pq.read_table(name, filesystem=filesystem, columns=[key, tags])
+        else:
+            table = read_text_table(path, {key: "--id_column", tags: "--tags_column"})
     except READ_ERRORS as error:
         raise InputError(
             f"{path}: the tags file cannot be read ({one_line(error)}); "
             "it must be CSV with a header, JSON lines or Parquet"
         ) from error
-    return table
+    return (
+        table.column(key).combine_chunks().cast(pa.string()),
+        table.column(tags).combine_chunks(),
+    )
 
 
 @dataclass(frozen=True)
@@ -126,14 +116,8 @@ class PictureFolder:
                 f"{path}: a folder of pictures needs --tags FILE with a column of ids or paths and "
                 "a column of tags"
             )
-        table = read_tags_file(options.tags)
-        names = table.column_names
-        key_name = pick_column(
-            names, options.id_column, _ID_NAMES + _PATH_NAMES, "id", options.tags
-        )
-        tags_name = pick_column(names, options.tags_column, _TAG_NAMES, "tags", options.tags)
-        key = table.column(key_name).combine_chunks().cast(pa.string())
-        tags = tag_lists(table.column(tags_name).combine_chunks(), options.separator)
+        key, column = read_tags_file(options.tags, options)
+        tags = tag_lists(column, options.separator)
         found = _list_pictures(path)
         return PictureFolder(path, options, _join(found, key, tags))
 

@@ -30,7 +30,8 @@ class StoreOptions:
     """What the feature store is to look like."""
 
     split: str = ""
-    """random:N makes N usable rows the test part; official, or empty: as the input says, else no test part"""
+    """random:N makes N usable rows the test part; column:NAME of a table holds train or test; official, \
+    or empty: as the input says, else no test part"""
     seed: int = 0
     """decides a random split"""
     lowercase: bool = False
@@ -152,7 +153,7 @@ def _take_up(work: Path, plan_text: dict[str, Any]) -> None:
 
 def _test_count(options: StoreOptions) -> int:
     """N of ``random:N``; 0 leaves the split to the source."""
-    if options.split in ("", "official"):
+    if options.split in ("", "official") or options.split.startswith("column:"):
         return 0
     kind, _, number = options.split.partition(":")
     if kind != "random" or not number.isdigit() or int(number) < 1:

@@ -1,7 +1,8 @@
-"""Tags as Arrow lists: from lists, separated strings and 0/1 matrices; tables that hold them in files."""
+"""Tags as Arrow lists, from lists and separated strings, and the text files that hold them."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import PurePosixPath
 from typing import Any
@@ -78,10 +79,29 @@ def read_text_table(path: str, columns: dict[str, str]) -> pa.Table:
     filesystem, name = resolve(path)
     try:
         if filesystem.get_file_info(name).type != pafs.FileType.File:
-            raise InputError(f"{path}: no such file; give --tags a CSV, JSON lines or Parquet file")
+            raise InputError(f"{path}: no such file; give a CSV, JSON lines or Parquet file")
         if suffix in (".csv", ".tsv"):
             return _read_csv(filesystem, path, name, columns, "\t" if suffix == ".tsv" else ",")
         return _read_json(filesystem, path, name, columns)
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); check the file") from error
+
+
+def column_names(path: str) -> list[str]:
+    """Names of the columns of a CSV, TSV or JSON lines file (there: of the first line).
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    suffix = table_suffix(path)
+    filesystem, name = resolve(path)
+    try:
+        if filesystem.get_file_info(name).type != pafs.FileType.File:
+            raise InputError(f"{path}: no such file; give a CSV, JSON lines or Parquet file")
+        if suffix in (".csv", ".tsv"):
+            return _csv_header(filesystem, path, name, "\t" if suffix == ".tsv" else ",")
+        with filesystem.open_input_stream(name) as stream:
+            return next((list(_json_row(path, n, line)) for n, line in _lines(stream)), [])
     except READ_ERRORS as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); check the file") from error
 
@@ -130,24 +150,20 @@ def _read_csv(
 
 
 def _csv_header(filesystem: pafs.FileSystem, path: str, name: str, delimiter: str) -> list[str]:
-    """Names in the first line, read as a CSV of its own: no other line can spoil it."""
+    """Names in the first line."""
     with filesystem.open_input_stream(name) as stream:
         head = b""
         while b"\n" not in head and (more := stream.read(1 << 16)):
             head += more
-    line = head.partition(b"\n")[0].rstrip(b"\r")
+    try:
+        line = head.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} line 1: not UTF-8 ({one_line(error)}); save it as UTF-8"
+        ) from error
     if not line.strip():
-        raise InputError(f"{path}: the first line is empty; it must name the columns")
-    first = pyarrow.csv.read_csv(
-        pa.BufferReader(line + b"\n"),
-        pyarrow.csv.ReadOptions(autogenerate_column_names=True),
-        pyarrow.csv.ParseOptions(delimiter=delimiter),
-        pyarrow.csv.ConvertOptions(
-            column_types={f"f{place}": pa.string() for place in range(line.count(b",") + 65536)}
-        ),
-    )
-    names: list[str] = [str(column[0].as_py()) for column in first.columns]
-    return names
+        raise InputError(f"{path} line 1: empty; it must name the columns")
+    return next(csv.reader([line], delimiter=delimiter))
 
 
 def _read_json(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.distributed.ingest.nus_wide_folder import write_nus_wide
+from tests.distributed.ingest import nuswide_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = 30
@@ -181,7 +181,7 @@ def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
     (["--input", "MISSING"], "no such file or folder"),
     (["--input", "EMPTY", "--tags", "TAGS"], "no picture in it"),
     (["--input", "EMPTY"], "needs --tags FILE"),
-    (["--input", "PICTURES", "--tags", "NONE"], "tags file cannot be read"),
+    (["--input", "PICTURES", "--tags", "NONE"], "no such file; give a CSV"),
     (["--input", "PICTURES", "--tags", "TAGS", "--tags_column", "x"], "no column 'x'"),
     (["--input", "PICTURES", "--tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
     (["--input", "PICTURES", "--tags", "TAGS", "--split", "third"], "random:N with N"),
@@ -201,30 +201,58 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 
 def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path) -> None:
-    root = tmp_path / "nus"
-    truth = write_nus_wide(root)
-    tagged = {part: int(truth[f"{part} tags"].any(1).sum()) for part in ("Train", "Test")}
-    common = ["--source", "nuswide", "--input", str(root), "--dtype", "float16"]
-    done = run(*common, "--out", str(tmp_path / "own"))
+    layout = nuswide_layout.write_layout(tmp_path / "nus")
+    tagged_B = layout.tags_BT.any(1)
+    trains = nuswide_layout.PARTS["Train"]
+    common = ["--source", "nuswide", "--input", str(layout.root), "--dtype", "float16"]
+    done = run(*common, "--out", str(tmp_path / "own"), "--split", "official")
     assert done.returncode == 0, done.stderr
     train, test = read(tmp_path / "own", "train"), read(tmp_path / "own", "test")
-    assert (len(train), len(test)) == (tagged["Train"], tagged["Test"])
+    assert (len(train), len(test)) == (tagged_B[:trains].sum(), tagged_B[trains:].sum())
     assert train.schema.field("features").type == pa.list_(pa.float16(), 1134)
     gone = read(tmp_path / "own", "rejected.parquet")
     assert set(gone.column("reason").to_pylist()) == {"no tags"}
-    assert len(gone) == 300 - sum(tagged.values())
+    assert len(gone) == (~tagged_B).sum()
 
     done = run(*common, "--out", str(tmp_path / "random"), "--split", "random:40", "--seed", "3",
-               "--min-tag-count=2")  # fmt: skip
+               "--min-tag-count=1")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    test = read(tmp_path / "random", "test")
+    test = read(tmp_path / "random", "test").column("image_id").to_pylist()
     assert len(test) == 40
-    kept = len(test) + len(read(tmp_path / "random", "train"))
-    assert kept == sum(tagged.values())
-    both = {name.split("_")[0] for name in test.column("image_id").to_pylist()}
-    assert both == {"actor/Train", "actor/Test"}
+    assert len(read(tmp_path / "random", "train")) == tagged_B.sum() - 40
+    assert set(layout.ids[:trains]) & set(test)  # of both parts
+    assert set(layout.ids[trains:]) & set(test)
 
-    os.truncate(root / "Low_Level_Features" / "Test_Normalized_WT.dat", 1000)
+    path = layout.root / "Low_Level_Features" / "Test_Normalized_WT.dat"
+    os.truncate(path, path.stat().st_size // 2)
     done = run(*common, "--out", str(tmp_path / "broken"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "Test_Normalized_WT.dat" in done.stderr
+
+
+def test_a_table_with_an_array_and_a_split_column(tmp_path: Path) -> None:
+    rows = 50
+    features = np.random.default_rng(0).random((rows, 6), dtype=np.float32)
+    features[7, 2] = np.nan
+    np.save(tmp_path / "f.npy", features)
+    lines = ["image_id,tags,part"]
+    for row in range(rows):
+        lines.append(f'{row:04d},"red|t{row % 4}",{"test" if row % 5 == 0 else "train"}')
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    common = ["--source", "table", "--input", str(tmp_path / "t.csv"), "--features_file",
+              str(tmp_path / "f.npy"), "--separator", "|"]  # fmt: skip
+    done = run(*common, "--out", str(tmp_path / "out"), "--split", "column:part")
+    assert done.returncode == 0, done.stderr
+    train, test = read(tmp_path / "out", "train"), read(tmp_path / "out", "test")
+    assert (len(train), len(test)) == (39, 10)
+    assert test.column("image_id").to_pylist() == [f"{row:04d}" for row in range(0, rows, 5)]
+    assert test.column("features")[1].as_py() == features[5].tolist()
+    gone = read(tmp_path / "out", "rejected.parquet").to_pylist()
+    assert [row["image_id"] for row in gone] == ["0007"]
+    assert "NaN at position 2" in gone[0]["reason"]
+
+    np.save(tmp_path / "f.npy", features[:49])
+    done = run(*common, "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "50" in done.stderr
+    assert "49" in done.stderr
