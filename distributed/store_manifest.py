@@ -1,4 +1,5 @@
-"""What a store's manifest says of its features: the network, its weights and how pictures were prepared."""
+"""What a store's manifest says of its features: the network or the codebook, and how
+pictures were prepared."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def features_of(path: str) -> dict[str, Any] | None:
                 continue
             with filesystem.open_input_stream(place) as stream:
                 manifest = json.loads(stream.read().decode("utf-8"))
-            features: dict[str, Any] | None = manifest["plan"]["features"]
+            features: dict[str, Any] | None = manifest["features"]
             return features
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, PermissionError | FileNotFoundError):

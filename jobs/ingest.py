@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from distributed.ingest.extract import CnnExtraction
+from distributed.ingest.cnn_extraction import CnnExtraction
+from distributed.ingest.extract import Extraction
+from distributed.ingest.lowlevel_extraction import LowLevelExtraction
 from distributed.ingest.nuswide import FEATURE_SIZES, NusWideSource
 from distributed.ingest.pictures import PictureOptions, open_pictures
 from distributed.ingest.run import StoreOptions, ingest
@@ -27,10 +29,13 @@ class IngestConfig(StoreOptions, PictureOptions):
     """where the source lies"""
     out: str
     """folder for the feature store; written whole or not at all, and taken up again after a stop"""
-    features: Literal["cnn"] = "cnn"
-    """of pictures: cnn is a pretrained network"""
+    features: Literal["cnn", "lowlevel"] = "cnn"
+    """of pictures: cnn is a pretrained network, lowlevel the paper's six descriptors of colour, texture and \
+    shape"""
     cnn: CnnExtraction = field(default_factory=CnnExtraction)
     """the network"""
+    lowlevel: LowLevelExtraction = field(default_factory=LowLevelExtraction)
+    """the six descriptors"""
     nuswide_tags: Literal["tags1k", "concepts"] = "tags1k"
     """the 1000 tags of the photographers, or the 81 concepts that were checked"""
     nuswide_features: list[str] = field(default_factory=lambda: list(FEATURE_SIZES))
@@ -56,7 +61,7 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(IngestConfig)
     config = build(parser, parser.parse_args(arguments), IngestConfig)
     source: Source
-    extraction: CnnExtraction | None = None
+    extraction: Extraction | None = None
     if config.split.startswith("column:") and config.source != "table":
         raise InputError(f"--split {config.split}: only --source table has columns for it")
     if config.source == "nuswide":
@@ -67,8 +72,8 @@ def main(arguments: list[str]) -> None:
         source = TableSource.open(config.input, table_options(config))
     else:
         source = open_pictures(config.input, only(config, PictureOptions))
-        extraction = config.cnn
-        extraction.describe()  # a network that cannot be loaded is told before Ray starts
+        extraction = config.cnn if config.features == "cnn" else config.lowlevel
+        extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
     store = only(config, StoreOptions)
     manifest = ingest(
         source, extraction, store, config.out, say=lambda line: print(line, flush=True)

@@ -7,10 +7,9 @@ that was killed goes on with the parts that are missing.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,14 +69,6 @@ class Read:
     table: pa.Table
     pictures: list[Image.Image]
     rejected: list[pa.Table]
-
-
-class Featuriser(Protocol):
-    """Pictures to features; ``prepare`` runs next to the decoder, ``features`` where the model is."""
-
-    def prepare(self, picture: Image.Image) -> np.ndarray: ...
-
-    def features(self, prepared: np.ndarray) -> np.ndarray: ...
 
 
 def read_chunk(source: Source, plan: PartPlan, chunk: int) -> Read:
@@ -206,6 +197,3 @@ def write_bytes(path: str, data: bytes) -> None:
     with filesystem.open_output_stream(f"{name}.tmp") as stream:
         stream.write(data)
     filesystem.move(f"{name}.tmp", name)
-
-
-Work = Callable[[int], dict[str, int]]

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from distributed.ingest.assemble import RandomSplit, assemble
-from distributed.ingest.extract import Extraction, extract
+from distributed.ingest.extract import Extraction, Say, extract
 from distributed.ingest.parts import PartPlan, write_bytes
 from distributed.ingest.source import Source
 from distributed.unit_tasks import start_ray
 from drel_core.errors import InputError
 
-Say = Callable[[str], object]
 FORMAT = 1
 
 
@@ -98,6 +96,7 @@ def ingest(
     ))  # fmt: skip
     start_ray(1)
     started = time.perf_counter()
+    features = None if extraction is None else extraction.prepare(source, plan, say)
     if todo:
         _extract(source, extraction, plan, todo, say)
     store = work / "store"
@@ -108,6 +107,7 @@ def ingest(
     manifest = {
         "format": FORMAT,
         **manifest,
+        "features": features,
         "plan": plan_text,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -167,7 +167,7 @@ def _extract(
     """Write the missing parts, with a line of progress every few seconds."""
     started = last = time.perf_counter()
     rows = gone = done = 0
-    for answer in extract(source, extraction, plan, todo, say):
+    for answer in extract(source, extraction, plan, todo):
         rows, gone, done = rows + answer["rows"], gone + answer["rejected"], done + 1
         now = time.perf_counter()
         if now - last >= 3 or done == len(todo):

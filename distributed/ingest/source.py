@@ -25,9 +25,9 @@ class Chunk:
     """Rows of a source.
 
     Attributes:
-        table: ``image_id`` string, ``tags`` list<string>, ``split`` string ("train" or "test"), and
-            ``features`` fixed_size_list<float16|float32>[D], or ``image`` binary (encoded picture),
-            or ``path`` string (where the encoded picture lies).
+        table: ``image_id`` string, ``tags`` list<string>, ``split`` string ("train", "test", or null
+            where the input does not say), and ``features`` fixed_size_list<float16|float32>[D], or
+            ``image`` binary (encoded picture), or ``path`` string (where the encoded picture lies).
         rejected: rows of the range that are not in ``table``, see ``REJECTED_SCHEMA``.
     """
 

@@ -18,11 +18,11 @@ def test_the_manifest_is_found_beside_and_above(tmp_path: Path) -> None:
     (store / "train").mkdir(parents=True)
     (store / "train" / "part.parquet").touch()
     assert features_of(str(store / "train")) is None
-    (store / "manifest.json").write_text(json.dumps({"plan": {"features": LITE}}))
+    (store / "manifest.json").write_text(json.dumps({"features": LITE}))
     assert features_of(str(store / "train")) == LITE
     assert features_of(str(store)) == LITE
     assert features_of(f"file://{store}/train/") == LITE
-    (store / "train" / "manifest.json").write_text(json.dumps({"plan": {"features": None}}))
+    (store / "train" / "manifest.json").write_text(json.dumps({"features": None}))
     assert features_of(str(store / "train")) is None
     assert features_of(str(tmp_path / "nowhere" / "train")) is None
 

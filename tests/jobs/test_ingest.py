@@ -123,7 +123,7 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     assert len(set(ids)) == GOOD
     assert "sub folder/p1.png" in ids
     assert manifest["D"] == 1280
-    assert manifest["plan"]["features"]["weights_sha256"].startswith("57934424")
+    assert manifest["features"]["weights_sha256"].startswith("57934424")
     assert train.column("tags")[0].as_py()[:2] == ["sky", "sun"]
     vocabulary = dict(zip(*read(out, "vocabulary.parquet").to_pydict().values(), strict=True))
     assert vocabulary["sky"] == len(train)

@@ -1,0 +1,96 @@
+"""Features of pictures from a pretrained network: decoded in tasks, embedded by a pool of actors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from distributed.ingest.parts import PartPlan, Read, read_chunk, write_part
+from distributed.ingest.source import Source
+from distributed.unit_tasks import MALLOC
+from drel_core.backbone import Backbone, Precision, load_backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class CnnExtraction:
+    """A pretrained network, one copy on each of an autoscaling pool of actors."""
+
+    backbone: str = "efficientnet-lite0"
+    """efficientnet-lite0, timm:NAME, torchvision:NAME or file:PATH"""
+    precision: Precision = "fp32"
+    """of the network: fp32, fp16 (GPU) or bf16"""
+    batch_size: int = 0
+    """pictures that go through the network at once; 0: 16 on a CPU, 128 on a GPU"""
+    actors: int = 0
+    """most copies of the network; 0: one a GPU, or one a CPU core where there is no GPU"""
+
+    def describe(self) -> dict[str, Any]:
+        backbone = load_backbone(self.backbone, precision=self.precision)
+        return {"kind": "cnn", **backbone.describe()}
+
+    def prepare(self, source: Source, plan: PartPlan, say: Any) -> dict[str, Any]:
+        return self.describe()
+
+    def parts(self, chunks: Any, source: Any, plan: PartPlan) -> Any:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        cores = os.cpu_count() or 1
+        most = self.actors or gpus or cores * len(ray.nodes())
+        size = load_backbone(self.backbone).preprocessing
+        decoded = chunks.map(_Decode(source, plan, size), num_cpus=0.5)
+        return decoded.map(
+            _Embed,
+            fn_constructor_args=(self, plan, max(1, cores // most)),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            runtime_env={"env_vars": MALLOC},
+            num_gpus=1 if gpus else 0,
+            num_cpus=1,
+        )
+
+
+class _Decode:
+    """A chunk as one row: what is known of its pictures, and their pixels one after another."""
+
+    def __init__(self, source: Any, plan: PartPlan, preprocessing: Any) -> None:
+        self.source, self.plan, self.preprocessing = source, plan, preprocessing
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        chunk = int(row["chunk"])
+        read = read_chunk(ray.get(self.source), self.plan, chunk)
+        side = self.preprocessing.size
+        pixels = np.empty((len(read.pictures), side, side, 3), dtype=np.uint8)
+        for place, picture in enumerate(read.pictures):
+            pixels[place] = self.preprocessing.pixels(picture)
+        known = pickle.dumps(Read(read.table, [], read.rejected), protocol=5)
+        return {"chunk": chunk, "known": known, "pixels": pixels.reshape(-1)}
+
+
+class _Embed:
+    """An actor with a network: pixels to features to a part."""
+
+    def __init__(self, extraction: CnnExtraction, plan: PartPlan, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        cuda = torch.cuda.is_available()
+        self.backbone: Backbone = load_backbone(
+            extraction.backbone, torch.device("cuda" if cuda else "cpu"), extraction.precision
+        )
+        self.plan, self.batch = plan, extraction.batch_size or (128 if cuda else 16)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
+        known: Read = pickle.loads(row["known"])
+        side = self.backbone.preprocessing.size
+        pixels = np.asarray(row["pixels"]).reshape(-1, side, side, 3)
+        features = [
+            self.backbone(pixels[start : start + self.batch])
+            for start in range(0, len(pixels), self.batch)
+        ]
+        if not features:  # every picture was rejected: D is still needed
+            features = [self.backbone(np.zeros((1, side, side, 3), dtype=np.uint8))[:0]]
+        chunk = int(row["chunk"])
+        return write_part(self.plan, chunk, known.table, np.concatenate(features), known.rejected)

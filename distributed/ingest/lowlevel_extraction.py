@@ -1,0 +1,107 @@
+"""The six low-level features of pictures, and the codebook that their bag of words needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.compute as pc
+import ray
+
+from distributed.ingest.parts import PartPlan, read_chunk, write_part
+from distributed.ingest.source import SPLIT, Source
+from drel_core.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
+from drel_core.sampling import mix_seed
+
+_WINDOW = 16  # neighbouring rows that the sample takes together: one read
+_PER_PICTURE = 100  # descriptors, so that busy pictures do not make the codebook alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowLevelExtraction:
+    """Colour, texture and shape without a network."""
+
+    codebook: str = ""
+    """.npz of visual words, as an earlier store holds it; empty: made from a sample of the pictures"""
+    words: int = 500
+    """visual words of a codebook that is made"""
+    sample: int = 1000
+    """pictures that it is made from; those known to be test pictures are left out"""
+    seed: int = 0
+    """decides the sample and the start of k-means"""
+
+    def __post_init__(self) -> None:
+        for name in ("words", "sample"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"lowlevel.{name} is {getattr(self, name)}; it must be 1 or more")
+
+    def describe(self) -> dict[str, Any]:
+        if self.codebook:
+            return {"kind": "lowlevel", "codebook_sha256": Codebook.load(self.codebook).sha256}
+        return {
+            "kind": "lowlevel",
+            "words": self.words,
+            "sample": self.sample,
+            "seed": self.seed,
+        }
+
+    def prepare(self, source: Source, plan: PartPlan, say: Any) -> dict[str, Any]:
+        """Put the codebook beside the parts."""
+        kept = Path(plan.codebook())
+        if not kept.is_file():
+            codebook = Codebook.load(self.codebook) if self.codebook else self._make(source, plan)
+            say(f"codebook of {len(codebook.word_K128)} visual words")
+            partial = kept.with_suffix(".partial")
+            codebook.save(partial)
+            partial.rename(kept)
+        codebook = Codebook.load(kept)
+        blocks = LOWLEVEL_BLOCKS | {"bag_of_words": len(codebook.word_K128)}
+        return {"kind": "lowlevel", "codebook_sha256": codebook.sha256, "blocks": blocks}
+
+    def _make(self, source: Source, plan: PartPlan) -> Codebook:
+        windows = -(-source.num_rows // _WINDOW)
+        wanted = min(windows, -(-self.sample // _WINDOW))
+        chosen = np.random.default_rng(self.seed).permutation(windows)[:wanted]
+        reference = ray.put(source)
+        narrow = replace(plan, chunk_rows=_WINDOW)
+        task = ray.remote(num_cpus=1)(_sample_window)
+        flying = [task.remote(reference, narrow, int(w), self.seed) for w in chosen]
+        return Codebook.train(np.concatenate(ray.get(flying)), self.words, self.seed)
+
+    def parts(self, chunks: Any, source: Any, plan: PartPlan) -> Any:
+        codebook = ray.put(Codebook.load(plan.codebook()))
+        return chunks.map(_Describe(source, plan, codebook), num_cpus=1)
+
+
+def _sample_window(source: Source, plan: PartPlan, window: int, seed: int) -> np.ndarray:
+    """Some SIFT descriptors ``[n, 128]`` of the pictures of a window, all of them readable ones."""
+    cv2.setNumThreads(1)
+    read = read_chunk(source, plan, window)
+    test = pc.fill_null(pc.equal(read.table.column(SPLIT), "test"), False)
+    found = [np.zeros((0, 128), np.float32)]
+    for place in np.flatnonzero(~test.to_numpy()):
+        descriptor_n128 = sift(bounded(np.asarray(read.pictures[place])))
+        generator = np.random.default_rng(mix_seed(seed, window, int(place)))
+        found.append(descriptor_n128[generator.permutation(len(descriptor_n128))[:_PER_PICTURE]])
+    return np.concatenate(found)
+
+
+class _Describe:
+    """A task: a chunk's pictures to features to a part."""
+
+    def __init__(self, source: Any, plan: PartPlan, codebook: Any) -> None:
+        self.source, self.plan, self.codebook = source, plan, codebook
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
+        cv2.setNumThreads(1)  # as many tasks as cores already
+        chunk = int(row["chunk"])
+        codebook: Codebook = ray.get(self.codebook)
+        read = read_chunk(ray.get(self.source), self.plan, chunk)
+        width = sum(LOWLEVEL_BLOCKS.values()) - LOWLEVEL_BLOCKS["bag_of_words"]
+        features_BD = np.empty((len(read.pictures), width + len(codebook.word_K128)), np.float32)
+        for place, picture in enumerate(read.pictures):
+            features_BD[place] = lowlevel(np.asarray(picture), codebook)
+        return write_part(self.plan, chunk, read.table, features_BD, read.rejected)
