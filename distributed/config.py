@@ -13,6 +13,8 @@ from drel_core.model import ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.train_step import LossConfig
 
+Method = Literal["drel", "wsabie", "popularity"]
+
 
 @dataclass(kw_only=True)
 class DataConfig:
@@ -60,7 +62,7 @@ class TrainConfig:
     """feature stores"""
     out: str
     """folder for the model, checkpoints, TensorBoard and metrics; the same one resumes"""
-    method: Literal["drel"] = "drel"
+    method: Method = "drel"
     """what to train"""
     workers: int = 1
     """data-parallel processes, each holding 1/workers of the tag table"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from drel_core.annotator import Annotator
 from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.metrics import MetricCounts
 from drel_core.scorer import topk
+from drel_core.vocabulary import Vocabulary
 
 _BATCH = 1024
 
 
 def evaluate_store(
     annotator: Annotator,
-    names: Sequence[str],
-    count_T: np.ndarray,
+    vocabulary: Vocabulary,
     survey: StoreSurvey,
     columns: Columns,
     k: int = 5,
@@ -35,16 +35,16 @@ def evaluate_store(
     """Metrics of an annotator over a surveyed store, beside the popularity floor.
 
     Args:
-        names, count_T: the annotator's vocabulary with training counts; other tags do not count.
+        vocabulary: the annotator's, with training counts; other tags do not count.
     """
-    vocabulary = pa.array(list(names), pa.string())
-    counts = torch.from_numpy(np.asarray(count_T))
-    floor = PopularityAnnotator(counts)
+    names = pa.array(list(vocabulary.names), pa.string())
+    num_tags = len(vocabulary)
+    floor = PopularityAnnotator(vocabulary)
     started = time.perf_counter()
 
     def score(read: ReadUnit) -> tuple[MetricCounts, MetricCounts]:
-        rows = block_rows(unit_block(read, columns, vocabulary))
-        found, least = (MetricCounts(len(names), k) for _ in range(2))
+        rows = block_rows(unit_block(read, columns, names))
+        found, least = (MetricCounts(num_tags, k) for _ in range(2))
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
             batch = rows.features_BD[start : start + _BATCH].float()
@@ -52,13 +52,13 @@ def evaluate_store(
             least.update_topk(floor.topk(len(tags), k), tags)
         return found, least
 
-    found, least = (MetricCounts(len(names), k) for _ in range(2))
+    found, least = (MetricCounts(num_tags, k) for _ in range(2))
     size = survey.train_rows * survey.image_dim * 4
     for one, other in map_units(score, survey.train, size):
         found.merge(one)
         least.merge(other)
     seconds = time.perf_counter() - started
-    trained_T = counts > 0
+    trained_T = torch.from_numpy(vocabulary.counts) > 0
     metrics = {"method": annotator.name, **found.result(trained_T)}
     below = least.result(trained_T)
     metrics["floor"] = {key: below[key] for key in ("F1", "N+", "mP", "mR", "oF1")}

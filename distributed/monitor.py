@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from distributed import comm
 from distributed.step import StepResult
-from drel_core.bundle import DRELAnnotator
+from drel_core.drel_annotator import DRELAnnotator
 
 
 class Monitor:

@@ -204,6 +204,7 @@ class Stepper:
         for group in self.optimiser.param_groups:
             group["lr"] = self.optim_config.lr * rate
         self.optimiser.step()
+        self.model.limit_norms()
         assert rows_pE.grad is not None
         self.table.apply_gradient(local_p, rows_pE.grad, self.table.local.config.lr * rate)
         return StepResult(stats, norm, len(pool_P))

@@ -21,7 +21,8 @@ from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
-from drel_core.bundle import load_bundle, write_bundle, write_table_part
+from drel_core.bundle import load_bundle, write_bundle
+from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
 from drel_core.model import DREL
 from drel_core.vocabulary import Vocabulary
 
@@ -176,7 +177,9 @@ def train(
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
     write_model(config, data, features, stepper, figures)
     if rank == 0:
-        monitor.projector(load_bundle(Path(config.out) / "model"))
+        trained = load_bundle(Path(config.out) / "model")
+        assert isinstance(trained, DRELAnnotator)
+        monitor.projector(trained)
     monitor.close()
     return figures
 
@@ -195,9 +198,18 @@ def write_model(
     comm.barrier()
     if comm.rank() == 0:
         names = data.names.to_pylist()
-        about = {"k": config.k, "seed": config.seed, "features": features, "train": figures,
-                 "config": asdict(config)}  # fmt: skip
+        about = {
+            "model": stepper.model.to_dict(),
+            "table_parts": comm.world_size(),
+            "image_dim": data.image_dim,
+            "k": config.k,
+            "seed": config.seed,
+            "features": features,
+            "train": figures,
+            "config": asdict(config),
+        }
         vocabulary = Vocabulary(tuple(names), data.count_T)
-        write_bundle(partial, stepper.model, vocabulary, comm.world_size(), about)
+        write_towers(partial, stepper.model)
+        write_bundle(partial, config.method, vocabulary, about)
         partial.rename(final)
     comm.barrier()

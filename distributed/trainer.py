@@ -1,34 +1,24 @@
-"""The driver's side of training: look at the data, start the workers, wait, score."""
+"""The driver's side of training: look at the data, fit the method, score."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
-from ray.train import CheckpointConfig as RayCheckpointConfig
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-
 from distributed.config import TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
+from distributed.launch import Say
+from distributed.methods import fit
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
-from distributed.unit_tasks import INLINE_BYTES, MALLOC, local_ray, start_ray, survey_store
-from distributed.worker import PROGRESS, enter
+from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
-
-Say = Callable[[str], object]
 
 
 def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
@@ -47,6 +37,7 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
             [(Path(r.unit.path).name, r.unit.file_row, r.take) for r in survey.train],
         ),
         "data.validation": config.data.validation,
+        "method": config.method,
         "seed": config.seed,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
@@ -56,42 +47,6 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
         "pool": digest(asdict(config.pool)),
         "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
     }
-
-
-class _Follower:
-    """Shows the lines that rank 0 adds to the progress file while the driver waits.
-
-    With a Ray of our own its log stream is off (it repeats what Ray's own helpers print). In a
-    cluster the log stream carries the lines, because the file may be on another machine.
-    """
-
-    def __init__(self, path: Path, say: Say) -> None:
-        self.path, self.say = path, say
-        self.at = path.stat().st_size if path.exists() else 0
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> None:
-        if local_ray():
-            self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        if self.thread.is_alive():
-            self.thread.join()
-
-    def _follow(self) -> None:
-        while True:
-            last = self.stop.wait(0.3)
-            if self.path.exists():
-                with open(self.path, encoding="utf-8") as file:
-                    file.seek(self.at)
-                    lines = file.read()
-                    self.at = file.tell()
-                for line in lines.splitlines():
-                    self.say(line)
-            if last:
-                return
 
 
 def run(
@@ -155,18 +110,13 @@ def run(
     else:
         out.mkdir(parents=True, exist_ok=True)
         begin()
-        _fit(config, survey, features, mark, say)
+        fit(config, survey, features, mark, say)
         (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
     if test_survey is None:
         return None
     annotator = load_bundle(out / "model")
     metrics = evaluate_store(
-        annotator,
-        annotator.vocabulary.names,
-        annotator.vocabulary.counts,
-        test_survey,
-        config.data.columns,
-        config.k,
+        annotator, annotator.vocabulary, test_survey, config.data.columns, config.k
     )
     metrics["train"] = annotator.about["train"]
     return metrics
@@ -203,65 +153,3 @@ def _check_finished(out: Path, mark: dict[str, Any]) -> None:
         raise InputError(
             f"{out}: holds a model trained with another {', '.join(different)}; choose a new --out"
         )
-
-
-def _fit(
-    config: TrainConfig, survey: StoreSurvey, features: dict[str, Any] | None, mark: dict[str, Any],
-    say: Say,
-) -> None:  # fmt: skip
-    start_ray(config.workers)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    cuda = config.device == "cuda" or (config.device == "auto" and gpus >= config.workers)
-    if cuda and gpus < config.workers:
-        raise InputError(
-            f"device cuda with {config.workers} workers, but the cluster has {gpus} GPUs; "
-            "use fewer --workers or --device cpu"
-        )
-    nodes = max(1, len(ray.nodes()))
-    per_node = -(-config.workers // nodes)
-    settings = {
-        "config": config,
-        "data": survey,
-        "features": features,
-        "threads": config.threads or max(1, (os.cpu_count() or 1) // per_node),
-        "cuda": cuda,
-        "fingerprint": mark,
-        "run": os.urandom(3).hex(),
-    }
-    trainer = TorchTrainer(
-        enter,
-        train_loop_config={"settings": pickle.dumps(settings)},
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=cuda),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=config.out,
-            checkpoint_config=RayCheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
-            failure_config=FailureConfig(max_failures=3),
-            worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]  # v1 types
-        ),
-    )
-    try:
-        with _Follower(Path(config.out) / PROGRESS, say):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        cause = _input_error(error)
-        if cause is not None:
-            raise InputError(cause) from None
-        raise
-
-
-def _input_error(error: BaseException) -> str | None:
-    """The message of an InputError that a worker raised, if that is what ended the run."""
-    failures = getattr(error, "worker_failures", {}) or {}
-    for failure in [error, *failures.values()]:
-        at: BaseException | None = failure
-        while at is not None:
-            if isinstance(at, InputError):
-                return str(at)
-            at = at.__cause__ or getattr(at, "cause", None)
-    text = str(error)
-    mark = "InputError: "
-    return text.split(mark, 1)[1].splitlines()[0] if mark in text else None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
+
+from drel_core.scorer import topk
+from drel_core.vocabulary import Vocabulary
 
 
 class Annotator(Protocol):
@@ -16,3 +19,34 @@ class Annotator(Protocol):
     def scores(self, features_BD: Tensor) -> Tensor:
         """float32 ``[B, T]`` of raw features ``[B, D]``."""
         ...
+
+
+class TrainedAnnotator(Annotator, Protocol):
+    """An annotator that came out of a bundle.
+
+    Attributes:
+        vocabulary: tag names and training counts.
+        about: the bundle's ``config.json``.
+    """
+
+    vocabulary: Vocabulary
+    about: dict[str, Any]
+
+    @property
+    def image_dim(self) -> int:
+        """D."""
+        ...
+
+    def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+        """Best k scores and tag ids ``[B, min(k, T)]``, best first, ties by lowest id."""
+        ...
+
+
+class DenseScores:
+    """``annotate`` for methods whose scores come as a whole ``[B, T]`` anyway."""
+
+    def scores(self, features_BD: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+        return topk(self.scores(features_BD), k)

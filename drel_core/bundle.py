@@ -1,9 +1,8 @@
 """The model bundle: one immutable folder that evaluation and serving load. No pickle in it.
 
-config.json                              format, method, model configuration, D, T, metrics
-vocabulary.json                          tag names and counts
-model.safetensors                        towers, M, feature statistics
-tag_embedding-00000-of-00002.safetensors rows of the table, one file a rank that trained them
+config.json       format, method, version, D, T, configuration, figures of training
+vocabulary.json   tag names and counts
+*.safetensors     what the method keeps; its annotator says what
 """
 
 from __future__ import annotations
@@ -11,57 +10,48 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from drel_core.annotator import TrainedAnnotator
+from drel_core.baselines.popularity import PopularityAnnotator
+from drel_core.drel_annotator import DRELAnnotator
 from drel_core.errors import InputError
-from drel_core.model import DREL, ModelConfig
-from drel_core.scorer import topk_blockwise
 from drel_core.vocabulary import Vocabulary
 
 FORMAT = 1
+Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
+LOADERS: dict[str, Loader] = {
+    "drel": DRELAnnotator.load,
+    "wsabie": DRELAnnotator.load,
+    "popularity": PopularityAnnotator.load,
+}
+"""By the method that ``config.json`` names."""
 
 
-def table_file(part: int, parts: int) -> str:
-    return f"tag_embedding-{part:05d}-of-{parts:05d}.safetensors"
+def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[str, Any]) -> str:
+    """Write what describes the tensors that are in ``folder`` already; returns the version.
 
-
-def write_table_part(folder: Path, part: int, parts: int, start: int, weight_nE: Tensor) -> None:
-    """Write the rows that one rank owns; ``start`` is the tag id of the first."""
-    tensors = {"weight": weight_nE.detach().cpu().contiguous(), "start": torch.tensor(start)}
-    save_file(tensors, folder / table_file(part, parts))
-
-
-def write_bundle(
-    folder: Path, model: DREL, vocabulary: Vocabulary, parts: int, about: dict[str, Any]
-) -> str:
-    """Write all but the table's parts, which must be there already; returns the version."""
-    save_file(
-        {name: value.cpu().contiguous() for name, value in model.state_dict().items()},
-        folder / "model.safetensors",
-    )
+    The version is a hash of the tensor files and the vocabulary.
+    """
+    _write_json(folder / "vocabulary.json", vocabulary.to_dict())
     digest = hashlib.sha256()
-    for name in ["model.safetensors", *(table_file(part, parts) for part in range(parts))]:
-        with open(folder / name, "rb") as file:
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json"]:
+        with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     version = digest.hexdigest()[:12]
     config = {
         "format": FORMAT,
-        "method": "drel",
+        "method": method,
         "version": version,
         "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_tags": len(vocabulary),
-        "table_parts": parts,
-        "model": model.to_dict(),
         **about,
     }
-    _write_json(folder / "vocabulary.json", vocabulary.to_dict())
     _write_json(folder / "config.json", config)
     return version
 
@@ -73,49 +63,11 @@ def _write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
-class DRELAnnotator:
-    """A trained DREL model with the tag side computed once: annotating costs one matmul, O(T).
-
-    Args:
-        model: towers and M, in evaluation mode.
-        tag_TL1: encoded tags with M applied, and their bias as the last column.
-        vocabulary: names and training counts.
-        about: ``config.json``.
-    """
-
-    name = "drel"
-
-    def __init__(
-        self, model: DREL, tag_TL1: Tensor, vocabulary: Vocabulary, about: dict[str, Any]
-    ) -> None:
-        self.model = model.eval()
-        self.tag_TL = tag_TL1[:, :-1].contiguous()
-        self.bias_T = tag_TL1[:, -1].contiguous()
-        self.vocabulary = vocabulary
-        self.about = about
-        self.num_tags = len(vocabulary)
-
-    @property
-    def image_dim(self) -> int:
-        return self.model.image_dim
-
-    @torch.inference_mode()
-    def scores(self, features_BD: Tensor) -> Tensor:
-        image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return torch.addmm(self.bias_T, image_BL, self.tag_TL.T)
-
-    @torch.inference_mode()
-    def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """Best k scores and tag ids ``[B, k]``, without a B x T of scores."""
-        image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T)
-
-
-def load_bundle(folder: str | Path) -> DRELAnnotator:
-    """Load a bundle and compute its tag side.
+def load_bundle(folder: str | Path) -> TrainedAnnotator:
+    """Load a bundle of any method, ready to score.
 
     Raises:
-        InputError: not a bundle, an unknown format, or a part that is missing or damaged.
+        InputError: not a bundle, an unknown format or method, or a part that is missing or damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -131,33 +83,20 @@ def load_bundle(folder: str | Path) -> DRELAnnotator:
             raise InputError(
                 f"{folder}: bundle format {about.get('format')!r}; this version reads {FORMAT}"
             )
+        if about.get("method") not in LOADERS:
+            raise InputError(
+                f"{folder}: bundle of method {about.get('method')!r}; this version reads "
+                f"{', '.join(LOADERS)}"
+            )
         vocabulary = Vocabulary.from_dict(
             json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         )
-        config = dict(about["model"])
-        model = DREL(config.pop("image_dim"), ModelConfig(**config)).eval()
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        parts: list[Tensor] = []
-        for part in range(about["table_parts"]):
-            tensors = load_file(folder / table_file(part, about["table_parts"]))
-            if int(tensors["start"]) != sum(len(rows) for rows in parts) and len(tensors["weight"]):
-                raise InputError(
-                    f"{folder}: {table_file(part, about['table_parts'])} is out of place"
-                )
-            with torch.inference_mode():
-                parts.append(_encode_rows(model, tensors["weight"]))
-        tag_TL1 = torch.cat(parts)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        return LOADERS[about["method"]](folder, about, vocabulary)
+    except (
+        OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError,
+    ) as error:  # fmt: skip
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{folder}: the model bundle is damaged ({error})".splitlines()[0]
         ) from error
-    if len(tag_TL1) != len(vocabulary):
-        raise InputError(f"{folder}: {len(tag_TL1)} table rows for {len(vocabulary)} tags")
-    return DRELAnnotator(model, tag_TL1, vocabulary, about)
-
-
-def _encode_rows(model: DREL, weight_nE: Tensor, block: int = 65536) -> Tensor:
-    parts = [model.encode_tags(rows, with_metric=True) for rows in weight_nE.split(block)]
-    return torch.cat(parts) if parts else weight_nE.new_empty(0, model.config.latent + 1)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-MinerName = Literal["uniform", "semi-hard", "hard"]
+MinerName = Literal["uniform", "semi-hard", "hard", "violating"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ def mine_hard(score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, k: int) -> M
     """The K best-scored irrelevant columns of the pair's image (found once an image)."""
     per_image = _largest(score_BP.detach().masked_fill(relevant_BP, -torch.inf), k)
     return Mined(per_image.column_nK[row_n], per_image.valid_nK[row_n])
+
+
+@torch.no_grad()
+def mine_violating(
+    score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, column_n: Tensor, margin: float = 1.0
+) -> Mined:
+    """Every irrelevant column that scores above the relevant one less the margin.
+
+    WSABIE draws one of these at random (Weston et al., 2011, Algorithm 1); the mean over all of
+    them is what that draw gives on average.
+    """
+    bar_n1 = score_BP[row_n, column_n][:, None] - margin
+    column_nK = torch.arange(score_BP.shape[1], device=row_n.device).expand(len(row_n), -1)
+    return Mined(column_nK, (score_BP[row_n] > bar_n1) & ~relevant_BP[row_n])
 
 
 @torch.no_grad()

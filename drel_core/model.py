@@ -42,8 +42,15 @@ class ModelConfig:
     """first value of that temperature"""
     tag_bias: bool = False
     """add a bias per tag, read from its embedding by one linear unit"""
-    metric: Literal["normal", "identity"] = "normal"
-    """how the metric matrix M starts"""
+    metric: Literal["normal", "identity", "none"] = "normal"
+    """how the metric matrix M starts; none leaves it out"""
+    image_tower: Literal["deep", "linear"] = "deep"
+    """linear: latents of images are one matrix times features, as in WSABIE (Weston et al., 2011)"""
+    tag_tower: Literal["deep", "none"] = "deep"
+    """none: tag embeddings are the latents (tag_dim = latent), as in WSABIE"""
+    max_norm: float = 0.0
+    """longest tag embedding and column of the linear image map, kept so after each step (WSABIE); 0: no \
+    limit"""
     power: float = 1.0
     """replace each feature x by sign(x)|x|^power first; 0.5 tames histograms (Perronnin et al., 2010)"""
     standardise: bool = True
@@ -65,6 +72,13 @@ class ModelConfig:
             raise ValueError(
                 f"model.image_hidden is {self.image_hidden}; it must be 0 (auto) or more"
             )
+        if self.tag_tower == "none" and self.tag_dim != self.latent:
+            raise ValueError(
+                f"model.tag_tower none needs model.tag_dim ({self.tag_dim}) equal to model.latent "
+                f"({self.latent})"
+            )
+        if self.max_norm < 0:
+            raise ValueError(f"model.max_norm is {self.max_norm}; it must be 0 or more")
         if not 0 < self.power <= 1:
             raise ValueError(f"model.power is {self.power}; it must be in (0, 1]")
         for name in ("input_dropout", "dropout"):
@@ -134,13 +148,19 @@ class DREL(nn.Module):
         std = std_D.float() if use and std_D is not None else torch.ones(image_dim)
         self.register_buffer("mean_D", mean.clone())
         self.register_buffer("std_D", std.clone())
-        self.image_tower = Tower(image_dim, config.hidden_for(image_dim), config.latent, config)
-        self.tag_tower = Tower(config.tag_dim, config.tag_hidden, config.latent, config)
-        if config.metric == "identity":
-            metric_LL = torch.eye(config.latent)
+        self.image_tower: nn.Module
+        if config.image_tower == "linear":
+            self.image_tower = nn.Linear(image_dim, config.latent, bias=False)
         else:
-            metric_LL = torch.randn(config.latent, config.latent) / config.latent
-        self.metric_LL = nn.Parameter(metric_LL)
+            self.image_tower = Tower(image_dim, config.hidden_for(image_dim), config.latent, config)
+        self.tag_tower: nn.Module = nn.Identity()
+        if config.tag_tower == "deep":
+            self.tag_tower = Tower(config.tag_dim, config.tag_hidden, config.latent, config)
+        self.metric_LL: nn.Parameter | None = None
+        if config.metric == "identity":
+            self.metric_LL = nn.Parameter(torch.eye(config.latent))
+        elif config.metric == "normal":
+            self.metric_LL = nn.Parameter(torch.randn(config.latent, config.latent) / config.latent)
         self.log_scale = (
             nn.Parameter(torch.tensor(config.scale).log()) if config.normalise else None
         )
@@ -165,14 +185,16 @@ class DREL(nn.Module):
         image_BL = self.image_tower(input_BD)
         if self.config.normalise:
             image_BL = F.normalize(image_BL, dim=1)
-        return image_BL @ self.metric_LL.T if with_metric else image_BL
+        if with_metric and self.metric_LL is not None:
+            image_BL = image_BL @ self.metric_LL.T
+        return image_BL
 
     def encode_tags(self, embedding_PE: Tensor, *, with_metric: bool) -> Tensor:
         """Tag side ``[P, L + 1]`` of embeddings ``[P, E]``: scaled latents, then the bias (Eq 2, 3)."""
         tag_PL = self.tag_tower(embedding_PE)
         if self.config.normalise:
             tag_PL = F.normalize(tag_PL, dim=1)
-        if with_metric:
+        if with_metric and self.metric_LL is not None:
             tag_PL = tag_PL @ self.metric_LL
         if self.log_scale is not None:
             tag_PL = tag_PL * self.log_scale.exp()
@@ -181,6 +203,13 @@ class DREL(nn.Module):
         else:
             bias_P1 = self.bias_head(embedding_PE).to(tag_PL.dtype)
         return torch.cat([tag_PL, bias_P1], dim=1)
+
+    @torch.no_grad()
+    def limit_norms(self) -> None:
+        """Shorten the columns of a linear image map to ``max_norm`` (Weston et al., 2011, Eq 3)."""
+        if self.config.max_norm and isinstance(self.image_tower, nn.Linear):
+            weight_LD = self.image_tower.weight
+            weight_LD.copy_(weight_LD.renorm(2, 1, self.config.max_norm))
 
     @staticmethod
     def score(image_BL: Tensor, tag_PL1: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class TagEmbedding:
     ) -> None:
         self.start, self.stop = start, stop
         self.config = config
+        self.max_norm = model.max_norm
         self.weight_nE = init_embedding_rows(torch.arange(start, stop), model, seed)
         self.state_n = torch.zeros(stop - start)
 
@@ -66,6 +67,9 @@ class TagEmbedding:
         if self.config.optimiser == "rowwise-adagrad":
             gradient_PE = row_wise_adagrad(self.state_n, row_P, gradient_PE, self.config.eps)
         self.weight_nE.index_add_(0, row_P, gradient_PE, alpha=-lr)
+        if self.max_norm:
+            rows_PE = self.weight_nE.index_select(0, row_P).renorm_(2, 0, self.max_norm)
+            self.weight_nE.index_copy_(0, row_P, rows_PE)
 
 
 def row_wise_adagrad(state_n: Tensor, row_P: Tensor, gradient_PE: Tensor, eps: float) -> Tensor:

@@ -20,6 +20,7 @@ from drel_core.mining import (
     mine_hard,
     mine_semi_hard,
     mine_uniform,
+    mine_violating,
     ramped_negatives,
 )
 from drel_core.model import DREL
@@ -35,7 +36,8 @@ class LossConfig:
     miner: MinerName = "uniform"
     """which irrelevant tags a relevant one is compared with"""
     negatives: int = 0
-    """irrelevant tags for each relevant pair; 0 takes every tag of the pool (miner uniform)"""
+    """irrelevant tags for each relevant pair; 0 takes every tag of the pool (miner uniform). The miner \
+    violating takes all that violate the margin"""
     ramp: float = 0.3
     """share of training over which the miners `hard` and `semi-hard` narrow down to `negatives`"""
     weighting: Literal["none", "warp"] = "none"
@@ -46,7 +48,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.negatives < 0:
             raise ValueError(f"loss.negatives is {self.negatives}; it must be 0 or more")
-        if self.negatives == 0 and self.miner != "uniform":
+        if self.negatives == 0 and self.miner in ("hard", "semi-hard"):
             raise ValueError(f"loss.miner {self.miner} needs loss.negatives of 1 or more")
 
 
@@ -174,6 +176,8 @@ class PooledStep(nn.Module):
             if config.negatives:
                 generator = torch.Generator(score_BP.device).manual_seed(mining_seed)
             return mine_uniform(relevant_BP, row_n, config.negatives, generator)
+        if config.miner == "violating":
+            return mine_violating(score_BP, relevant_BP, row_n, column_n, config.margin)
         count = ramped_negatives(score_BP.shape[1], config.negatives, progress, config.ramp)
         if config.miner == "hard":
             return mine_hard(score_BP, relevant_BP, row_n, count)

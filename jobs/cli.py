@@ -42,17 +42,29 @@ def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> C
 
 
 def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
-    """The YAML of ``--preset NAME`` (default best), which --config and other flags override."""
-    name = "best"
-    for place, argument in enumerate(arguments):
-        if argument == "--preset" and place + 1 < len(arguments):
-            name = arguments[place + 1]
-        elif argument.startswith("--preset="):
-            name = argument.split("=", 1)[1]
+    """The YAML of ``--preset NAME``, which --config and other flags override.
+
+    Without --preset: the method's own where it has one, else best.
+    """
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    name = _given(arguments, "--preset")
+    if name is None:
+        method = _given(arguments, "--method") or "drel"
+        name = method if method in known else "best"
     if name not in known:
         raise InputError(f"--preset {name!r} is not known; choose one of {', '.join(known)}")
     return [str(PRESETS / f"{name}.yaml")]
+
+
+def _given(arguments: list[str], option: str) -> str | None:
+    """The value of an option, before there is a parser."""
+    found = None
+    for place, argument in enumerate(arguments):
+        if argument == option and place + 1 < len(arguments):
+            found = arguments[place + 1]
+        elif argument.startswith(f"{option}="):
+            found = argument.split("=", 1)[1]
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -55,9 +54,7 @@ def main(arguments: list[str]) -> None:
     test_survey = survey_store(FeatureStore.open(config.data.test), "fail", statistics=False)
     train = read_all(train_survey, names)
     knn = KNNAnnotator(train.features_BD, train.tags, len(names), k=100)
-    neighbours = evaluate_store(
-        knn, names, np.asarray(vocabulary.counts), test_survey, Columns(), config.k
-    )
+    neighbours = evaluate_store(knn, vocabulary, test_survey, Columns(), config.k)
 
     test = read_all(test_survey, names)
     chosen = torch.linspace(0, len(test) - 1, SAMPLES).long()

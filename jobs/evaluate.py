@@ -59,10 +59,7 @@ def main(arguments: list[str]) -> None:
     if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
         start_ray(1)
     survey = survey_store(store, config.on_bad_row, statistics=False)
-    vocabulary = annotator.vocabulary
-    metrics = evaluate_store(
-        annotator, vocabulary.names, vocabulary.counts, survey, config.columns, config.k
-    )
+    metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.columns, config.k)
     metrics["train"] = annotator.about["train"]
     metrics["skipped_rows"] = len(survey.skipped)
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))

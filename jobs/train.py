@@ -16,11 +16,13 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, str]:
     """The resolved configuration, as an object and as YAML that reproduces it."""
     parser = OneLineParser(
         prog="python -m jobs.train",
-        description="Train DREL on a feature store. The same command on the same --out resumes.",
+        description="Train a model on a feature store. The same command on the same --out resumes.",
         default_config_files=preset_files(arguments),
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
-    parser.add_argument("--preset", default="best", help="paper (as printed) or best")
+    parser.add_argument(
+        "--preset", help="paper (as printed), best, or the method's own (default: that, else best)"
+    )
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
     namespace = parser.parse_args(arguments)
     text = parser.dump(namespace, skip_unset=False)
@@ -30,7 +32,8 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, str]:
 def write_config(config: TrainConfig, text: str) -> None:
     """Write ``OUT/config.yaml``: running it again reproduces the run, from any folder."""
     resolved = yaml.safe_load(text)
-    resolved.pop("config", None)
+    for name in ("config", "preset"):
+        resolved.pop(name, None)
     for name in ("train", "test"):
         resolved["data"][name] = getattr(config.data, name)
     resolved["out"] = config.out
@@ -47,7 +50,7 @@ def main(arguments: list[str]) -> None:
     out = Path(config.out)
     if metrics is not None:
         write_json(out / "metrics.json", metrics)
-        print(format_table([("popularity", metrics["floor"]), ("drel", metrics)]))
+        print(format_table([("popularity", metrics["floor"]), (config.method, metrics)]))
     print(f"model        {out / 'model'}")
     print(f"TensorBoard  tensorboard --logdir {out / 'tensorboard'}")
 

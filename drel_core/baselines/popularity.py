@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from drel_core.annotator import DenseScores
+from drel_core.vocabulary import Vocabulary
 
-class PopularityAnnotator:
+
+class PopularityAnnotator(DenseScores):
     """Scores a tag by its share of the training pairs, whatever the image."""
 
     name = "popularity"
 
-    def __init__(self, count_T: Tensor) -> None:
-        self.num_tags = len(count_T)
+    def __init__(
+        self, vocabulary: Vocabulary, image_dim: int = 0, about: dict[str, Any] | None = None
+    ) -> None:
+        self.vocabulary, self.image_dim, self.about = vocabulary, image_dim, about or {}
+        self.num_tags = len(vocabulary)
+        count_T = torch.from_numpy(vocabulary.counts)
         self.share_T = (count_T.double() / max(1, int(count_T.sum()))).float()
+
+    @classmethod
+    def load(
+        cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary
+    ) -> PopularityAnnotator:
+        return cls(vocabulary, int(about["image_dim"]), about)
 
     def scores(self, features_BD: Tensor) -> Tensor:
         return self.share_T.expand(len(features_BD), self.num_tags)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from drel_core.bundle import load_bundle, write_bundle, write_table_part
+from drel_core.bundle import load_bundle, write_bundle
+from drel_core.drel_annotator import write_table_part, write_towers
 from drel_core.errors import InputError
 from drel_core.model import DREL, ModelConfig, init_embedding_rows
 from drel_core.vocabulary import Vocabulary
@@ -29,7 +30,9 @@ def bundle(tmp_path: Path) -> Path:
     write_table_part(folder, 0, 2, 0, rows[:3])
     write_table_part(folder, 1, 2, 3, rows[3:])
     model = DREL(4, CONFIG, torch.ones(4), torch.full((4,), 2.0))
-    write_bundle(folder, model, Vocabulary(TAGS, np.arange(1, 6)), 2, {"train": {}})
+    write_towers(folder, model)
+    about = {"model": model.to_dict(), "table_parts": 2, "train": {}}
+    write_bundle(folder, "drel", Vocabulary(TAGS, np.arange(1, 6)), about)
     return folder
 
 
@@ -65,7 +68,15 @@ def test_damage_is_told_in_one_line(bundle: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, object]] = [(name, None) for name in parts]
     cases += [(name, 50) for name in parts] + [(name, -20) for name in parts]
     wrong_model = {"model": {"image_dim": 4, "depth": 9}}
-    for change in (None, 30, {"format": 99}, wrong_model, {"table_parts": 1}, {"table_parts": 3}):
+    for change in (
+        None,
+        30,
+        {"format": 99},
+        {"method": "magic"},
+        wrong_model,
+        {"table_parts": 1},
+        {"table_parts": 3},
+    ):
         cases.append(("config.json", change))
     cases += [("vocabulary.json", None), ("vocabulary.json", 15)]
     for name, change in cases:

@@ -14,6 +14,7 @@ from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.metrics import MetricCounts
 from drel_core.scorer import topk, topk_blockwise
 from drel_core.tag_lists import TagLists
+from drel_core.vocabulary import Vocabulary
 
 
 def random_tags(rows: int, tags: int, seed: int) -> TagLists:
@@ -115,7 +116,7 @@ def test_knn_equals_a_loop() -> None:
 
 
 def test_popularity_is_the_same_for_every_image() -> None:
-    floor = PopularityAnnotator(torch.tensor([3, 9, 1, 9]))
+    floor = PopularityAnnotator(Vocabulary(("a", "b", "c", "d"), np.array([3, 9, 1, 9])))
     assert floor.topk(2, 3).tolist() == [[1, 3, 0], [1, 3, 0]]
     assert floor.scores(torch.zeros(2, 5)).argmax(1).tolist() == [1, 1]
 

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from drel_core.losses import harmonic, tag_frequency_weight, triplet_hinge, warp_weight
-from drel_core.mining import mine_hard, mine_semi_hard, mine_uniform, ramped_negatives
+from drel_core.mining import (
+    mine_hard,
+    mine_semi_hard,
+    mine_uniform,
+    mine_violating,
+    ramped_negatives,
+)
 from drel_core.model import DREL, ModelConfig, init_embedding_rows
 from drel_core.sampling import CandidateSampler, step_generator
 from drel_core.tag_embedding import TableConfig, TagEmbedding, row_wise_adagrad
@@ -40,7 +46,8 @@ def test_miners_return_the_best_irrelevant_columns_and_never_a_relevant_one(
     uniform = mine_uniform(relevant, row, k, generator)
     hard = mine_hard(score, relevant, row, k)
     semi = mine_semi_hard(score, relevant, row, column, k)
-    for mined in (uniform, hard, semi, mine_uniform(relevant, row, 0)):
+    violating = mine_violating(score, relevant, row, column, 0.5)
+    for mined in (uniform, hard, semi, violating, mine_uniform(relevant, row, 0)):
         assert not (relevant[row[:, None], mined.column_nK] & mined.valid_nK).any()
         for n in range(len(row)):
             chosen = mined.column_nK[n][mined.valid_nK[n]].tolist()
@@ -50,6 +57,8 @@ def test_miners_return_the_best_irrelevant_columns_and_never_a_relevant_one(
         order = [c for c in scores.argsort(descending=True).tolist() if not mask[c]]
         assert hard.column_nK[n][hard.valid_nK[n]].tolist() == order[:k]
         own = scores[column[n]]
+        above = {c for c in order if scores[c] > own - 0.5}
+        assert set(violating.column_nK[n][violating.valid_nK[n]].tolist()) == above
         band = [c for c in order if own - 1 < scores[c] < own]
         assert semi.column_nK[n][semi.valid_nK[n]].tolist() == (band or order)[:k]
 
@@ -204,3 +213,66 @@ def test_standardisation_and_power_are_part_of_the_model() -> None:
     torch.testing.assert_close(model.encode_images(features, with_metric=True), expected)
     with pytest.raises(ValueError, match=r"\[B, 2\]"):
         model.encode_images(torch.zeros(1, 3), with_metric=True)
+
+
+WSABIE = ModelConfig(
+    image_tower="linear", tag_tower="none", metric="none", latent=5, tag_dim=5, max_norm=1.0,
+    embedding_std=0.1,
+)  # fmt: skip
+
+
+def test_wsabie_step_is_what_its_draws_give_on_average() -> None:
+    """Weston et al. (2011), Algorithm 1: draw irrelevant tags until one violates the margin."""
+    torch.manual_seed(3)
+    model = DREL(4, WSABIE)
+    images, tags = torch.randn(3, 4), TagLists.from_lists([[0, 2], [1], [3]])
+    rows = torch.randn(9, 5) * 0.3
+    step = PooledStep(model, LossConfig(miner="violating", weighting="warp"), torch.ones(9))
+    batch = PooledBatch(images, tags, torch.arange(9), 9, metric_on_tags=True)
+    loss, stats = step(batch, rows.clone().requires_grad_(), 0.0)
+
+    score = images @ model.image_tower.weight.detach().T @ rows.T
+    expected, triplets = 0.0, 0
+    for image, own in enumerate(tags.tolist()):
+        others = [t for t in range(9) if t not in own]
+        for tag in own:
+            hinge = [float(1 + score[image, t] - score[image, tag]) for t in others]
+            violating = [h for h in hinge if h > 0]
+            rank_weight = sum(1 / i for i in range(1, len(violating) + 1))
+            expected += rank_weight * float(np.mean(violating)) if violating else 0.0
+            triplets += len(violating)
+    torch.testing.assert_close(float(loss.detach()), expected / 4, rtol=1e-5, atol=1e-6)
+    assert int(stats.triplets) == triplets
+
+
+def test_warp_weight_comes_to_the_exact_one_as_the_pool_grows() -> None:
+    generator = np.random.default_rng(0)
+    violates = np.zeros(2000, bool)
+    violates[:70] = True  # the true rank is 70
+    exact = float(np.sum(1 / np.arange(1, 71)))
+    errors = []
+    for pool in (20, 200, 2000):
+        draws = [violates[generator.permutation(2000)[:pool]].sum() for _ in range(200)]
+        counts = [torch.tensor(v) for v in (draws, [pool] * 200, [2000] * 200)]
+        errors.append(abs(float(warp_weight(*counts).mean()) - exact))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-5
+
+
+def test_norms_stay_bounded() -> None:
+    model = DREL(4, WSABIE)
+    assert isinstance(model.image_tower, torch.nn.Linear)
+    with torch.no_grad():
+        model.image_tower.weight.mul_(30)
+    before = model.image_tower.weight.detach().clone()
+    model.limit_norms()
+    torch.testing.assert_close(model.image_tower.weight.norm(dim=0), torch.ones(4))
+    cosine = torch.nn.functional.cosine_similarity(before, model.image_tower.weight.detach(), dim=0)
+    torch.testing.assert_close(cosine, torch.ones(4))
+    table = TagEmbedding(0, 6, WSABIE, TableConfig(optimiser="sgd"), seed=0)
+    untouched = table.weight_nE[3:].clone()
+    table.apply_gradient(torch.tensor([0, 1, 2]), -100 * torch.randn(3, 5), 1.0)
+    torch.testing.assert_close(table.weight_nE[:3].norm(dim=1), torch.ones(3))
+    assert torch.equal(table.weight_nE[3:], untouched)
+    with pytest.raises(ValueError, match="equal to model"):
+        ModelConfig(tag_tower="none", tag_dim=4, latent=5)

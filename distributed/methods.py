@@ -1,0 +1,84 @@
+"""How each method is fitted: what ``jobs.train --method`` names, and what ends in ``OUT/model``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distributed.config import TrainConfig
+from distributed.launch import Say, launch
+from distributed.store_survey import StoreSurvey
+from distributed.worker import enter
+from drel_core.bundle import write_bundle
+from drel_core.vocabulary import Vocabulary
+
+Fingerprint = dict[str, Any]
+Features = dict[str, Any] | None
+Fit = Callable[[TrainConfig, StoreSurvey, Features, Fingerprint, Say], None]
+
+
+def fit(
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+) -> None:
+    """Fit the configured method and leave its bundle in ``OUT/model``.
+
+    Args:
+        features: what the store's manifest says of its features.
+        mark: what must not change when the run is taken up again.
+    """
+    _FITS[config.method](config, survey, features, mark, say)
+
+
+def _ranking(
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+) -> None:
+    settings = {"config": config, "data": survey, "features": features, "fingerprint": mark}
+    launch(
+        enter, settings, out=config.out, workers=config.workers, threads=config.threads,
+        device=config.device, say=say,
+    )  # fmt: skip
+
+
+def _popularity(
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+) -> None:
+    keep(config, survey, features, lambda folder: None, time.perf_counter())
+
+
+def keep(
+    config: TrainConfig,
+    survey: StoreSurvey,
+    features: Features,
+    save: Callable[[Path], None],
+    started: float,
+) -> None:
+    """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
+
+    Args:
+        save: writes the method's tensor files into a folder.
+        started: when fitting began (``perf_counter``).
+    """
+    partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(partial)
+    seconds = time.perf_counter() - started
+    figures = {
+        "seconds": round(seconds, 2),
+        "epochs": 1,
+        "images_per_second": round(survey.train_rows / max(seconds, 1e-9), 1),
+        "triplets_per_second": 0.0,
+        "workers": config.workers,
+    }
+    about = {"image_dim": survey.image_dim, "k": config.k, "seed": config.seed,
+             "features": features, "train": figures, "config": asdict(config)}  # fmt: skip
+    vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
+    write_bundle(partial, config.method, vocabulary, about)
+    partial.rename(final)
+
+
+_FITS: dict[str, Fit] = {"drel": _ranking, "wsabie": _ranking, "popularity": _popularity}
