@@ -23,6 +23,7 @@ from drel_core.scorer import topk
 from drel_core.vocabulary import Vocabulary
 
 _BATCH = 1024
+_SPEED_SECONDS = 0.3
 
 
 def evaluate_store(
@@ -60,13 +61,59 @@ def evaluate_store(
     seconds = time.perf_counter() - started
     trained_T = torch.from_numpy(vocabulary.counts) > 0
     metrics = {"method": annotator.name, **found.result(trained_T)}
+    metrics["bands"] = found.bands(torch.from_numpy(vocabulary.counts))
     below = least.result(trained_T)
     metrics["floor"] = {key: below[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
     metrics["score"] = {
         "seconds": round(seconds, 3),
         "images_per_second": round(found.images / max(seconds, 1e-9), 1),
+        "topk_images_per_second": round(topk_speed(annotator, survey, columns, names, k), 1),
     }
     return metrics
+
+
+def topk_speed(
+    annotator: Annotator, survey: StoreSurvey, columns: Columns, names: pa.Array, k: int
+) -> float:
+    """Images/s of finding the best k tags, for images in memory in one batch of up to 1024.
+
+    No reading and no counting in it: the model alone, as a server would use it.
+    """
+    if not survey.train:
+        return 0.0
+    first = block_rows(unit_block(survey.train[0], columns, names))
+    batch = first.features_BD[:_BATCH].float()
+    annotator.annotate(batch, k)  # what is made at the first call is not measured
+    calls, started = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < _SPEED_SECONDS:
+        annotator.annotate(batch, k)
+        calls += 1
+    return calls * len(batch) / seconds
+
+
+def upper_bound(
+    vocabulary: Vocabulary, survey: StoreSurvey, columns: Columns, k: int = 5, seed: int = 0
+) -> dict[str, Any]:
+    """What k tags an image can reach: the image's own, and random others where it has fewer than k.
+
+    As Gong et al. (2014), section 4.2, bound their tables.
+    """
+    names = pa.array(list(vocabulary.names), pa.string())
+    counts = MetricCounts(len(vocabulary), k)
+    generator = torch.Generator().manual_seed(seed)
+    for read in survey.train:
+        tags = block_rows(unit_block(read, columns, names)).tags
+        for start in range(0, len(tags), _BATCH):
+            part = tags[start : start + _BATCH]
+            noise_BT = torch.rand(len(part), len(vocabulary), generator=generator)
+            best_Bk = topk(noise_BT + part.mask(len(vocabulary)), k)[1]
+            counts.update_topk(best_Bk, part)
+    bands = counts.bands(torch.from_numpy(vocabulary.counts))
+    return {
+        "method": "upper bound",
+        **counts.result(torch.from_numpy(vocabulary.counts) > 0),
+        "bands": bands,
+    }
 
 
 @torch.no_grad()

@@ -20,6 +20,10 @@ class Annotator(Protocol):
         """float32 ``[B, T]`` of raw features ``[B, D]``."""
         ...
 
+    def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+        """Best k scores and tag ids ``[B, min(k, T)]``, best first, ties by lowest id."""
+        ...
+
 
 class TrainedAnnotator(Annotator, Protocol):
     """An annotator that came out of a bundle.
@@ -35,10 +39,6 @@ class TrainedAnnotator(Annotator, Protocol):
     @property
     def image_dim(self) -> int:
         """D."""
-        ...
-
-    def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """Best k scores and tag ids ``[B, min(k, T)]``, best first, ties by lowest id."""
         ...
 
 

@@ -117,6 +117,34 @@ class MetricCounts:
             "oF1": harmonic_mean(overall_precision, overall_recall),
         }
 
+    def bands(self, count_T: Tensor) -> dict[str, dict[str, Any]]:
+        """Metrics over thirds of the scored tags by training count: rare, middle, common.
+
+        Args:
+            count_T: training images that carry the tag.
+        """
+        scored = ((self.relevant_T > 0) & (count_T > 0)).nonzero()[:, 0]
+        order = scored[count_T[scored].argsort(stable=True)]
+        third = len(order) / 3
+        cuts = [0, round(third), round(2 * third), len(order)]
+        out: dict[str, dict[str, Any]] = {}
+        for place, name in enumerate(("rare", "middle", "common")):
+            tags = order[cuts[place] : cuts[place + 1]]
+            hit = self.hit_T[tags].double()
+            precision = hit / self.predicted_T[tags].clamp(min=1)
+            recall = hit / self.relevant_T[tags].clamp(min=1)
+            means = [float(value.mean()) if len(tags) else 0.0 for value in (precision, recall)]
+            counts = count_T[tags]
+            out[name] = {
+                "tags": len(tags),
+                "training_images": [int(counts.min()), int(counts.max())] if len(tags) else [0, 0],
+                "mP": means[0],
+                "mR": means[1],
+                "F1": harmonic_mean(*means),
+                "N+": int((hit > 0).sum()),
+            }
+        return out
+
     def _mean_average_precision(self, scored_T: Tensor) -> float | None:
         if self.kept is None:
             return None

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 
 
 def planted_table(
-    rows: int, dim: int = 16, tags: int = 12, seed: int = 0, first: int = 0
+    rows: int, dim: int = 16, tags: int = 12, seed: int = 0, first: int = 0, each: int = 0
 ) -> pa.Table:
-    """Each image is the sum of its tags' directions and a little noise."""
+    """Each image is the sum of its tags' directions and a little noise; 1 to 3 tags, or ``each``."""
     generator = np.random.default_rng(seed)
     direction = np.random.default_rng(12345).normal(size=(tags, dim))
-    chosen = [np.sort(generator.choice(tags, size=1 + i % 3, replace=False)) for i in range(rows)]
+    chosen = [
+        np.sort(generator.choice(tags, size=each or 1 + i % 3, replace=False)) for i in range(rows)
+    ]
     features = np.stack([direction[c].sum(0) for c in chosen])
     features = (features + 0.1 * generator.normal(size=features.shape)).astype(np.float32)
     return pa.table(

@@ -10,10 +10,11 @@ from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from drel_core.annotator import DenseScores
 from drel_core.tag_lists import TagLists
 
 
-class KNNAnnotator:
+class KNNAnnotator(DenseScores):
     """A tag's score is the (weighted) share of the k nearest training images that carry it.
 
     Args:

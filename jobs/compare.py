@@ -1,0 +1,175 @@
+"""Every method under one protocol: python -m jobs.compare --data.train PATH --data.test PATH --out DIR"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distributed import trainer
+from distributed.evaluate import evaluate_store, upper_bound
+from distributed.feature_store import Columns, FeatureStore
+from distributed.unit_tasks import survey_store
+from drel_core.baselines.popularity import PopularityAnnotator
+from drel_core.errors import InputError
+from drel_core.vocabulary import Vocabulary
+from jobs.cli import OneLineParser, build, run_job, write_json
+from jobs.comparison import Entry, write_comparison
+from jobs.train import parse, write_config
+
+FEATURE_METHODS = ("knn", "svm", "wsabie", "drel:paper", "drel:best")
+IMAGE_METHODS = ("cnn-softmax", "cnn-hinge", "cnn-warp")
+
+
+@dataclass(kw_only=True)
+class CompareData:
+    """The stores that all methods share."""
+
+    train: str
+    """training store: a Parquet file or folder, local or s3://"""
+    test: str
+    """test store"""
+    columns: Columns = field(default_factory=Columns)
+    """names of the stores' columns"""
+
+
+@dataclass(kw_only=True)
+class CompareImages:
+    """The same images as pictures, for the CNNs that train end to end."""
+
+    train: str | None = None
+    """training pictures: Parquet with a column image (encoded) or path"""
+    test: str | None = None
+    """test pictures"""
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """What to compare, and on what."""
+
+    data: CompareData
+    """feature stores"""
+    out: str
+    """folder for results.json, table.md, table.png, and each method's own folder; the same one resumes"""
+    images: CompareImages = field(default_factory=CompareImages)
+    """pictures, for the three CNNs"""
+    methods: str = ""
+    """METHOD, METHOD:PRESET or METHOD:FILE.yaml, separated by commas; empty: knn, svm, wsabie, drel:paper, \
+    drel:best, and with --images.train the three CNNs"""
+    seeds: int = 1
+    """repetitions, with seeds 0, 1, …; mean and spread are given"""
+    workers: int = 1
+    """data-parallel processes"""
+    epochs: int = 0
+    """passes over the training rows; 0: as each method's preset says"""
+    k: int = 5
+    """tags predicted for each image"""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "workers", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if (self.images.train is None) != (self.images.test is None):
+            raise ValueError("images.train and images.test go together; give both or none")
+
+
+def chosen(config: CompareConfig) -> list[str]:
+    """The entries to run, in order."""
+    names = [name.strip() for name in config.methods.split(",") if name.strip()]
+    if not names:
+        pictures = IMAGE_METHODS if config.images.train else ()
+        names = [*FEATURE_METHODS, *pictures]
+    if len(set(names)) != len(names):
+        raise InputError(f"--methods {','.join(names)}: names one twice")
+    return names
+
+
+def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
+    """The command line of jobs.train that trains one entry."""
+    method, _, preset = name.partition(":")
+    pictures = method.startswith("cnn-")
+    if pictures and config.images.train is None:
+        raise InputError(f"--methods {name} needs pictures: give --images.train and --images.test")
+    train = config.images.train if pictures else config.data.train
+    test = config.images.test if pictures else config.data.test
+    out = Path(config.out) / name.replace(":", "-").replace("/", "-") / f"seed-{seed}"
+    arguments = ["--method", method, "--data.train", str(train), "--data.test", str(test),
+                 "--out", str(out), "--seed", str(seed), "--workers", str(config.workers),
+                 "--k", str(config.k)]  # fmt: skip
+    if preset.endswith((".yaml", ".yml")):
+        arguments = ["--config", preset, *arguments]
+    elif preset:
+        arguments += ["--preset", preset]
+    if config.epochs:
+        arguments += ["--epochs", str(config.epochs)]
+    for column, given in vars(config.data.columns).items():
+        arguments += [f"--data.columns.{column}", given]
+    return arguments
+
+
+def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
+    """Train (or take up) one entry and score it: its metrics, and the bytes of its bundle."""
+    settings, text = parse(train_arguments(config, name, seed))
+
+    def say(line: str) -> None:
+        print(f"  {line}", flush=True)
+
+    metrics = trainer.run(settings, say=say, begin=lambda: write_config(settings, text))
+    assert metrics is not None
+    write_json(Path(settings.out) / "metrics.json", metrics)
+    size = sum(path.stat().st_size for path in (Path(settings.out) / "model").iterdir())
+    return {**metrics, "model_bytes": size}
+
+
+def attempt(config: CompareConfig, name: str) -> Entry:
+    """All seeds of an entry; what fails is kept as failed, so that the others go on."""
+    entry = Entry(name)
+    for seed in range(config.seeds):
+        print(f"{name}, seed {seed}", flush=True)
+        started = time.perf_counter()
+        try:
+            entry.runs.append(run_entry(config, name, seed))
+        except (Exception, SystemExit) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            entry.failed = f"seed {seed}: {first}"
+            print(f"{name} failed: {first}", file=sys.stderr, flush=True)
+            break
+        found = entry.runs[-1]
+        print(f"{name}, seed {seed}: F1 {found['F1']:.3f}, N+ {found['N+']}, "
+              f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+    return entry
+
+
+def main(arguments: list[str]) -> None:
+    parser = OneLineParser(
+        prog="python -m jobs.compare",
+        description="Train and score several methods under one protocol; the same --out resumes.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_class_arguments(CompareConfig)
+    config = build(parser, parser.parse_args(arguments), CompareConfig)
+    names = chosen(config)
+    for name in names:  # a wrong name or option is told before hours of training
+        parse(train_arguments(config, name, 0))
+    columns = config.data.columns
+    train, test = (
+        survey_store(FeatureStore.open(path, columns, option), "fail", statistics=False)
+        for path, option in ((config.data.train, "--data.train"), (config.data.test, "--data.test"))
+    )
+    vocabulary = Vocabulary(tuple(train.names.to_pylist()), train.count_T)
+    floor = Entry("popularity")
+    floor.runs.append(
+        evaluate_store(PopularityAnnotator(vocabulary), vocabulary, test, columns, config.k)
+    )
+    bound = Entry("upper bound", [upper_bound(vocabulary, test, columns, config.k)])
+    entries = [floor, *(attempt(config, name) for name in names), bound]
+    write_comparison(Path(config.out), entries, config.data.train, config.data.test, config.k)
+    print((Path(config.out) / "table.md").read_text("utf-8"))
+    if any(entry.failed for entry in entries):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,77 @@
+"""`python -m jobs.compare`: every method beats the floor where the answer is known; what fails is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stores import write_planted
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ("wsabie", "drel:best")
+
+
+def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.compare", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two tags an image, planted: with k = 2 a perfect method reaches F1 = 1."""
+    root = tmp_path_factory.mktemp("planted")
+    train = write_planted(root / "train.parquet", 600, each=2)
+    test = write_planted(root / "test.parquet", 120, seed=1, first=10_000, each=2)
+    return ["--data.train", str(train), "--data.test", str(test), "--k", "2"]
+
+
+def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
+    stores: list[str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: {latent: 8, tag_tower: none, tag_dim: 8, metric: none}\n"
+                      "data: {validation: 0.000001}\n")  # fmt: skip
+    out = tmp_path / "out"
+    done = compare(*stores, "--out", str(out), "--methods", f"drel:{broken},{','.join(METHODS)}")
+    assert done.returncode == 1, done.stderr
+    assert "holds out none" in done.stderr
+    results = json.loads((out / "results.json").read_text("utf-8"))
+    rows = {row["name"]: row for row in results["methods"]}
+    assert list(rows) == ["popularity", f"drel:{broken}", *METHODS, "upper bound"]
+    floor = rows["popularity"]["mean"]["F1"]
+    for name in METHODS:
+        assert rows[name]["mean"]["F1"] > floor + 0.2, (name, rows[name]["mean"])
+    assert rows["drel:best"]["mean"]["F1"] >= 0.95
+    assert rows["upper bound"]["mean"]["F1"] == 1.0
+    assert rows[f"drel:{broken}"]["failed"]
+    bands = rows["drel:best"]["runs"][0]["bands"]
+    assert sum(band["tags"] for band in bands.values()) == 12
+    table = (out / "table.md").read_text("utf-8")
+    assert table.index("popularity floor") < table.index("drel best") < table.index("upper bound")
+    assert "failed: seed 0" in table
+    assert (out / "table.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--methods", "drel,drel"], "names one twice"),
+    (["--methods", "magic"], "magic"),
+    (["--methods", "drel:none"], "is not known; choose one of"),
+    (["--methods", "drel", "--seeds", "0"], "must be 1 or more"),
+    (["--methods", "drel", "--images.train", "x"], "give both or none"),
+])  # fmt: skip
+def test_wrong_options_are_told_before_training(
+    stores: list[str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = compare(*stores, "--out", str(tmp_path / "out"), *arguments)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
