@@ -86,6 +86,7 @@ def train(
     restore: Path | None,
     report: Callable[[Path, dict[str, Any]], Path | None],
     say: Callable[[str], None],
+    validated: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
@@ -97,6 +98,7 @@ def train(
         say: takes a line of progress (rank 0).
         report: hands a folder with this rank's part of a checkpoint over for keeping; gives the
             place where the whole checkpoint can be read, if it can be read here.
+        validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
 
     Returns:
         Figures of the run.
@@ -158,12 +160,17 @@ def train(
             else:
                 cursor.stale_epochs += 1
                 stopped = cursor.stale_epochs >= config.patience
+            if validated is not None:
+                validated(cursor.epoch, metrics)
         elif done % config.checkpoint.every == 0 or cursor.epoch == config.epochs:
             keep(float(done))
     monitor.line(cursor.epoch - 1, cursor.epoch * steps, 0.0, world)
     seconds = time.perf_counter() - started
     if stopped and rank == 0:
         say(f"stopped early: no better F1 for {config.patience} epochs")
+    if validated is not None:
+        monitor.close()
+        return {"seconds": round(seconds, 2)}
     if has_validation and best_at is not None:
         checkpoint.load(best_at, stepper, fingerprint)
     figures: dict[str, Any] = {

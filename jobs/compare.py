@@ -111,7 +111,7 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
 
 def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
     """Train (or take up) one entry and score it: its metrics, and the bytes of its bundle."""
-    settings, text = parse(train_arguments(config, name, seed))
+    settings, text, _ = parse(train_arguments(config, name, seed))
 
     def say(line: str) -> None:
         print(f"  {line}", flush=True)

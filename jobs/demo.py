@@ -30,7 +30,7 @@ def read_all(survey: StoreSurvey, names: list[str]) -> Rows:
 
 
 def main(arguments: list[str]) -> None:
-    config, text = parse(
+    config, text, _ = parse(
         [
             *("--data.train", str(EXAMPLE / "train.parquet")),
             *("--data.test", str(EXAMPLE / "test.parquet")),

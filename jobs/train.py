@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+from jsonargparse import Namespace
 
 from distributed import trainer
 from distributed.config import TrainConfig
@@ -12,11 +13,13 @@ from drel_core.metrics import format_table
 from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, write_text
 
 
-def parse(arguments: list[str]) -> tuple[TrainConfig, str]:
-    """The resolved configuration, as an object and as YAML that reproduces it."""
+def training_parser(verb: str, arguments: list[str]) -> OneLineParser:
+    """Every option of a training run, and the preset's values as defaults."""
+    what = {"train": "Train a model on a feature store.",
+            "tune": "Search for the options that train the best model, on validation rows."}  # fmt: skip
     parser = OneLineParser(
-        prog="python -m jobs.train",
-        description="Train a model on a feature store. The same command on the same --out resumes.",
+        prog=f"python -m jobs.{verb}",
+        description=f"{what[verb]} The same command on the same --out resumes.",
         default_config_files=preset_files(arguments),
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
@@ -24,9 +27,17 @@ def parse(arguments: list[str]) -> tuple[TrainConfig, str]:
         "--preset", help="paper (as printed), best, or the method's own (default: that, else best)"
     )
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
+    return parser
+
+
+def parse(
+    arguments: list[str], parser: OneLineParser | None = None
+) -> tuple[TrainConfig, str, Namespace]:
+    """The resolved configuration: as an object, as YAML that reproduces it, and as parsed."""
+    parser = parser or training_parser("train", arguments)
     namespace = parser.parse_args(arguments)
     text = parser.dump(namespace, skip_unset=False)
-    return build(parser, namespace, TrainConfig), text
+    return build(parser, namespace, TrainConfig), text, namespace
 
 
 def write_config(config: TrainConfig, text: str) -> None:
@@ -41,7 +52,7 @@ def write_config(config: TrainConfig, text: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    config, text = parse(arguments)
+    config, text, _ = parse(arguments)
     metrics = trainer.run(
         config,
         say=lambda line: print(line, flush=True),

@@ -1,0 +1,244 @@
+"""Search over the configuration: Ray Tune with random search and ASHA (Li et al., 2020)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from distributed.config import TrainConfig
+from distributed.launch import Say
+from distributed.pipeline import inline_blocks
+from distributed.store_survey import StoreSurvey
+from distributed.unit_tasks import start_ray
+from drel_core.errors import InputError
+
+SPACE: dict[str, Any] = {
+    "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "optim.weight_decay": {"low": 0.01, "high": 5.0, "log": True},
+    "table.lr": {"low": 1e-3, "high": 0.1, "log": True},
+    "model.dropout": {"low": 0.0, "high": 0.6},
+    "model.input_dropout": {"low": 0.0, "high": 0.7},
+    "loss.negatives": [3, 10, 30],
+    "loss.tag_weight_power": {"low": 0.0, "high": 0.75},
+    "model.latent": [256, 512, 1024],
+}
+"""Searched unless another space is given. A list is a choice; low and high are the ends of a range."""
+TRIALS = "trials"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Of a finished search: the best values and what every trial reached, best first."""
+
+    values: dict[str, Any]
+    trials: list[dict[str, Any]]
+
+
+def with_values(config: Any, values: dict[str, Any]) -> Any:
+    """A configuration with some values replaced, by dotted name; checks them as any other.
+
+    Raises:
+        InputError: no such option, or a value out of its range.
+    """
+    for name, value in values.items():
+        config = _with_value(config, name.split("."), value, name)
+    return config
+
+
+def _with_value(part: Any, path: list[str], value: Any, name: str) -> Any:
+    known = part.__dataclass_fields__ if is_dataclass(part) else {}
+    if path[0] not in known:
+        raise InputError(f"search space: no option {name!r}; `jobs.train --help` lists them")
+    inner = value
+    if len(path) > 1:
+        inner = _with_value(getattr(part, path[0]), path[1:], value, name)
+    try:
+        return replace(part, **{path[0]: inner})
+    except ValueError as error:
+        raise InputError(f"search space: {error}") from None
+
+
+def domains(space: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Ray Tune's form of a space, once its names and ends have proved good.
+
+    Raises:
+        InputError: an entry is no choice and no range, or its values do not fit.
+    """
+    out: dict[str, Any] = {}
+    for name, entry in space.items():
+        if isinstance(entry, list) and entry:
+            ends, out[name] = entry, tune.choice(entry)
+        elif isinstance(entry, dict) and entry.keys() <= {"low", "high", "log"}:
+            ends = [entry.get("low"), entry.get("high")]
+            if not all(isinstance(end, int | float) for end in ends) or ends[0] >= ends[1]:
+                raise InputError(f"search space: {name} needs numbers low < high, not {entry}")
+            whole = all(isinstance(end, int) for end in ends)
+            if entry.get("log"):
+                if ends[0] <= 0:
+                    raise InputError(f"search space: {name} with log needs low above 0")
+                out[name] = (tune.lograndint if whole else tune.loguniform)(*ends)
+            else:
+                out[name] = tune.randint(ends[0], ends[1] + 1) if whole else tune.uniform(*ends)
+        else:
+            raise InputError(
+                f"search space: {name} is {entry!r}; give a list of choices, or low and high (and log)"
+            )
+        for end in ends:
+            with_values(config, {name: end})
+    return out
+
+
+def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Train with one set of values on one process, telling Tune the validation metrics each epoch."""
+    import torch
+
+    from distributed.train_loop import build_stepper, train
+    from distributed.unit_tasks import INLINE_BYTES
+
+    data: StoreSurvey = settings["data"]
+    context = tune.get_context()
+    config = with_values(settings["config"], values)
+    config.out = str(Path(context.get_trial_dir()))
+    torch.set_num_threads(settings["threads"])
+    device = torch.device("cuda" if settings["cuda"] else "cpu")
+    if data.train_rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
+        blocks = inline_blocks(config.data.columns, data.names)
+    else:
+        from distributed.ray_blocks import ray_blocks
+
+        blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
+    held: list[Path] = []
+
+    def keep(folder: Path, metrics: dict[str, Any]) -> None:
+        held.append(folder)
+
+    def validated(epoch: int, metrics: dict[str, Any]) -> None:
+        figures = {key: metrics[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
+        checkpoint = tune.Checkpoint.from_directory(str(held.pop())) if held else None
+        tune.report({"epoch": epoch, **figures}, checkpoint=checkpoint)
+
+    stepper = build_stepper(config, data, device)
+    mark = {"values": json.dumps(values, sort_keys=True)}
+    found = tune.get_checkpoint()
+    at = None
+    if found is not None:
+        at = Path(found.to_directory(tempfile.mkdtemp(prefix="drel-trial-")))
+    train(config, data, None, stepper, blocks, mark, at, keep, lambda line: None, validated)
+
+
+def _name(trial: Any) -> str:
+    return f"trial-{trial.trial_id.rpartition('_')[2]}"
+
+
+class _Lines(tune.Callback):
+    """A line for each trial that ends or is stopped."""
+
+    def __init__(self, say: Say, trials: int) -> None:
+        self.say, self.trials, self.ended, self.best = say, trials, 0, -1.0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        last = trial.last_result or {}
+        self.ended += 1
+        self.best = max(self.best, last.get("F1", -1.0))
+        told = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
+        self.say(f"trial {self.ended}/{self.trials}  F1 {last.get('F1', 0):.3f} after "
+                 f"{last.get('epoch', 0)} epochs  best {self.best:.3f}  ({told})")  # fmt: skip
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.ended += 1
+        self.say(f"trial {self.ended}/{self.trials} failed: {trial.error_file}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"trials": self.trials, "ended": self.ended, "best": self.best}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, say=print)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def search(
+    config: TrainConfig,
+    survey: StoreSurvey,
+    space: dict[str, Any],
+    trials: int,
+    concurrent: int,
+    grace: int,
+    say: Say,
+) -> SearchResult:
+    """Run the trials, or go on with those of an earlier call on the same ``config.out``.
+
+    Args:
+        config: what is not searched; its seed decides the values that are tried.
+        concurrent: trials at a time, each one process; 0: as many as there are GPUs, or one.
+        grace: epochs that every trial gets.
+    """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # a screen of boxes that we do not want
+    start_ray(1)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
+    concurrent = concurrent or (gpus if cuda else 1)
+    threads = config.threads or max(1, cpus // concurrent)
+    settings = {"config": config, "data": survey, "threads": threads, "cuda": cuda}
+    trainable: Callable[..., Any] = tune.with_resources(
+        tune.with_parameters(_trial, settings=settings),
+        {"cpu": threads, "gpu": 1 if cuda else 0},
+    )
+    folder = str(Path(config.out) / TRIALS)
+    if tune.Tuner.can_restore(folder):
+        say(f"going on with the trials in {folder}")
+        tuner = tune.Tuner.restore(folder, trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=domains(space, config),
+            tune_config=tune.TuneConfig(
+                metric="F1",
+                mode="max",
+                num_samples=trials,
+                max_concurrent_trials=concurrent,
+                scheduler=ASHAScheduler(
+                    time_attr="epoch", max_t=config.epochs, grace_period=min(grace, config.epochs),
+                    reduction_factor=3,
+                ),
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+                search_alg=tune.search.BasicVariantGenerator(random_state=config.seed),
+            ),
+            run_config=tune.RunConfig(
+                name=TRIALS,
+                storage_path=config.out,
+                verbose=0,
+                callbacks=[_Lines(say, trials)],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            ),
+        )  # fmt: skip
+    grid = tuner.fit()
+    reached = []
+    results = [grid[place] for place in range(len(grid))]
+    for result in results:
+        metrics = result.metrics or {}
+        history = result.metrics_dataframe
+        if result.error is None and "F1" in metrics and history is not None:
+            best = history["F1"].max()
+            reached.append({"F1": float(best), "N+": int(metrics["N+"]), "epochs": metrics["epoch"],
+                            "values": metrics["config"]})  # fmt: skip
+    if not reached:
+        first = next((str(r.error) for r in results if r.error), "no trial reported")
+        raise RuntimeError(f"every trial failed: {first.strip().splitlines()[-1]}")
+    reached.sort(key=lambda trial: -trial["F1"])
+    return SearchResult(reached[0]["values"], reached)

@@ -1,0 +1,93 @@
+"""Search for a better configuration: python -m jobs.tune --data.train PATH --out DIR --trials 20"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distributed.feature_store import FeatureStore
+from distributed.store_survey import Validation
+from distributed.trainer import fingerprint
+from distributed.tuning import SPACE, TRIALS, domains, search, with_values
+from distributed.unit_tasks import survey_store
+from drel_core.errors import InputError
+from jobs.cli import run_job, write_json, write_text
+from jobs.train import parse, training_parser
+
+VALIDATION = 0.15
+
+
+def read_space(path: str | None) -> dict[str, Any]:
+    """The default space, or a YAML file that maps options to choices or ranges."""
+    if path is None:
+        return SPACE
+    try:
+        space = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: the search space cannot be read ({error})") from None
+    if not isinstance(space, dict) or not space:
+        raise InputError(f"{path}: a search space maps options of jobs.train to choices or ranges")
+    return {str(name): entry for name, entry in space.items()}
+
+
+def main(arguments: list[str]) -> None:
+    parser = training_parser("tune", arguments)
+    parser.add_argument("--trials", type=int, default=20, help="configurations to try")
+    parser.add_argument("--space", help="YAML: OPTION: [choices] or {low: , high: , log: true}")
+    parser.add_argument("--concurrent", type=int, default=0,
+                        help="trials at a time; 0: one a GPU, or one")  # fmt: skip
+    parser.add_argument("--grace", type=int, default=3, help="epochs that every trial gets")
+    config, _, extra = parse(arguments, parser)
+    if extra.trials < 1 or extra.grace < 1 or extra.concurrent < 0:
+        raise InputError("--trials and --grace must be 1 or more, --concurrent 0 or more")
+    if config.method not in ("drel", "wsabie"):
+        raise InputError(f"--method {config.method}: jobs.tune searches for drel and wsabie")
+    space = read_space(extra.space)
+    domains(space, config)
+    config.out = str(Path(config.out).expanduser().absolute())
+    config.data.validation = config.data.validation or VALIDATION
+    config.patience = config.epochs  # ASHA decides
+    store = FeatureStore.open(config.data.train, config.data.columns)
+    validation = Validation(config.data.validation, config.seed)
+    survey = survey_store(store, config.data.on_bad_row, validation, power=config.model.power)
+    if not survey.validation_rows:
+        raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")
+    mark = {**fingerprint(config, survey), "space": space, "trials": extra.trials}
+    kept = Path(config.out) / "tune.json"
+    if kept.is_file():
+        before = json.loads(kept.read_text("utf-8"))
+        different = [key for key in mark if before.get(key) != json.loads(json.dumps(mark))[key]]
+        if different:
+            raise InputError(f"{config.out}: holds a search with another {', '.join(different)}; "
+                             "choose a new --out")  # fmt: skip
+    write_json(kept, mark)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    say(f"{survey.train_rows} training images, {survey.validation_rows} for validation, "
+        f"{extra.trials} trials of up to {config.epochs} epochs")  # fmt: skip
+    found = search(config, survey, space, extra.trials, extra.concurrent, extra.grace, say)
+    best = with_values(config, found.values)
+    write_json(Path(config.out) / "trials.json", found.trials)
+    write_text(Path(config.out) / "best.yaml", best_yaml(best, found.trials[0]["F1"]))
+    print(f"best F1 {found.trials[0]['F1']:.3f} on validation: {config.out}/best.yaml")
+    print(f"train with it  python -m jobs.train --config {config.out}/best.yaml --data.train PATH "
+          "--out DIR")  # fmt: skip
+    print(f"TensorBoard    tensorboard --logdir {config.out}/{TRIALS}")
+
+
+def best_yaml(config: Any, f1: float) -> str:
+    """What ``jobs.train --config`` takes: everything that decides the model, but no data and no --out."""
+    whole = asdict(config)
+    names = ("method", "epochs", "batch_size", "model", "table", "loss", "pool", "optim")
+    text: str = yaml.safe_dump({name: whole[name] for name in names}, sort_keys=False)
+    return f"# jobs.tune: F1 {f1:.4f} on validation rows\n{text}"
+
+
+if __name__ == "__main__":
+    run_job(main)

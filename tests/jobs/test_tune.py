@@ -1,0 +1,90 @@
+"""`python -m jobs.tune`: a search that is killed goes on, and what it finds trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distributed.config import DataConfig, TrainConfig
+from distributed.tuning import SPACE, domains, with_values
+from drel_core.errors import InputError
+from jobs.train import parse
+from tests.stores import write_planted
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.tune", *arguments],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
+    train = write_planted(tmp_path / "train.parquet", 400, each=2)
+    space = tmp_path / "space.yaml"
+    space.write_text("optim.lr: {low: 0.0001, high: 0.01, log: true}\nmodel.latent: [16, 32]\n")
+    out = tmp_path / "out"
+    arguments = ["--data.train", str(train), "--out", str(out), "--trials", "3", "--epochs", "3",
+                 "--k", "2", "--space", str(space), "--grace", "3"]  # fmt: skip
+    process = start(*arguments)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("trial 1/3"):
+            break
+    else:
+        assert process.stderr is not None
+        raise AssertionError(process.stderr.read())
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "best.yaml").exists()
+
+    again = start(*arguments)
+    printed, errors = again.communicate(timeout=200)
+    assert again.returncode == 0, errors
+    assert "going on with the trials" in printed
+    trials = json.loads((out / "trials.json").read_text("utf-8"))
+    assert len(trials) == 3
+    assert [t["F1"] for t in trials] == sorted((t["F1"] for t in trials), reverse=True)
+    best = yaml.safe_load((out / "best.yaml").read_text("utf-8"))
+    assert best["model"]["latent"] == trials[0]["values"]["model.latent"]
+    assert best["optim"]["lr"] == trials[0]["values"]["optim.lr"]
+    config, _, _ = parse(["--config", str(out / "best.yaml"), "--data.train", str(train),
+                          "--out", str(tmp_path / "model")])  # fmt: skip
+    assert (config.epochs, config.optim.lr) == (3, best["optim"]["lr"])
+    events = [path.read_bytes() for path in (out / "trials").rglob("events.out*")]
+    assert any(b"_hparams_" in data for data in events)
+
+    other = start(*arguments, "--seed", "5")
+    _, errors = other.communicate(timeout=100)
+    assert (other.returncode, len(errors.splitlines())) == (2, 1)
+    assert "seed; choose a new --out" in errors
+
+
+def test_a_space_is_checked_before_anything_starts() -> None:
+    config = TrainConfig(data=DataConfig(train="x"), out="y")
+    assert domains(SPACE, config).keys() == SPACE.keys()
+    assert with_values(config, {"model.latent": 7, "batch_size": 9}).model.latent == 7
+    assert config.model.latent == 1024
+    wrong = [
+        ({"model.depth": [1]}, "no option 'model.depth'"),
+        ({"model.latent.x": [1]}, "no option"),
+        ({"optim.lr": {"low": 1, "high": 1}}, "low < high"),
+        ({"optim.lr": {"low": 0, "high": 1, "log": True}}, "low above 0"),
+        ({"optim.lr": 3}, "a list of choices"),
+        ({"model.dropout": [0.1, 1.5]}, "must be in"),
+    ]
+    for space, message in wrong:
+        with pytest.raises(InputError, match=message):
+            domains(space, config)
