@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,16 +125,17 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
 
     def validated(epoch: int, metrics: dict[str, Any]) -> None:
         figures = {key: metrics[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
-        checkpoint = tune.Checkpoint.from_directory(str(held.pop())) if held else None
+        checkpoint = tune.Checkpoint.from_directory(str(held[-1])) if held else None
         tune.report({"epoch": epoch, **figures}, checkpoint=checkpoint)
+        while held:  # Tune has its copy
+            shutil.rmtree(held.pop(), ignore_errors=True)
 
     stepper = build_stepper(config, data, device)
     mark = {"values": json.dumps(values, sort_keys=True)}
     found = tune.get_checkpoint()
-    at = None
-    if found is not None:
-        at = Path(found.to_directory(tempfile.mkdtemp(prefix="drel-trial-")))
-    train(config, data, None, stepper, blocks, mark, at, keep, lambda line: None, validated)
+    with found.as_directory() if found is not None else nullcontext(None) as at:
+        restore = None if at is None else Path(at)
+        train(config, data, None, stepper, blocks, mark, restore, keep, lambda line: None, validated)
 
 
 def _name(trial: Any) -> str:
