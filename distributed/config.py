@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distributed.feature_store import Columns
+from distributed.knn import KNNConfig
 from distributed.pipeline import Residency
 from distributed.step import OptimConfig, PoolConfig
 from distributed.store_survey import OnBadRow
+from drel_core.baselines.svm import SVMConfig
 from drel_core.model import ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.train_step import LossConfig
 
-Method = Literal["drel", "wsabie", "popularity"]
+Method = Literal["drel", "wsabie", "knn", "svm", "popularity"]
 
 
 @dataclass(kw_only=True)
@@ -90,6 +92,10 @@ class TrainConfig:
     """candidate tags of a step"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how the towers learn"""
+    knn: KNNConfig = field(default_factory=KNNConfig)
+    """method knn"""
+    svm: SVMConfig = field(default_factory=SVMConfig)
+    """method svm"""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """when resumable state is written"""
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from distributed.config import TrainConfig
+from distributed.knn import choose, write_shards
 from distributed.launch import Say, launch
 from distributed.store_survey import StoreSurvey
+from distributed.svm import fit_svm
 from distributed.worker import enter
 from drel_core.bundle import write_bundle
 from drel_core.vocabulary import Vocabulary
@@ -53,19 +55,19 @@ def keep(
     config: TrainConfig,
     survey: StoreSurvey,
     features: Features,
-    save: Callable[[Path], None],
+    save: Callable[[Path], dict[str, Any] | None],
     started: float,
 ) -> None:
     """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
 
     Args:
-        save: writes the method's tensor files into a folder.
+        save: writes the method's tensor files into a folder, and gives what ``config.json`` says of them.
         started: when fitting began (``perf_counter``).
     """
     partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save(partial)
+    described = save(partial) or {}
     seconds = time.perf_counter() - started
     figures = {
         "seconds": round(seconds, 2),
@@ -75,10 +77,41 @@ def keep(
         "workers": config.workers,
     }
     about = {"image_dim": survey.image_dim, "k": config.k, "seed": config.seed,
-             "features": features, "train": figures, "config": asdict(config)}  # fmt: skip
+             "features": features, "train": figures, "config": asdict(config), **described}  # fmt: skip
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     write_bundle(partial, config.method, vocabulary, about)
     partial.rename(final)
 
 
-_FITS: dict[str, Fit] = {"drel": _ranking, "wsabie": _ranking, "popularity": _popularity}
+def _knn(
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+) -> None:
+    started = time.perf_counter()
+    k, weighting = config.knn.k, config.knn.weighting
+    if k == 0:
+        k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
+        say(f"chosen on training rows: k = {k}, weighting {weighting}")
+
+    def save(folder: Path) -> dict[str, Any]:
+        write_shards(survey, config.data.columns, config.workers, folder)
+        return {"parts": config.workers, "k_neighbours": k, "weighting": weighting}
+
+    keep(config, survey, features, save, started)
+
+
+def _svm(
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+) -> None:
+    started = time.perf_counter()
+    kept = Path(config.out) / "checkpoints"
+    fitted = fit_svm(survey, config.data.columns, config.svm, config.seed, kept, mark, say)
+    keep(config, survey, features, fitted.save, started)
+
+
+_FITS: dict[str, Fit] = {
+    "drel": _ranking,
+    "wsabie": _ranking,
+    "popularity": _popularity,
+    "knn": _knn,
+    "svm": _svm,
+}

@@ -12,12 +12,12 @@ from typing import Any
 from distributed.config import TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
+from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 
 
@@ -45,6 +45,8 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
         "table": digest(asdict(config.table)),
         "loss": digest(asdict(config.loss)),
         "pool": digest(asdict(config.pool)),
+        "knn": digest(asdict(config.knn)),
+        "svm": digest(asdict(config.svm)),
         "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
     }
 
@@ -92,7 +94,8 @@ def run(
     if size > INLINE_BYTES:
         start_ray(config.workers)
     validation = Validation(config.data.validation, config.seed) if config.data.validation else None
-    survey = survey_store(store, config.data.on_bad_row, validation, power=config.model.power)
+    power = config.model.power if config.method in ("drel", "wsabie") else 1.0
+    survey = survey_store(store, config.data.on_bad_row, validation, power=power)
     if config.data.validation and not survey.validation_rows:
         raise InputError(
             f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
@@ -114,7 +117,7 @@ def run(
         (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
     if test_survey is None:
         return None
-    annotator = load_bundle(out / "model")
+    annotator = open_annotator(out / "model")
     metrics = evaluate_store(
         annotator, annotator.vocabulary, test_survey, config.data.columns, config.k
     )

@@ -135,7 +135,9 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     found = tune.get_checkpoint()
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
-        train(config, data, None, stepper, blocks, mark, restore, keep, lambda line: None, validated)
+        train(
+            config, data, None, stepper, blocks, mark, restore, keep, lambda line: None, validated
+        )
 
 
 def _name(trial: Any) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from drel_core.annotator import TrainedAnnotator
+from drel_core.baselines.knn import KNNAnnotator
 from drel_core.baselines.popularity import PopularityAnnotator
+from drel_core.baselines.svm import SVMAnnotator
 from drel_core.drel_annotator import DRELAnnotator
 from drel_core.errors import InputError
 from drel_core.vocabulary import Vocabulary
@@ -28,6 +31,8 @@ Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
 LOADERS: dict[str, Loader] = {
     "drel": DRELAnnotator.load,
     "wsabie": DRELAnnotator.load,
+    "knn": KNNAnnotator.load,
+    "svm": SVMAnnotator.load,
     "popularity": PopularityAnnotator.load,
 }
 """By the method that ``config.json`` names."""
@@ -63,22 +68,27 @@ def _write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
-def load_bundle(folder: str | Path) -> TrainedAnnotator:
-    """Load a bundle of any method, ready to score.
+def bundle_folder(folder: str | Path) -> Path:
+    """Where ``config.json`` is: the folder itself, or ``model`` in it.
 
     Raises:
-        InputError: not a bundle, an unknown format or method, or a part that is missing or damaged.
+        InputError: in neither.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        inside = folder / "model"
-        if (inside / "config.json").is_file():
-            folder = inside
-        else:
-            raise InputError(f"{folder}: no model bundle (config.json is missing); give --model a "
-                             "folder written by jobs.train, OUT/model")  # fmt: skip
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for place in (Path(folder), Path(folder) / "model"):
+        if (place / "config.json").is_file():
+            return place
+    raise InputError(f"{folder}: no model bundle (config.json is missing); give --model a "
+                     "folder written by jobs.train, OUT/model")  # fmt: skip
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """``config.json``.
+
+    Raises:
+        InputError: damaged, or of a format or method that this version does not know.
+    """
+    with _damage(folder):
+        about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if about.get("format") != FORMAT:
             raise InputError(
                 f"{folder}: bundle format {about.get('format')!r}; this version reads {FORMAT}"
@@ -88,10 +98,20 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
                 f"{folder}: bundle of method {about.get('method')!r}; this version reads "
                 f"{', '.join(LOADERS)}"
             )
-        vocabulary = Vocabulary.from_dict(
-            json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        )
-        return LOADERS[about["method"]](folder, about, vocabulary)
+        return about
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    with _damage(folder):
+        text = (folder / "vocabulary.json").read_text(encoding="utf-8")
+        return Vocabulary.from_dict(json.loads(text))
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Whatever reading damaged files raises becomes one line."""
+    try:
+        yield
     except (
         OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError,
     ) as error:  # fmt: skip
@@ -100,3 +120,15 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
         raise InputError(
             f"{folder}: the model bundle is damaged ({error})".splitlines()[0]
         ) from error
+
+
+def load_bundle(folder: str | Path) -> TrainedAnnotator:
+    """Load a bundle of any method, ready to score.
+
+    Raises:
+        InputError: not a bundle, an unknown format or method, or a part that is missing or damaged.
+    """
+    folder = bundle_folder(folder)
+    about, vocabulary = read_about(folder), read_vocabulary(folder)
+    with _damage(folder):
+        return LOADERS[about["method"]](folder, about, vocabulary)

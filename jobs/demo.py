@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     train_survey = survey_store(FeatureStore.open(config.data.train), "fail", statistics=False)
     test_survey = survey_store(FeatureStore.open(config.data.test), "fail", statistics=False)
     train = read_all(train_survey, names)
-    knn = KNNAnnotator(train.features_BD, train.tags, len(names), k=100)
+    knn = KNNAnnotator.fit(train.features_BD, train.tags, len(names), k=100)
     neighbours = evaluate_store(knn, vocabulary, test_survey, Columns(), config.k)
 
     test = read_all(test_survey, names)

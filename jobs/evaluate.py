@@ -7,10 +7,11 @@ from pathlib import Path
 
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
+from distributed.knn import open_annotator
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from drel_core.bundle import load_bundle
+from drel_core.bundle import bundle_folder
 from drel_core.errors import InputError
 from drel_core.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(EvaluateConfig)
     config = build(parser, parser.parse_args(arguments), EvaluateConfig)
-    annotator = load_bundle(config.model)
+    annotator = open_annotator(bundle_folder(config.model))
     store = FeatureStore.open(config.data, config.columns, "--data")
     if store.image_dim != annotator.image_dim:
         raise InputError(

@@ -1,64 +1,199 @@
-"""k nearest neighbours on standardised features (He et al., section 4.2: k = 100)."""
+"""k nearest neighbours on standardised features (He et al., section 4.2: k = 100), exact, by faiss.
+
+neighbours-00000-of-00002.safetensors   standardised features of some training rows, and their tags
+
+Shapes: N training images in all shards, B queries, D feature size, T tags, k neighbours.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+import faiss
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.sparse import csr_matrix
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from drel_core.annotator import DenseScores
+from drel_core.errors import InputError
 from drel_core.tag_lists import TagLists
+from drel_core.vocabulary import Vocabulary
+
+Weighting = Literal["uniform", "distance"]
+
+
+class NeighbourShard:
+    """Some of the training rows: an index of their features, and their tags.
+
+    Args:
+        features_ND: float32, standardised.
+        tags: their tags.
+        start: number of the first row among all training rows.
+    """
+
+    def __init__(self, features_ND: Tensor, tags: TagLists, start: int = 0) -> None:
+        self.features_ND, self.tags, self.start = features_ND, tags, start
+        index: Any = faiss.IndexFlatL2(features_ND.shape[1])
+        if getattr(faiss, "get_num_gpus", lambda: 0)() > 0:  # faiss-gpu on a machine with one
+            index = faiss.index_cpu_to_all_gpus(index)
+        index.add(features_ND.numpy())
+        self.index = index
+
+    def nearest(self, query_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances float32 ``[B, min(k, N)]``, nearest first, and the rows' numbers int64."""
+        k = min(k, len(self.features_ND))
+        if k == 0 or len(query_BD) == 0:
+            empty = np.zeros((len(query_BD), k), dtype=np.float32)
+            return empty, empty.astype(np.int64)
+        square_Bk, row_Bk = self.index.search(np.ascontiguousarray(query_BD, np.float32), k)
+        # faiss expands |a - b|^2, which rounds to just below 0 between equal rows.
+        return np.sqrt(np.maximum(square_Bk, 0)), row_Bk + self.start
+
+    def save(self, path: Path) -> None:
+        tensors = {"features": self.features_ND.contiguous(), "offsets": self.tags.offsets,
+                   "tags": self.tags.values, "start": torch.tensor(self.start)}  # fmt: skip
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
+
+    @staticmethod
+    def load(path: Path) -> NeighbourShard:
+        held = load_file(path)
+        return NeighbourShard(
+            held["features"], TagLists(held["tags"], held["offsets"]), int(held["start"])
+        )
+
+
+def shard_file(part: int, parts: int) -> str:
+    return f"neighbours-{part:05d}-of-{parts:05d}.safetensors"
+
+
+def merge_nearest(
+    found: Sequence[tuple[np.ndarray, np.ndarray]], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of several shards' answers; of equal distances the lower row."""
+    distance = np.concatenate([d for d, _ in found], axis=1)
+    row = np.concatenate([r for _, r in found], axis=1)
+    order = np.lexsort((row, distance), axis=1)[:, :k]
+    return np.take_along_axis(distance, order, 1), np.take_along_axis(row, order, 1)
+
+
+def neighbour_scores(
+    distance_Bk: np.ndarray, row_Bk: np.ndarray, tag_NT: csr_matrix, weighting: Weighting
+) -> Tensor:
+    """float32 ``[B, T]``: the share of neighbours that carry each tag, weighted or not.
+
+    Args:
+        weighting: ``uniform``, or ``distance`` for weights 1 / (distance + 1e-6).
+    """
+    weight_Bk = np.ones_like(distance_Bk, dtype=np.float64)
+    if weighting == "distance":
+        weight_Bk = 1 / (distance_Bk.astype(np.float64) + 1e-6)
+    weight_Bk /= weight_Bk.sum(1, keepdims=True)
+    offsets = np.arange(0, row_Bk.size + 1, row_Bk.shape[1])
+    weight_BN = csr_matrix(
+        (weight_Bk.astype(np.float32).ravel(), row_Bk.ravel(), offsets),
+        shape=(len(row_Bk), tag_NT.shape[0]),
+    )
+    return torch.from_numpy((weight_BN @ tag_NT).toarray())
+
+
+def tag_matrix(tags: TagLists, num_tags: int) -> csr_matrix:
+    """Sparse float32 ``[N, T]`` of ones."""
+    ones = np.ones(len(tags.values), dtype=np.float32)
+    return csr_matrix(
+        (ones, tags.values.numpy(), tags.offsets.numpy()), shape=(len(tags), num_tags)
+    )
 
 
 class KNNAnnotator(DenseScores):
     """A tag's score is the (weighted) share of the k nearest training images that carry it.
 
     Args:
-        features_ND: training features; standardised here by their own mean and deviation.
-        tags: training tags.
+        shards: all training rows, in order of their ``start``.
         num_tags: T.
+        mean_D, std_D: what the shards' features were standardised by.
         k: neighbours; more than N means all N.
-        weighting: ``uniform``, or ``distance`` for weights 1 / (distance + 1e-6).
     """
 
     name = "knn"
 
     def __init__(
         self,
+        shards: Sequence[NeighbourShard],
+        num_tags: int,
+        mean_D: np.ndarray,
+        std_D: np.ndarray,
+        k: int = 100,
+        weighting: Weighting = "uniform",
+    ) -> None:
+        rows = sum(len(shard.tags) for shard in shards)
+        if rows == 0:
+            raise ValueError("kNN needs at least one training image")
+        self.shards, self.num_tags, self.k, self.weighting = (
+            shards,
+            num_tags,
+            min(k, rows),
+            weighting,
+        )
+        self.mean_D: np.ndarray = np.asarray(mean_D, np.float32)
+        self.std_D: np.ndarray = np.asarray(std_D, np.float32)
+        self.tag_NT = tag_matrix(TagLists.cat([shard.tags for shard in shards]), num_tags)
+        self.vocabulary = Vocabulary((), np.zeros(0))
+        self.about: dict[str, Any] = {}
+
+    @classmethod
+    def fit(
+        cls,
         features_ND: Tensor,
         tags: TagLists,
         num_tags: int,
         k: int = 100,
-        weighting: Literal["uniform", "distance"] = "uniform",
-    ) -> None:
-        if len(features_ND) == 0:
-            raise ValueError("kNN needs at least one training image")
-        features = features_ND.float().numpy()
-        self.num_tags, self.k, self.weighting = num_tags, min(k, len(features)), weighting
-        self.mean_D = features.mean(0)
-        std_D = features.std(0)
-        self.std_D = np.where(std_D > 0, std_D, 1.0)
-        self.index = NearestNeighbors(n_neighbors=self.k, algorithm="brute")
-        self.index.fit((features - self.mean_D) / self.std_D)
-        ones = np.ones(len(tags.values), dtype=np.float32)
-        self.tag_NT = csr_matrix(
-            (ones, tags.values.numpy(), tags.offsets.numpy()), shape=(len(features), num_tags)
-        )
+        weighting: Weighting = "uniform",
+    ) -> KNNAnnotator:
+        """Of raw features in one piece, standardised here."""
+        mean_D, std_D = features_ND.double().mean(0), features_ND.double().std(0, correction=0)
+        std_D = torch.where(std_D > 0, std_D, 1.0)
+        standard_ND = ((features_ND - mean_D) / std_D).float()
+        shard = NeighbourShard(standard_ND, tags)
+        return cls([shard], num_tags, mean_D.numpy(), std_D.numpy(), k, weighting)
+
+    @classmethod
+    def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> KNNAnnotator:
+        parts = int(about["parts"])
+        shards = [NeighbourShard.load(folder / shard_file(part, parts)) for part in range(parts)]
+        at = 0
+        for part, shard in enumerate(shards):
+            if shard.start != at:
+                raise InputError(f"{folder}: {shard_file(part, parts)} is out of place")
+            at += len(shard.tags)
+        statistics = load_file(folder / "standardisation.safetensors")
+        annotator = cls(
+            shards, len(vocabulary), statistics["mean"].numpy(), statistics["std"].numpy(),
+            about["k_neighbours"], about["weighting"],
+        )  # fmt: skip
+        annotator.vocabulary, annotator.about = vocabulary, about
+        return annotator
+
+    @property
+    def image_dim(self) -> int:
+        return len(self.mean_D)
+
+    def standardised(self, features_BD: Tensor) -> np.ndarray:
+        query_BD: np.ndarray = (features_BD.float().numpy() - self.mean_D) / self.std_D
+        return query_BD
+
+    def nearest(self, query_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and rows ``[B, k]`` of standardised queries."""
+        return merge_nearest([shard.nearest(query_BD, self.k) for shard in self.shards], self.k)
 
     def scores(self, features_BD: Tensor) -> Tensor:
-        query = (features_BD.float().numpy() - self.mean_D) / self.std_D
-        distance_Bk, neighbour_Bk = self.index.kneighbors(query)
-        weight_Bk = np.ones_like(distance_Bk)
-        if self.weighting == "distance":
-            weight_Bk = 1 / (distance_Bk + 1e-6)
-        weight_Bk /= weight_Bk.sum(1, keepdims=True)
-        offsets = np.arange(0, neighbour_Bk.size + 1, self.k)
-        weight_BN = csr_matrix(
-            (weight_Bk.astype(np.float32).ravel(), neighbour_Bk.ravel(), offsets),
-            shape=(len(query), self.tag_NT.shape[0]),
-        )
-        return torch.from_numpy((weight_BN @ self.tag_NT).toarray())
+        distance_Bk, row_Bk = self.nearest(self.standardised(features_BD))
+        return neighbour_scores(distance_Bk, row_Bk, self.tag_NT, self.weighting)
+
+
+def write_standardisation(folder: Path, mean_D: np.ndarray, std_D: np.ndarray) -> None:
+    tensors = {"mean": torch.tensor(mean_D), "std": torch.tensor(std_D)}
+    save_file(tensors, folder / "standardisation.safetensors")

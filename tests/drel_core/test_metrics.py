@@ -105,7 +105,7 @@ def test_knn_equals_a_loop() -> None:
     train, query, tags = torch.randn(30, 4) * 5, torch.randn(3, 4), random_tags(30, 8, 2)
     mean, std = train.mean(0), train.std(0, correction=0)
     for weighting in ("uniform", "distance"):
-        found = KNNAnnotator(train, tags, 8, k=6, weighting=weighting).scores(query)  # type: ignore[arg-type]
+        found = KNNAnnotator.fit(train, tags, 8, k=6, weighting=weighting).scores(query)  # type: ignore[arg-type]
         for row in range(3):
             distance = ((train - query[row]) / std).norm(dim=1)
             near = distance.argsort()[:6]

@@ -13,7 +13,7 @@ import pytest
 from tests.stores import write_planted
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = ("wsabie", "drel:best")
+METHODS = ("knn", "svm", "wsabie", "drel:best")
 
 
 def compare(*arguments: str) -> subprocess.CompletedProcess[str]:

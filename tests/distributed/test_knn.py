@@ -1,0 +1,48 @@
+"""kNN in shards, each in an actor, answers as it does in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from distributed.feature_store import Columns, FeatureStore
+from distributed.knn import ShardedKNN, choose, read_rows, write_shards
+from distributed.unit_tasks import start_ray, survey_store
+from drel_core.baselines.knn import KNNAnnotator
+from drel_core.vocabulary import Vocabulary
+from tests.stores import write_planted
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -> None:
+    path = write_planted(tmp_path / "train.parquet", 101)
+    survey = survey_store(FeatureStore.open(str(path)), "fail")
+    rows = read_rows(survey.train, Columns(), survey.names)
+    whole = KNNAnnotator.fit(rows.features_BD, rows.tags, 12, 7, "distance")
+    vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
+    queries = rows.features_BD[:40] + 0.01 * torch.randn(40, 16)
+    for parts in (1, 2, 3):
+        folder = tmp_path / str(parts)
+        folder.mkdir()
+        write_shards(survey, Columns(), parts, folder)
+        about = {"parts": parts, "k_neighbours": 7, "weighting": "distance"}
+        loaded = KNNAnnotator.load(folder, about, vocabulary)
+        torch.testing.assert_close(
+            loaded.scores(queries), whole.scores(queries), atol=1e-4, rtol=1e-4
+        )
+    sharded = ShardedKNN(folder, about, vocabulary)
+    torch.testing.assert_close(sharded.scores(queries), loaded.scores(queries))
+    k, weighting = choose(survey, Columns(), 12, seed=0)
+    assert k in (5, 10, 20, 50) and weighting in ("uniform", "distance")
+    assert np.isfinite(sharded.annotate(queries, 3)[0].numpy()).all()

@@ -1,0 +1,64 @@
+"""kNN against scikit-learn's neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from drel_core.baselines.knn import KNNAnnotator, NeighbourShard, merge_nearest
+from drel_core.tag_lists import TagLists
+
+
+def case(rows: int, seed: int = 0) -> tuple[torch.Tensor, TagLists]:
+    generator = np.random.default_rng(seed)
+    features = torch.from_numpy(generator.normal(size=(rows, 9)).astype(np.float32) * 3 + 1)
+    features[:, 4] = 2.0  # a constant feature
+    tags = TagLists.from_lists([sorted({i % 7, (i * 3) % 7}) for i in range(rows)])
+    return features, tags
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "distance"])
+@pytest.mark.parametrize("k", [1, 5, 500])
+def test_scores_equal_a_loop_over_scikit_learns_neighbours(k: int, weighting: str) -> None:
+    features, tags = case(120)
+    queries, _ = case(30, seed=1)
+    annotator = KNNAnnotator.fit(features, tags, 7, k, weighting)  # type: ignore[arg-type]
+    std = features.std(0, correction=0)
+    scale = torch.where(std > 0, std, 1.0)
+    x, q = ((part - features.mean(0)) / scale for part in (features, queries))
+    model = NearestNeighbors(n_neighbors=min(k, 120), algorithm="brute").fit(x.numpy())
+    distance, neighbour = model.kneighbors(q.numpy())
+    expected = np.zeros((30, 7))
+    for row in range(30):
+        weight = (
+            np.ones(len(distance[row])) if weighting == "uniform" else 1 / (distance[row] + 1e-6)
+        )
+        for share, near in zip(weight / weight.sum(), neighbour[row], strict=True):
+            for tag in tags.tolist()[near]:
+                expected[row, tag] += share
+    np.testing.assert_allclose(annotator.scores(queries).numpy(), expected, atol=1e-5)
+    best, ids = annotator.annotate(queries, 3)
+    assert best.shape == ids.shape == (30, 3)
+
+
+def test_shards_together_find_what_one_finds() -> None:
+    features, tags = case(50)
+    features[20] = features[30] = features[3]  # equal distances: the lower row first
+    whole = NeighbourShard(features, tags)
+    parts = [NeighbourShard(features[a:b], tags[a:b], a) for a, b in ((0, 17), (17, 18), (18, 50))]
+    query = features[:10].numpy()
+    distance, row = whole.nearest(query, 12)
+    found, rows = merge_nearest([part.nearest(query, 12) for part in parts], 12)
+    np.testing.assert_allclose(found, distance, atol=2e-3)
+    assert rows[3, :3].tolist() == [3, 20, 30]
+    assert (np.sort(rows, 1) == np.sort(row, 1)).mean() > 0.98
+
+
+def test_one_image_and_none() -> None:
+    features, tags = case(1)
+    assert KNNAnnotator.fit(features, tags, 7, 5).scores(features).tolist()[0][0] == 1.0
+    assert KNNAnnotator.fit(features, tags, 7, 5).scores(features[:0]).shape == (0, 7)
+    with pytest.raises(ValueError, match="at least one"):
+        KNNAnnotator.fit(features[:0], tags[:0], 7, 5)
