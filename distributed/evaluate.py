@@ -150,6 +150,7 @@ def evaluate_sharded(
         tag_p = torch.cat(
             [every[start + low : start + low + n] for start, n in zip(starts, counts, strict=True)]
         )
+        all_pL1[:, -1] += stepper.prior_T[tag_p]
         both = torch.cat([best, model.score(image_nL, all_pL1)], dim=1)
         best, place = topk(both, k)
         ids = torch.cat([ids, tag_p.expand(len(image_nL), -1)], dim=1).gather(1, place)

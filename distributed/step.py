@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distributed import comm
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from drel_core.losses import tag_frequency_weight
-from drel_core.model import DREL
+from drel_core.model import DREL, prior_bias
 from drel_core.sampling import CandidateSampler, SamplerName, mix_seed, step_generator
 from drel_core.tag_lists import TagLists
 from drel_core.train_step import LossConfig, PooledBatch, PooledStep, StepStats
@@ -106,6 +106,7 @@ class Stepper:
         self.model, self.table = model.to(self.device), table
         self.optim_config, self.pool_config, self.seed = optim, pool, seed
         self.num_tags = len(count_T)
+        self.prior_T = prior_bias(count_T, model.config).to(self.device)
         self.sampler: CandidateSampler | None = None
         if self.num_tags > pool.candidates:
             self.sampler = CandidateSampler(count_T, pool.sampler)

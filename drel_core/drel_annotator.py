@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from drel_core.errors import InputError
-from drel_core.model import DREL, ModelConfig
+from drel_core.model import DREL, ModelConfig, prior_bias
 from drel_core.scorer import topk_blockwise
 from drel_core.vocabulary import Vocabulary
 
@@ -79,6 +79,7 @@ class DRELAnnotator:
         tag_TL1 = torch.cat(parts)
         if len(tag_TL1) != len(vocabulary):
             raise InputError(f"{folder}: {len(tag_TL1)} table rows for {len(vocabulary)} tags")
+        tag_TL1[:, -1] += prior_bias(torch.from_numpy(vocabulary.counts), model.config)
         return cls(model, tag_TL1, vocabulary, about)
 
     @property

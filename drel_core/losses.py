@@ -26,6 +26,26 @@ def triplet_hinge(
     return torch.where(valid_nK, hinge_nK, 0.0)
 
 
+def smooth_triplet_loss(
+    positive_n: Tensor, score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, log_left_out_B: Tensor
+) -> Tensor:
+    """``log(1 + sum_k exp(s(i, k) - s(i, j)))`` over all irrelevant tags k: every triplet of a relevant
+    pair in one smooth maximum (the N-pair loss of Sohn, 2016, with all other tags as negatives).
+
+    Args:
+        positive_n: scores ``s(i, j)`` of relevant pairs.
+        row_n: the image of each pair.
+        log_left_out_B: log of how many times more irrelevant tags there are than the pool holds; 0 when
+            the pool is every tag. It keeps the sum's size that of the whole vocabulary.
+
+    Returns:
+        ``[n]`` losses; 0 for an image to which every tag is relevant.
+    """
+    # Not -inf: the gradient of a logsumexp over nothing but -inf is NaN.
+    irrelevant_B = score_BP.masked_fill(relevant_BP, -1e9).logsumexp(1) + log_left_out_B
+    return torch.nn.functional.softplus(irrelevant_B[row_n] - positive_n)
+
+
 def harmonic(rank_n: Tensor) -> Tensor:
     """``sum of 1/i for i = 1 .. rank``; 0 for rank 0. Euler-Maclaurin above 16, exact below."""
     small = torch.cat([rank_n.new_zeros(1), (1.0 / torch.arange(1, 17)).to(rank_n).cumsum(0)])

@@ -42,6 +42,9 @@ class ModelConfig:
     """first value of that temperature"""
     tag_bias: bool = False
     """add a bias per tag, read from its embedding by one linear unit"""
+    tag_prior: float = 0.0
+    """when annotating, lower each tag's bias by this times log(training count); training does not see it \
+    (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones"""
     metric: Literal["normal", "identity", "none"] = "normal"
     """how the metric matrix M starts; none leaves it out"""
     image_tower: Literal["deep", "linear"] = "deep"
@@ -87,6 +90,11 @@ class ModelConfig:
 
     def hidden_for(self, image_dim: int) -> int:
         return self.image_hidden or (2048 if image_dim >= 2048 else 1024)
+
+
+def prior_bias(count_T: Tensor, config: ModelConfig) -> Tensor:
+    """float32 ``[T]``: what ``tag_prior`` adds to each tag's bias; a tag not seen yet counts as one image."""
+    return -config.tag_prior * count_T.clamp(min=1).double().log().float()
 
 
 def signed_power(value: Tensor, power: float) -> Tensor:

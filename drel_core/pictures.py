@@ -9,6 +9,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 64_000_000
+# Those whose decoders are part of Pillow: it would hand an EPS file, whatever its name, to Ghostscript.
+Image.init()
+_FORMATS = [
+    kind
+    for kind in (
+        "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "MPO", "PPM", "TGA", "ICO",
+    )
+    if kind in Image.OPEN
+]  # fmt: skip
 
 
 class BadPicture(ValueError):
@@ -31,7 +40,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             "ignore"
         )  # of large pictures and odd metadata: both are dealt with here
         try:
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         except Image.DecompressionBombError:
             raise BadPicture(f"more than {max_pixels} pixels") from None
         except Exception as error:

@@ -6,6 +6,7 @@ One device runs this as it is; many devices pass two functions that communicate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from drel_core.losses import triplet_hinge, warp_weight
+from drel_core.losses import smooth_triplet_loss, triplet_hinge, warp_weight
 from drel_core.mining import (
     Mined,
     MinerName,
@@ -31,6 +32,9 @@ from drel_core.tag_lists import TagLists
 class LossConfig:
     """The pairwise hinge and its miner."""
 
+    kind: Literal["hinge", "smooth"] = "hinge"
+    """hinge: Eq 5-6 over mined triplets. smooth: all triplets of a relevant pair in one soft maximum; it \
+    has no margin, miner or weighting"""
     margin: float = 1.0
     """m of Eq 5"""
     miner: MinerName = "uniform"
@@ -130,6 +134,8 @@ class PooledStep(nn.Module):
         relevant_BP = torch.zeros_like(score_BP, dtype=torch.bool)
         relevant_BP[row_n, column_n] = True
 
+        if self.config.kind == "smooth":
+            return self._smooth(batch, score_BP, relevant_BP, row_n, column_n)
         mined = self._mine(score_BP, relevant_BP, row_n, column_n, progress, mining_seed)
         positive_n = score_BP[row_n, column_n]
         if mined.column_nK.shape[1] == score_BP.shape[1] and mined.column_nK.stride(0) == 0:
@@ -159,6 +165,35 @@ class PooledStep(nn.Module):
             active=active_nK.sum(),
             violation=hinge_nK.detach().sum(),
         )
+        return local_loss * (self.world / global_weight), stats
+
+    def _smooth(
+        self,
+        batch: PooledBatch,
+        score_BP: Tensor,
+        relevant_BP: Tensor,
+        row_n: Tensor,
+        column_n: Tensor,
+    ) -> tuple[Tensor, StepStats]:
+        count_B = batch.tags.counts
+        in_pool_B = (score_BP.shape[1] - count_B).clamp(min=1)
+        left_out_B = ((batch.vocabulary_size - count_B).clamp(min=1) / in_pool_B).log()
+        positive_n = score_BP[row_n, column_n]
+        loss_n = smooth_triplet_loss(positive_n, score_BP, relevant_BP, row_n, left_out_B)
+        weight_n = self.tag_weight_T[batch.tags.values]
+        local_loss = (loss_n * weight_n).sum()
+        with torch.no_grad():
+            weight = weight_n.sum()
+            global_weight = self.sum_over_ranks(weight).clamp(min=1e-12)
+            triplets_n = in_pool_B[row_n]
+            stats = StepStats(
+                loss=local_loss.detach(),
+                weight=weight,
+                triplets=triplets_n.sum(),
+                # A pair that all its triplets together outscore.
+                active=(triplets_n * (loss_n > math.log(2.0))).sum(),
+                violation=(loss_n * triplets_n).sum(),
+            )
         return local_loss * (self.world / global_weight), stats
 
     def _mine(

@@ -19,8 +19,7 @@ from jobs.cli import OneLineParser, build, run_job, write_json
 from jobs.comparison import Entry, write_comparison
 from jobs.train import parse, write_config
 
-FEATURE_METHODS = ("knn", "svm", "wsabie", "drel:paper", "drel:best")
-IMAGE_METHODS = ("cnn-softmax", "cnn-hinge", "cnn-warp")
+METHODS = ("knn", "knn:knn-chosen", "svm", "wsabie", "drel:paper", "drel:best")
 
 
 @dataclass(kw_only=True)
@@ -36,16 +35,6 @@ class CompareData:
 
 
 @dataclass(kw_only=True)
-class CompareImages:
-    """The same images as pictures, for the CNNs that train end to end."""
-
-    train: str | None = None
-    """training pictures: Parquet with a column image (encoded) or path"""
-    test: str | None = None
-    """test pictures"""
-
-
-@dataclass(kw_only=True)
 class CompareConfig:
     """What to compare, and on what."""
 
@@ -53,11 +42,9 @@ class CompareConfig:
     """feature stores"""
     out: str
     """folder for results.json, table.md, table.png, and each method's own folder; the same one resumes"""
-    images: CompareImages = field(default_factory=CompareImages)
-    """pictures, for the three CNNs"""
     methods: str = ""
-    """METHOD, METHOD:PRESET or METHOD:FILE.yaml, separated by commas; empty: knn, svm, wsabie, drel:paper, \
-    drel:best, and with --images.train the three CNNs"""
+    """METHOD, METHOD:PRESET or METHOD:FILE.yaml, separated by commas; empty: knn, knn:knn-chosen, svm, \
+    wsabie, drel:paper, drel:best"""
     seeds: int = 1
     """repetitions, with seeds 0, 1, …; mean and spread are given"""
     workers: int = 1
@@ -71,16 +58,12 @@ class CompareConfig:
         for name in ("seeds", "workers", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if (self.images.train is None) != (self.images.test is None):
-            raise ValueError("images.train and images.test go together; give both or none")
 
 
 def chosen(config: CompareConfig) -> list[str]:
     """The entries to run, in order."""
     names = [name.strip() for name in config.methods.split(",") if name.strip()]
-    if not names:
-        pictures = IMAGE_METHODS if config.images.train else ()
-        names = [*FEATURE_METHODS, *pictures]
+    names = names or list(METHODS)
     if len(set(names)) != len(names):
         raise InputError(f"--methods {','.join(names)}: names one twice")
     return names
@@ -89,13 +72,9 @@ def chosen(config: CompareConfig) -> list[str]:
 def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
     """The command line of jobs.train that trains one entry."""
     method, _, preset = name.partition(":")
-    pictures = method.startswith("cnn-")
-    if pictures and config.images.train is None:
-        raise InputError(f"--methods {name} needs pictures: give --images.train and --images.test")
-    train = config.images.train if pictures else config.data.train
-    test = config.images.test if pictures else config.data.test
     out = Path(config.out) / name.replace(":", "-").replace("/", "-") / f"seed-{seed}"
-    arguments = ["--method", method, "--data.train", str(train), "--data.test", str(test),
+    arguments = ["--method", method, "--data.train", config.data.train,
+                 "--data.test", config.data.test,
                  "--out", str(out), "--seed", str(seed), "--workers", str(config.workers),
                  "--k", str(config.k)]  # fmt: skip
     if preset.endswith((".yaml", ".yml")):

@@ -24,6 +24,7 @@ MODEL = ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=12, latent=14, activa
 LOSSES = {
     "uniform": LossConfig(),
     "hard-weighted": LossConfig(miner="hard", negatives=3, tag_weight_power=0.5),
+    "smooth": LossConfig(kind="smooth", tag_weight_power=0.5),
     "warp": LossConfig(miner="hard", negatives=3, weighting="warp", ramp=0.0),
     "semi-hard": LossConfig(miner="semi-hard", negatives=2, ramp=0.0),
 }
@@ -107,7 +108,7 @@ def assert_equal_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], t
 
 @pytest.mark.parametrize(("loss", "pool"), [
     ("uniform", "all tags"), ("hard-weighted", "sampled"), ("warp", "sampled"),
-    ("semi-hard", "all tags"),
+    ("semi-hard", "all tags"), ("smooth", "sampled"),
 ])  # fmt: skip
 def test_same_global_batch_gives_the_same_parameters_at_any_world_size(
     tmp_path: Path, loss: str, pool: str

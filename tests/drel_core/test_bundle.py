@@ -16,7 +16,9 @@ from drel_core.errors import InputError
 from drel_core.model import DREL, ModelConfig, init_embedding_rows
 from drel_core.vocabulary import Vocabulary
 
-CONFIG = ModelConfig(image_hidden=8, tag_dim=6, tag_hidden=7, latent=5, tag_bias=True)
+CONFIG = ModelConfig(
+    image_hidden=8, tag_dim=6, tag_hidden=7, latent=5, tag_bias=True, tag_prior=0.5
+)
 TAGS = ("été", "sky", "sun", "tree", "雪")
 
 
@@ -44,6 +46,7 @@ def test_scores_are_those_of_the_model(bundle: Path) -> None:
     with torch.inference_mode():
         image = model.encode_images(features, with_metric=False)
         expected = model.score(image, model.encode_tags(rows, with_metric=True))
+        expected -= 0.5 * torch.arange(1, 6).log()
     annotator = load_bundle(bundle)
     assert annotator.vocabulary.names == TAGS
     torch.testing.assert_close(annotator.scores(features), expected)

@@ -102,3 +102,8 @@ def test_difference_hash_survives_size_and_compression() -> None:
     small = decode(encoded(picture.resize((90, 80)), "JPEG", quality=80))
     assert (difference_hash(picture) ^ difference_hash(small)).bit_count() <= 2
     assert (difference_hash(picture) ^ difference_hash(gradient())).bit_count() > 10
+
+
+def test_postscript_is_never_run() -> None:
+    with pytest.raises(BadPicture, match="not a picture that Pillow reads"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from drel_core.losses import harmonic, tag_frequency_weight, triplet_hinge, warp_weight
+from drel_core.losses import (
+    harmonic,
+    smooth_triplet_loss,
+    tag_frequency_weight,
+    triplet_hinge,
+    warp_weight,
+)
 from drel_core.mining import (
     mine_hard,
     mine_semi_hard,
@@ -14,7 +20,7 @@ from drel_core.mining import (
     mine_violating,
     ramped_negatives,
 )
-from drel_core.model import DREL, ModelConfig, init_embedding_rows
+from drel_core.model import DREL, ModelConfig, init_embedding_rows, prior_bias
 from drel_core.sampling import CandidateSampler, step_generator
 from drel_core.tag_embedding import TableConfig, TagEmbedding, row_wise_adagrad
 from drel_core.tag_lists import TagLists
@@ -79,6 +85,34 @@ def test_hinge_equals_a_loop() -> None:
             if valid[n, k]:
                 loop[n, k] = max(0.0, 0.7 + float(negative[n, k]) - float(positive[n]))
     torch.testing.assert_close(triplet_hinge(positive, negative, valid, 0.7), loop)
+
+
+def test_smooth_loss_equals_a_loop_and_a_pool_stands_for_every_tag() -> None:
+    score, tags = random_case(3)
+    score = score.requires_grad_()
+    relevant, row, column = tags.mask(11), tags.row_ids(), tags.values
+    got = smooth_triplet_loss(score[row, column], score, relevant, row, torch.zeros(7))
+    for n in range(len(row)):
+        others = [k for k in range(11) if not relevant[row[n], k]]
+        total = sum(float((score[row[n], k] - score[row[n], column[n]]).exp()) for k in others)
+        assert abs(float(got[n].detach()) - np.log1p(total)) < 1e-5
+    got.sum().backward()
+    assert score.grad is not None and torch.isfinite(score.grad).all()
+    assert (score.grad[-1] == 0).all()  # every tag is relevant there
+    same = torch.zeros(1, 1000)
+    relevance = torch.zeros(1, 1000, dtype=torch.bool)
+    relevance[0, 0] = True
+    row = torch.zeros(1, dtype=torch.int64)
+    whole = smooth_triplet_loss(same[:, 0], same, relevance, row, torch.zeros(1))
+    left_out = torch.tensor([999 / 9]).log()
+    part = smooth_triplet_loss(same[:, 0], same[:, :10], relevance[:, :10], row, left_out)
+    torch.testing.assert_close(part, whole)
+
+
+def test_prior_lowers_frequent_tags_and_leaves_new_ones() -> None:
+    bias = prior_bias(torch.tensor([0, 1, 100]), ModelConfig(tag_prior=0.5))
+    torch.testing.assert_close(bias, torch.tensor([0.0, 0.0, -0.5 * float(np.log(100))]))
+    assert (prior_bias(torch.tensor([5, 9]), ModelConfig()) == 0).all()
 
 
 def test_warp_weight_is_exact_when_the_pool_is_every_tag() -> None:

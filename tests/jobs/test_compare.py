@@ -65,7 +65,6 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
     (["--methods", "magic"], "magic"),
     (["--methods", "drel:none"], "is not known; choose one of"),
     (["--methods", "drel", "--seeds", "0"], "must be 1 or more"),
-    (["--methods", "drel", "--images.train", "x"], "give both or none"),
 ])  # fmt: skip
 def test_wrong_options_are_told_before_training(
     stores: list[str], tmp_path: Path, arguments: list[str], message: str

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +23,7 @@ from PIL import Image
 from tests.distributed.ingest import nuswide_layout
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD = 30
+GOOD, HOSTILE = 34, 22
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -41,6 +45,18 @@ def read(store: Path, name: str) -> pa.Table:
     return pq.read_table(store / name)
 
 
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def claimed(png: bytes, width: int, height: int) -> bytes:
+    """A PNG whose header names another size, with a right checksum."""
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
 def picture(number: int) -> Image.Image:
     generator = np.random.default_rng(number)
     coarse = generator.integers(0, 255, (6, 8, 3), dtype=np.uint8)
@@ -53,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pictures")
     (root / "sub folder").mkdir()
     lines = ["id,tags"]
-    for number in range(GOOD):
+    for number in range(30):
         kind = ("jpg", "png", "webp", "tif", "gif")[number % 5]
         name = f"sub folder/p{number}" if number % 2 else f"p{number}"
         picture(number).save(root / f"{name}.{kind}")
@@ -73,6 +89,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "noise.tif": b"II*\x00" + os.urandom(300),
         "snow ☃.jpg": b"\xff\xd8\xff",
     }
+    png = encoded(picture(95), "PNG")
+    at = png.index(b"IDAT")
+    hostile |= {
+        "bad checksum.png": png[: at + 12] + bytes([png[at + 12] ^ 255]) + png[at + 13 :],
+        "bomb.png": claimed(png, 100_000, 100_000),
+        "no size.png": claimed(png, 0, 0),
+        "no frame.gif": b"GIF89a\x00\x00\x00\x00\x00\x00\x00;",
+        "negative.bmp": encoded(picture(95), "BMP")[:18] + b"\x00\x00\x00\x80" * 2 + bytes(400),
+        "document.pdf.jpg": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        "entries.ico": b"\x00\x00\x01\x00\xff\xff" + os.urandom(64),
+        "cut.webp": encoded(picture(95), "WEBP")[:90],
+        "stub.jp2": b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(40),
+        "offsets.tif": b"MM\x00*\xff\xff\xff\xf0",
+    }
+    good = {
+        "one pixel.png": encoded(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"),
+        "cmyk.jpg": encoded(picture(96).convert("CMYK"), "JPEG"),
+        "sixteen.png": encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
+        "moving.gif": encoded(picture(97), "GIF", save_all=True, append_images=[picture(98)]),
+    }
+    for name, data in good.items():
+        (root / name).write_bytes(data)
+        lines.append(f'{name},"Sky;tag0"')
+    (root / "folder.jpg").mkdir()
     for name, data in hostile.items():
         (root / name).write_bytes(data)
         lines.append(f'{name},"sky;bad"')
@@ -130,9 +172,12 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     assert set(vocabulary) == {"sky", "sun", "tag0", "tag1", "tag2"}
 
     reasons = {row["image_id"]: row["reason"] for row in gone.to_pylist()}
-    # Ten hostile ones, the huge one, no tags, not in the tags file, not in the folder.
-    assert len(gone) == 14
+    # The hostile ones, the huge one, no tags, not in the tags file, not in the folder.
+    assert len(gone) == HOSTILE + 4
+    assert all(reasons.values())
     assert reasons["huge.png"] == "more than 64000000 pixels"
+    assert "100000 x 100000" in reasons["bomb.png"] or "more than" in reasons["bomb.png"]
+    assert {"one pixel.png", "cmyk.jpg", "sixteen.png", "moving.gif"} <= set(ids)
     assert reasons["empty.jpg"] == "empty (0 bytes)"
     assert "damaged" in reasons["truncated.jpg"]
     assert reasons["tagless.png"] == "no tags"
