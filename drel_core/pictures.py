@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 MAX_PIXELS = 64_000_000
 # Those whose decoders are part of Pillow: it would hand an EPS file, whatever its name, to Ghostscript.
 Image.init()
-_FORMATS = [
+_FORMATS: list[str] = [
     kind
     for kind in (
         "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "MPO", "PPM", "TGA", "ICO",
