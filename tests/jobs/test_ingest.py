@@ -113,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, data in good.items():
         (root / name).write_bytes(data)
-        lines.append(f'{name},"Sky;tag0"')
+        lines.append(f'{name},"Sky;sun;tag0"')
     (root / "folder.jpg").mkdir()
     for name, data in hostile.items():
         (root / name).write_bytes(data)
