@@ -6,7 +6,8 @@ any process can read by itself. Shapes: B rows, D feature size, nnz (image, tag)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -129,6 +130,26 @@ def units_of(name: str, metadata: pq.FileMetaData) -> Iterator[StoreUnit]:
             count = min(MAX_UNIT_ROWS, rows - start)
             yield StoreUnit(name, group, start, count, file_row + start)
         file_row += rows
+
+
+def units_in_range(
+    units: Sequence[StoreUnit], starts: Sequence[int], start: int, stop: int
+) -> Iterator[tuple[int, StoreUnit]]:
+    """The parts of units that hold rows ``[start, stop)``, each with the number of its first row.
+
+    Args:
+        starts: number of each unit's first row, ascending from 0.
+    """
+    at = start
+    while at < stop:
+        place = bisect_right(starts, at) - 1
+        unit, skip = units[place], at - starts[place]
+        count = min(stop - at, unit.rows - skip)
+        yield (
+            at,
+            StoreUnit(unit.path, unit.row_group, unit.start + skip, count, unit.file_row + skip),
+        )
+        at += count
 
 
 def read_table(unit: StoreUnit, columns: list[str]) -> pa.Table:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import torch
 from safetensors.torch import load_file
 
-from distributed.feature_store import Columns, ReadUnit
-from distributed.pipeline import Rows, block_rows, shard, unit_block
+from distributed.feature_store import Columns
+from distributed.pipeline import read_rows, shard
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import INLINE_BYTES, start_ray
 from drel_core.annotator import TrainedAnnotator
@@ -48,10 +47,6 @@ class KNNConfig:
     def __post_init__(self) -> None:
         if self.k < 0:
             raise ValueError(f"knn.k is {self.k}; it must be 0 (chosen) or more")
-
-
-def read_rows(reads: list[ReadUnit], columns: Columns, names: pa.Array) -> Rows:
-    return Rows.cat([block_rows(unit_block(read, columns, names)) for read in reads])
 
 
 def write_shard(survey: StoreSurvey, columns: Columns, part: int, parts: int, folder: Path) -> None:

@@ -110,6 +110,11 @@ def block_rows(block: pa.Table) -> Rows:
     )
 
 
+def read_rows(reads: Sequence[ReadUnit], columns: Columns, names: pa.Array) -> Rows:
+    """All rows of some units in one piece, with the tags of ``names`` as ids."""
+    return Rows.cat([block_rows(unit_block(read, columns, names)) for read in reads])
+
+
 def _as_tensor(array: np.ndarray) -> Tensor:
     """A tensor over read-only Arrow memory. torch warns of writes to it; nobody writes to a batch."""
     with warnings.catch_warnings():

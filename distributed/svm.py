@@ -13,9 +13,8 @@ import ray
 import torch
 
 from distributed.feature_store import Columns
-from distributed.knn import read_rows
 from distributed.launch import Say
-from distributed.pipeline import Rows, block_rows, unit_block
+from distributed.pipeline import Rows, block_rows, read_rows, unit_block
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import INLINE_BYTES, map_units, start_ray
 from drel_core.baselines.knn import tag_matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -42,11 +43,11 @@ class TrainedAnnotator(Annotator, Protocol):
         ...
 
 
-class DenseScores:
+class DenseScores(ABC):
     """``annotate`` for methods whose scores come as a whole ``[B, T]`` anyway."""
 
-    def scores(self, features_BD: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def scores(self, features_BD: Tensor) -> Tensor: ...
 
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         return topk(self.scores(features_BD), k)

@@ -10,8 +10,7 @@ import torch
 from distributed import trainer
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
-from distributed.pipeline import Rows, block_rows, unit_block
-from distributed.store_survey import StoreSurvey
+from distributed.pipeline import read_rows
 from distributed.unit_tasks import survey_store
 from drel_core.baselines.knn import KNNAnnotator
 from drel_core.bundle import load_bundle
@@ -22,11 +21,6 @@ from jobs.train import parse, write_config
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "openclipart"
 SAMPLES = 10
-
-
-def read_all(survey: StoreSurvey, names: list[str]) -> Rows:
-    vocabulary = pa.array(names, pa.string())
-    return Rows.cat([block_rows(unit_block(r, Columns(), vocabulary)) for r in survey.train])
 
 
 def main(arguments: list[str]) -> None:
@@ -52,11 +46,11 @@ def main(arguments: list[str]) -> None:
     names = list(vocabulary.names)
     train_survey = survey_store(FeatureStore.open(config.data.train), "fail", statistics=False)
     test_survey = survey_store(FeatureStore.open(config.data.test), "fail", statistics=False)
-    train = read_all(train_survey, names)
+    train = read_rows(train_survey.train, Columns(), pa.array(names, pa.string()))
     knn = KNNAnnotator.fit(train.features_BD, train.tags, len(names), k=100)
     neighbours = evaluate_store(knn, vocabulary, test_survey, Columns(), config.k)
 
-    test = read_all(test_survey, names)
+    test = read_rows(test_survey.train, Columns(), pa.array(names, pa.string()))
     chosen = torch.linspace(0, len(test) - 1, SAMPLES).long()
     sample = test.select(chosen)
     _, tag_Bk = annotator.annotate(sample.features_BD.float(), config.k)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from distributed.feature_store import StoreUnit, read_table, units_of
+from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.tag_columns import (
     column_names,
@@ -257,21 +256,14 @@ class PictureParquet:
         parts: list[pa.Table] = []
         splits: list[str | None] = []
         out: list[Rejection] = []
-        at = start
-        while at < stop:
-            place = bisect_right(self.starts, at) - 1
-            unit, first = self.units[place], at - self.starts[place]
-            count = min(stop - at, unit.rows - first)
-            wanted = StoreUnit(
-                unit.path, unit.row_group, unit.start + first, count, unit.file_row + first
-            )
-            table = read_table(wanted, [self.id_name, self.options.image_column, self.tags_name])
+        for _, unit in units_in_range(self.units, self.starts, start, stop):
+            table = read_table(unit, [self.id_name, self.options.image_column, self.tags_name])
             ids = table.column(self.id_name).combine_chunks().cast(pa.string())
             image = table.column(self.options.image_column).combine_chunks()
             bad = pc.or_(pc.equal(pc.fill_null(ids, ""), ""), pc.is_null(image))
             for row in np.flatnonzero(bad.to_numpy(zero_copy_only=False)):
                 reason = "image_id is null or empty" if not ids[row].as_py() else "picture is null"
-                where = f"{unit.path} row {wanted.file_row + row}"
+                where = f"{unit.path} row {unit.file_row + row}"
                 out.append((ids[row].as_py() or None, where, reason))
             tags = tag_lists(table.column(self.tags_name).combine_chunks(), self.options.separator)
             good = pc.invert(bad)
@@ -279,7 +271,6 @@ class PictureParquet:
             part = part.filter(good)
             parts.append(part)
             splits += [_split_of(unit.path, self.root)] * len(part)
-            at += count
         table = pa.concat_tables(parts)
         return Chunk(table.append_column(SPLIT, pa.array(splits, pa.string())), rejected(out))
 

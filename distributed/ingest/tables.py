@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.feature_store import StoreUnit, read_table, units_of
+from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.arrays import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from distributed.ingest.tag_columns import (
@@ -113,17 +113,11 @@ class TableSource:
             return Chunk(self._table(nothing, none_BD, start, np.zeros(0, int)), rejected([]))
         if self.rows is not None:
             return self._read_range(self.rows.slice(start, stop - start), start)
-        pieces, at = [], start
-        while at < stop:
-            place = bisect_right(self.starts, at) - 1
-            unit, skip = self.units[place], at - self.starts[place]
-            count = min(stop - at, unit.rows - skip)
-            wanted = StoreUnit(
-                unit.path, unit.row_group, unit.start + skip, count, unit.file_row + skip
-            )
-            table = read_table(wanted, list(_parquet_columns(self.options, features=True)))
-            pieces.append(self._read_range(table, at))
-            at += count
+        wanted = list(_parquet_columns(self.options, features=True))
+        pieces = [
+            self._read_range(read_table(unit, wanted), at)
+            for at, unit in units_in_range(self.units, self.starts, start, stop)
+        ]
         return Chunk(
             pa.concat_tables([piece.table for piece in pieces]),
             pa.concat_tables([piece.rejected for piece in pieces]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -75,16 +77,10 @@ def read_text_table(path: str, columns: dict[str, str]) -> pa.Table:
     Raises:
         InputError: the file cannot be read or parsed, or lacks a column.
     """
-    suffix = table_suffix(path)
-    filesystem, name = resolve(path)
-    try:
-        if filesystem.get_file_info(name).type != pafs.FileType.File:
-            raise InputError(f"{path}: no such file; give a CSV, JSON lines or Parquet file")
-        if suffix in (".csv", ".tsv"):
-            return _read_csv(filesystem, path, name, columns, "\t" if suffix == ".tsv" else ",")
+    with _text_file(path) as (filesystem, name, separator):
+        if separator:
+            return _read_csv(filesystem, path, name, columns, separator)
         return _read_json(filesystem, path, name, columns)
-    except READ_ERRORS as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); check the file") from error
 
 
 def column_names(path: str) -> list[str]:
@@ -93,15 +89,21 @@ def column_names(path: str) -> list[str]:
     Raises:
         InputError: the file cannot be read.
     """
-    suffix = table_suffix(path)
+    with _text_file(path) as (filesystem, name, separator):
+        if separator:
+            return _csv_header(filesystem, path, name, separator)
+        with filesystem.open_input_stream(name) as stream:
+            return next((list(_json_row(path, n, line)) for n, line in _lines(stream)), [])
+
+
+@contextmanager
+def _text_file(path: str) -> Iterator[tuple[pafs.FileSystem, str, str]]:
+    """Its file system, its name there, and what separates its columns (empty: JSON lines)."""
     filesystem, name = resolve(path)
     try:
         if filesystem.get_file_info(name).type != pafs.FileType.File:
             raise InputError(f"{path}: no such file; give a CSV, JSON lines or Parquet file")
-        if suffix in (".csv", ".tsv"):
-            return _csv_header(filesystem, path, name, "\t" if suffix == ".tsv" else ",")
-        with filesystem.open_input_stream(name) as stream:
-            return next((list(_json_row(path, n, line)) for n, line in _lines(stream)), [])
+        yield filesystem, name, {".csv": ",", ".tsv": "\t"}.get(table_suffix(path), "")
     except READ_ERRORS as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); check the file") from error
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import faiss
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,6 +35,8 @@ class NeighbourShard:
     """
 
     def __init__(self, features_ND: Tensor, tags: TagLists, start: int = 0) -> None:
+        import faiss  # slow to import, and other methods' jobs load this module too
+
         self.features_ND, self.tags, self.start = features_ND, tags, start
         index: Any = faiss.IndexFlatL2(features_ND.shape[1])
         if getattr(faiss, "get_num_gpus", lambda: 0)() > 0:  # faiss-gpu on a machine with one

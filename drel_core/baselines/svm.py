@@ -14,11 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from drel_core.annotator import DenseScores
@@ -71,6 +66,13 @@ def fit_tag(
         features_ND: float64, standardised (C order: liblinear takes it as it is).
         positive_N: bool.
     """
+    # A second to import, which every job and training worker would pay: they read SVMConfig.
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.frozen import FrozenEstimator
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.svm import LinearSVC
+
     positives = int(positive_N.sum())
     if positives in (0, len(positive_N)):
         sign = -1.0 if positives else 1.0

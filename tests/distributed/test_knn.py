@@ -11,7 +11,8 @@ import ray
 import torch
 
 from distributed.feature_store import Columns, FeatureStore
-from distributed.knn import ShardedKNN, choose, read_rows, write_shards
+from distributed.knn import ShardedKNN, choose, write_shards
+from distributed.pipeline import read_rows
 from distributed.unit_tasks import start_ray, survey_store
 from drel_core.baselines.knn import KNNAnnotator
 from drel_core.vocabulary import Vocabulary
