@@ -23,8 +23,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distributed.optim import OptimConfig
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import OptimConfig, PoolConfig, Stepper
+from distributed.step import PoolConfig, Stepper
 from drel_core.model import DREL, ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.tag_lists import TagLists

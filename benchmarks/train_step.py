@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import torch
 
+from distributed.optim import OptimConfig
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import OptimConfig, PoolConfig, Stepper
+from distributed.step import PoolConfig, Stepper
 from drel_core.model import DREL, ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.tag_lists import TagLists

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from distributed import comm
-from distributed.step import Stepper
+from distributed.learner import Learner
 from drel_core.errors import InputError
 
 FORMAT = 1
@@ -37,24 +37,24 @@ class Cursor:
     stale_epochs: int = 0
 
 
-def _state(stepper: Stepper) -> dict[str, Any]:
+def _state(learner: Learner) -> dict[str, Any]:
     return {
-        "model": stepper.model.state_dict(),
-        "optimiser": get_optimizer_state_dict(stepper.model, stepper.optimiser),
-        "table": stepper.table.state_dict(),
+        "model": learner.model.state_dict(),
+        "optimiser": get_optimizer_state_dict(learner.model, learner.optimiser),
+        **learner.sharded_state(),
     }
 
 
-def save(folder: Path, stepper: Stepper, cursor: Cursor, fingerprint: dict[str, Any]) -> None:
+def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: dict[str, Any]) -> None:
     """Write this rank's part into ``folder`` (its own, or shared by all ranks)."""
-    dcp.save(_state(stepper), checkpoint_id=folder, no_dist=not dist.is_initialized())
+    dcp.save(_state(learner), checkpoint_id=folder, no_dist=not dist.is_initialized())
     if comm.rank() == 0:
         meta = {"format": FORMAT, "cursor": asdict(cursor), "fingerprint": fingerprint}
         (folder / "drel.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def load(folder: Path, stepper: Stepper, fingerprint: dict[str, Any]) -> Cursor:
-    """Fill the stepper in place, at any world size, and give the place to go on from.
+def load(folder: Path, learner: Learner, fingerprint: dict[str, Any]) -> Cursor:
+    """Fill the learner in place, at any world size, and give the place to go on from.
 
     Raises:
         InputError: the checkpoint belongs to other data or another model, or is damaged.
@@ -75,12 +75,12 @@ def load(folder: Path, stepper: Stepper, fingerprint: dict[str, Any]) -> Cursor:
             f"{folder}: the checkpoint was written with another {', '.join(different)}; "
             "repeat the command that began this --out, or choose a new --out"
         )
-    state = _state(stepper)
+    state = _state(learner)
     try:
         dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
     except dcp.CheckpointException as error:  # derives from BaseException
         first = str(error).splitlines()[0]
         raise InputError(f"{folder}: the checkpoint cannot be read ({first})") from None
-    stepper.model.load_state_dict(state["model"])
-    set_optimizer_state_dict(stepper.model, stepper.optimiser, state["optimiser"])
+    learner.model.load_state_dict(state["model"])
+    set_optimizer_state_dict(learner.model, learner.optimiser, state["optimiser"])
     return Cursor(**meta["cursor"])

@@ -7,15 +7,21 @@ from typing import Literal
 
 from distributed.feature_store import Columns
 from distributed.knn import KNNConfig
+from distributed.optim import OptimConfig
 from distributed.pipeline import Residency
-from distributed.step import OptimConfig, PoolConfig
+from distributed.step import PoolConfig
 from distributed.store_survey import OnBadRow
+from drel_core.baselines.cnn import CNNConfig
 from drel_core.baselines.svm import SVMConfig
 from drel_core.model import ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.train_step import LossConfig
 
-Method = Literal["drel", "wsabie", "knn", "svm", "popularity"]
+Method = Literal[
+    "drel", "wsabie", "knn", "svm", "cnn-softmax", "cnn-hinge", "cnn-warp", "popularity"
+]
+PICTURE_METHODS = ("cnn-softmax", "cnn-hinge", "cnn-warp")
+"""Those that take pictures instead of features."""
 
 
 @dataclass(kw_only=True)
@@ -96,6 +102,8 @@ class TrainConfig:
     """method knn"""
     svm: SVMConfig = field(default_factory=SVMConfig)
     """method svm"""
+    cnn: CNNConfig = field(default_factory=CNNConfig)
+    """methods cnn-softmax, cnn-hinge, cnn-warp"""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """when resumable state is written"""
 

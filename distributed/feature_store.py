@@ -29,8 +29,6 @@ from distributed.store_files import (
 from distributed.store_files import Columns as Columns
 from drel_core.errors import InputError
 
-MAX_UNIT_ROWS = 65536
-
 
 @dataclass(frozen=True)
 class StoreUnit:
@@ -114,7 +112,7 @@ class FeatureStore:
             if dim is not None:
                 widest = dtype if first is None else np.promote_types(first[2], dtype)
                 first = (first[0] if first else address, dim, widest)
-            units += units_of(address, metadata)
+            units += units_of(address, metadata, columns.unit_rows)
         if not units:
             raise InputError(f"{path}: the store holds no rows; give {option} at least one image")
         if first is None:
@@ -122,12 +120,13 @@ class FeatureStore:
         return FeatureStore(path, columns, first[1], first[2], units, option)
 
 
-def units_of(name: str, metadata: pq.FileMetaData) -> Iterator[StoreUnit]:
+def units_of(name: str, metadata: pq.FileMetaData, most: int = 65536) -> Iterator[StoreUnit]:
+    """A file's rows in units of at most ``most`` rows of one row group."""
     file_row = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
-        for start in range(0, rows, MAX_UNIT_ROWS):
-            count = min(MAX_UNIT_ROWS, rows - start)
+        for start in range(0, rows, most):
+            count = min(most, rows - start)
             yield StoreUnit(name, group, start, count, file_row + start)
         file_row += rows
 
@@ -212,7 +211,7 @@ def read_unit(read: ReadUnit, columns: Columns) -> FeatureBatch:
     values, offsets = flat_tags(_one_chunk(table.column(columns.tags)))
     return FeatureBatch(
         _one_chunk(table.column(columns.image_id)),
-        feature_matrix(_one_chunk(table.column(columns.features))),
+        feature_matrix(columns.decode(_one_chunk(table.column(columns.features)))[0]),
         values,
         offsets,
     )

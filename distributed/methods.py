@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from distributed.config import TrainConfig
+from distributed.finish import finish_bundle
 from distributed.knn import choose, write_shards
 from distributed.launch import Say, launch
 from distributed.store_survey import StoreSurvey
 from distributed.svm import fit_svm
 from distributed.worker import enter
-from drel_core.bundle import write_bundle
-from drel_core.vocabulary import Vocabulary
 
 Fingerprint = dict[str, Any]
 Features = dict[str, Any] | None
@@ -35,7 +34,7 @@ def fit(
     _FITS[config.method](config, survey, features, mark, say)
 
 
-def _ranking(
+def _in_epochs(
     config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
 ) -> None:
     settings = {"config": config, "data": survey, "features": features, "fingerprint": mark}
@@ -78,9 +77,7 @@ def keep(
     }
     about = {"image_dim": survey.image_dim, "k": config.k, "seed": config.seed,
              "features": features, "train": figures, "config": asdict(config), **described}  # fmt: skip
-    vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
-    write_bundle(partial, config.method, vocabulary, about)
-    partial.rename(final)
+    finish_bundle(partial, final, config.method, survey, config.data.columns, about)
 
 
 def _knn(
@@ -109,9 +106,12 @@ def _svm(
 
 
 _FITS: dict[str, Fit] = {
-    "drel": _ranking,
-    "wsabie": _ranking,
+    "drel": _in_epochs,
+    "wsabie": _in_epochs,
     "popularity": _popularity,
     "knn": _knn,
     "svm": _svm,
+    "cnn-softmax": _in_epochs,
+    "cnn-hinge": _in_epochs,
+    "cnn-warp": _in_epochs,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from distributed import comm
-from distributed.step import StepResult
+from distributed.optim import StepResult
 from drel_core.drel_annotator import DRELAnnotator
 
 

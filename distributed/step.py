@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from distributed import comm
+from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
+from distributed.pipeline import Rows
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
+from drel_core.drel_annotator import write_table_part, write_towers
 from drel_core.losses import tag_frequency_weight
+from drel_core.metrics import MetricCounts
 from drel_core.model import DREL, prior_bias
 from drel_core.sampling import CandidateSampler, SamplerName, mix_seed, step_generator
+from drel_core.scorer import topk
 from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig, PooledBatch, PooledStep, StepStats
+from drel_core.train_step import LossConfig, PooledBatch, PooledStep
+
+_EVALUATED = 1024  # images encoded at a time
 
 
 @dataclass(kw_only=True)
@@ -31,54 +39,6 @@ class PoolConfig:
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"pool.candidates is {self.candidates}; it must be 1 or more")
-
-
-@dataclass(kw_only=True)
-class OptimConfig:
-    """How the towers and M learn."""
-
-    optimiser: Literal["adamw", "sgd"] = "sgd"
-    """sgd is the paper's"""
-    lr: float = 0.1
-    """highest learning rate"""
-    weight_decay: float = 0.0
-    """decoupled weight decay of the towers and M (adamw), L2 penalty (sgd)"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """course of the learning rates after warm-up"""
-    warmup: float = 0.0
-    """share of all steps over which the learning rates rise from 0"""
-    clip_norm: float = 0.0
-    """largest norm of the towers' gradient; 0 does not clip"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the matmuls in bfloat16 (autocast), on CPU and CUDA"""
-    tf32: bool = True
-    """let CUDA run fp32 matmuls in TF32"""
-    compile: bool = False
-    """torch.compile the towers"""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optim.lr is {self.lr}; it must be above 0")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"optim.warmup is {self.warmup}; it must be in [0, 1)")
-
-    def rate(self, progress: float) -> float:
-        """The factor on both learning rates when ``progress`` of all steps is done."""
-        if progress < self.warmup:
-            return max(progress / self.warmup, 1e-3)
-        if self.schedule == "constant":
-            return 1.0
-        way = (progress - self.warmup) / (1 - self.warmup)
-        return 0.5 * (1 + float(torch.tensor(torch.pi * way).cos()))
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Sums of one rank and the gradient norm of the towers (after averaging over ranks)."""
-
-    stats: StepStats
-    gradient_norm: Tensor
-    pool: int
 
 
 class Stepper:
@@ -111,8 +71,6 @@ class Stepper:
         if self.num_tags > pool.candidates:
             self.sampler = CandidateSampler(count_T, pool.sampler)
         self._rows_per_rank: list[int] = []
-        if self.device.type == "cuda" and optim.tf32:
-            torch.backends.cuda.matmul.allow_tf32 = True
         if optim.compile:
             model.image_tower.compile()
             model.tag_tower.compile()
@@ -124,23 +82,8 @@ class Stepper:
             sum_over_ranks=comm.sum_over_ranks,
             world=comm.world_size(),
         )
-        self.step_module: nn.Module = step
-        if comm.world_size() > 1:
-            ids = [self.device.index or 0] if self.device.type == "cuda" else None
-            self.step_module = DistributedDataParallel(
-                step, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
-            )
-        parameters = list(model.parameters())
-        fused = self.device.type == "cuda"
-        self.optimiser: torch.optim.Optimizer
-        if optim.optimiser == "adamw":
-            self.optimiser = torch.optim.AdamW(
-                parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True
-            )
-        else:
-            self.optimiser = torch.optim.SGD(
-                parameters, lr=optim.lr, weight_decay=optim.weight_decay, foreach=not fused
-            )
+        self.step_module = data_parallel(step, self.device)
+        self.optimiser = optim.build([{"params": list(model.parameters())}], self.device)
 
     def _gather(self, local_pL: Tensor) -> Tensor:
         return comm.gather_rows(local_pL, self._rows_per_rank)
@@ -153,16 +96,6 @@ class Stepper:
         generator = step_generator(self.seed, 1, epoch, step)
         candidates = self.sampler.draw(self.pool_config.candidates, generator).to(relevant.device)
         return torch.cat([relevant, candidates]).unique()
-
-    def _clip_gradient(self) -> Tensor:
-        """The norm of the towers' gradient; scaling is a pass over all of it, so only when asked."""
-        if self.optim_config.clip_norm:
-            return torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.optim_config.clip_norm
-            )
-        return torch.nn.utils.get_total_norm(
-            [p.grad for p in self.model.parameters() if p.grad is not None]
-        )
 
     def run(
         self,
@@ -190,22 +123,72 @@ class Stepper:
         batch = PooledBatch(
             features_BD, tags, pool_P, self.num_tags, metric_on_tags=len(pool_P) <= global_batch
         )
-        bf16 = self.optim_config.precision == "bf16"
-        context = (
-            torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        )
-        with context:
+        with self.optim_config.autocast(self.device):
             loss, stats = self.step_module(
                 batch, rows_pE, progress, mix_seed(self.seed, 3, epoch, step, comm.rank())
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = self._clip_gradient()
-        rate = self.optim_config.rate(progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.optim_config.lr * rate
-        self.optimiser.step()
+        norm = self.optim_config.clip(self.model)
+        rate = self.optim_config.step(self.optimiser, progress)
         self.model.limit_norms()
         assert rows_pE.grad is not None
         self.table.apply_gradient(local_p, rows_pE.grad, self.table.local.config.lr * rate)
         return StepResult(stats, norm, len(pool_P))
+
+    def sharded_state(self) -> dict[str, Any]:
+        return {"table": self.table.state_dict()}
+
+    @torch.no_grad()
+    def evaluate(
+        self, batches: Iterable[Rows], k: int, trained_T: Tensor, block: int = 16384
+    ) -> dict[str, Any]:
+        """Metrics over all ranks' rows with the table left in its shards.
+
+        Each tag is encoded once, by its owner, ``block`` rows a rank at a time; every rank keeps the
+        best k of its own images. All ranks get the same answer.
+        """
+        model, table = self.model, self.table
+        model.eval()
+        parts = list(batches)
+        rows = Rows.cat(parts)
+        image_nL = torch.cat(
+            [
+                model.encode_images(part.to(self.device), with_metric=False)
+                for part in rows.features_BD.split(_EVALUATED)
+                if len(part)
+            ]
+            or [torch.zeros(0, model.config.latent, device=self.device)]
+        )
+        best = image_nL.new_empty(len(image_nL), 0)
+        ids = best.long()
+        every = torch.arange(table.num_tags, device=self.device)
+        owned, per_rank = table.split_pool(every)
+        starts = np.cumsum([0, *per_rank[:-1]]).tolist()
+        for low in range(0, max(per_rank), block):
+            mine = owned[low : low + block]
+            counts = [max(0, min(block, rows_of - low)) for rows_of in per_rank]
+            tag_pL1 = model.encode_tags(table.rows(mine), with_metric=True)
+            all_pL1 = comm.gather_rows(tag_pL1, counts)
+            tag_p = torch.cat(
+                [
+                    every[start + low : start + low + n]
+                    for start, n in zip(starts, counts, strict=True)
+                ]
+            )
+            all_pL1[:, -1] += self.prior_T[tag_p]
+            both = torch.cat([best, model.score(image_nL, all_pL1)], dim=1)
+            best, place = topk(both, k)
+            ids = torch.cat([ids, tag_p.expand(len(image_nL), -1)], dim=1).gather(1, place)
+        found = MetricCounts(table.num_tags, k)
+        found.update_topk(ids, rows.tags)
+        model.train()
+        return sum_counts(found, self.device).result(trained_T)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """This rank's rows of the table; rank 0 the towers as well."""
+        table, world = self.table.local, comm.world_size()
+        write_table_part(folder, comm.rank(), world, table.start, table.weight_nE)
+        if comm.rank() == 0:
+            write_towers(folder, self.model)
+        return {"model": self.model.to_dict(), "table_parts": world}

@@ -34,6 +34,33 @@ class Columns:
     """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length)"""
     tags: str = "tags"
     """list of string"""
+    image: str = "image"
+    """encoded pictures (binary), for the methods cnn-*"""
+    path: str = "path"
+    """where the pictures lie (string), for the methods cnn-* where there is no image column"""
+
+    def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
+        """D (None where the type does not tell) and the element type of a features column.
+
+        Raises:
+            InputError: of a type that features cannot have.
+        """
+        if not _is_list(kind) or kind.value_type not in _FLOATS:
+            raise InputError(
+                f"{name}: column {self.features!r} is {kind}; "
+                "it must be fixed_size_list<float16|float32|float64>[D]"
+            )
+        dim = kind.list_size if pa.types.is_fixed_size_list(kind) else None
+        return dim, np.dtype(kind.value_type.to_pandas_dtype())
+
+    def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+        """Lists of D numbers, null where there are none, and for some of the nulls the reason."""
+        return features, {}
+
+    @property
+    def unit_rows(self) -> int:
+        """Most rows that are read at a time."""
+        return 65536
 
 
 def sibling_option(option: str, name: str) -> str:
@@ -136,17 +163,12 @@ def check_schema(
     )
     if not (pa.types.is_string(ids) or pa.types.is_large_string(ids)):
         raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
-    if not _is_list(features) or features.value_type not in _FLOATS:
-        raise InputError(
-            f"{name}: column {columns.features!r} is {features}; "
-            "it must be fixed_size_list<float16|float32|float64>[D]"
-        )
+    dim, dtype = columns.check(name, features)
     if not _is_list(tags) or not (
         pa.types.is_string(tags.value_type) or pa.types.is_large_string(tags.value_type)
     ):
         raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
-    dim = features.list_size if pa.types.is_fixed_size_list(features) else None
-    return dim, np.dtype(features.value_type.to_pandas_dtype())
+    return dim, dtype
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -106,7 +106,8 @@ def survey_unit(
     )
     _check_text(image_id, columns.image_id, unit)
     _check_text(tags, columns.tags, unit)
-    reason = {row - unit.file_row: text for row, text in known_bad}
+    features, reason = columns.decode(features)
+    reason.update((row - unit.file_row, text) for row, text in known_bad)
 
     def mark(bad_B: np.ndarray, text: str) -> None:
         for row in np.flatnonzero(bad_B):

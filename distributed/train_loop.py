@@ -13,23 +13,34 @@ import torch
 
 from distributed import checkpoint, comm
 from distributed.checkpoint import Cursor
-from distributed.config import TrainConfig
-from distributed.evaluate import evaluate_sharded
+from distributed.cnn_learner import CNNLearner
+from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.feature_store import ReadUnit
+from distributed.finish import finish_bundle
+from distributed.learner import Learner
 from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
-from drel_core.bundle import load_bundle, write_bundle
-from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
+from drel_core.bundle import load_bundle
+from drel_core.drel_annotator import DRELAnnotator
 from drel_core.model import DREL
-from drel_core.vocabulary import Vocabulary
+
+
+def build_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Learner:
+    """What the configured method learns with, at its start: alike at any world size."""
+    torch.manual_seed(config.seed)
+    if config.method in PICTURE_METHODS:
+        return CNNLearner(
+            config.method, len(data.count_T), config.cnn, config.loss.margin, config.optim,
+            config.seed, device,
+        )  # fmt: skip
+    return build_stepper(config, data, device)
 
 
 def build_stepper(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Stepper:
-    """Model, table and optimiser at their start: alike at any world size."""
-    torch.manual_seed(config.seed)
+    """Model, table and optimiser of DREL or WSABIE at their start."""
     model = DREL(
         data.image_dim,
         config.model,
@@ -80,7 +91,7 @@ def train(
     config: TrainConfig,
     data: StoreSurvey,
     features: dict[str, Any] | None,
-    stepper: Stepper,
+    learner: Learner,
     blocks: BlockSource,
     fingerprint: dict[str, Any],
     restore: Path | None,
@@ -110,7 +121,7 @@ def train(
     trained_T = torch.tensor(data.count_T) > 0
     cursor = Cursor()
     if restore is not None:
-        cursor = checkpoint.load(restore, stepper, fingerprint)
+        cursor = checkpoint.load(restore, learner, fingerprint)
     steps = reader.plan.steps
     total_steps = steps * config.epochs
     first = cursor.epoch * steps + cursor.step
@@ -118,12 +129,12 @@ def train(
         say(f"resuming at epoch {cursor.epoch + 1}, step {first} of {total_steps}")
     monitor = Monitor(str(Path(config.out) / "tensorboard"), config.epochs, total_steps, first, say)
     started = time.perf_counter()
-    stepper.model.train()
+    learner.model.train()
     best_at: Path | None = None
 
     def keep(score: float) -> Path | None:
         folder = Path(tempfile.mkdtemp(prefix="drel-checkpoint-"))
-        checkpoint.save(folder, stepper, cursor, fingerprint)
+        checkpoint.save(folder, learner, cursor, fingerprint)
         metrics = {"score": score, "epoch": cursor.epoch, "step": cursor.step}
         return report(folder, metrics)
 
@@ -134,7 +145,7 @@ def train(
             step = cursor.step
             done = epoch * steps + step
             size = reader.plan.global_size(step)
-            result = stepper.run(
+            result = learner.run(
                 batch.features_BD,
                 batch.tags,
                 epoch=epoch,
@@ -152,7 +163,7 @@ def train(
         cursor.epoch, cursor.step = epoch + 1, 0
         done = cursor.epoch * steps
         if has_validation:
-            metrics = evaluate_sharded(stepper, held.epoch(0), config.k, trained_T)
+            metrics = learner.evaluate(held.epoch(0), config.k, trained_T)
             monitor.validation(metrics, done)
             if metrics["F1"] > cursor.best_f1:
                 cursor.best_f1, cursor.best_epoch, cursor.stale_epochs = metrics["F1"], epoch, 0
@@ -172,7 +183,7 @@ def train(
         monitor.close()
         return {"seconds": round(seconds, 2)}
     if has_validation and best_at is not None:
-        checkpoint.load(best_at, stepper, fingerprint)
+        checkpoint.load(best_at, learner, fingerprint)
     figures: dict[str, Any] = {
         "seconds": round(seconds, 2),
         "epochs": cursor.epoch,
@@ -182,32 +193,29 @@ def train(
     }
     if has_validation:
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
-    write_model(config, data, features, stepper, figures)
+    write_model(config, data, features, learner, figures)
     if rank == 0:
         trained = load_bundle(Path(config.out) / "model")
-        assert isinstance(trained, DRELAnnotator)
-        monitor.projector(trained)
+        if isinstance(trained, DRELAnnotator):
+            monitor.projector(trained)
     monitor.close()
     return figures
 
 
 def write_model(
-    config: TrainConfig, data: StoreSurvey, features: dict[str, Any] | None, stepper: Stepper,
+    config: TrainConfig, data: StoreSurvey, features: dict[str, Any] | None, learner: Learner,
     figures: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Every rank writes its rows of the bundle; rank 0 the rest, then gives the folder its name."""
+    """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
     partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
     if comm.rank() == 0:
         partial.mkdir(parents=True, exist_ok=True)
     comm.barrier()
-    table = stepper.table.local
-    write_table_part(partial, comm.rank(), comm.world_size(), table.start, table.weight_nE)
+    described = learner.write(partial)
     comm.barrier()
     if comm.rank() == 0:
-        names = data.names.to_pylist()
         about = {
-            "model": stepper.model.to_dict(),
-            "table_parts": comm.world_size(),
+            **described,
             "image_dim": data.image_dim,
             "k": config.k,
             "seed": config.seed,
@@ -215,8 +223,5 @@ def write_model(
             "train": figures,
             "config": asdict(config),
         }
-        vocabulary = Vocabulary(tuple(names), data.count_T)
-        write_towers(partial, stepper.model)
-        write_bundle(partial, config.method, vocabulary, about)
-        partial.rename(final)
+        finish_bundle(partial, final, config.method, data, config.data.columns, about)
     comm.barrier()

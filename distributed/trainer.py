@@ -9,15 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distributed.config import TrainConfig
+from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
 from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
+from distributed.picture_store import picture_columns
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
+from drel_core.baselines.cnn import picture_preprocessing
+from drel_core.bundle import read_thresholds
 from drel_core.errors import InputError
 
 
@@ -47,6 +50,7 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
         "pool": digest(asdict(config.pool)),
         "knn": digest(asdict(config.knn)),
         "svm": digest(asdict(config.svm)),
+        "cnn": digest(asdict(config.cnn)),
         "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
     }
 
@@ -76,6 +80,11 @@ def run(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: --out is a file; give a folder")
 
+    pictures = config.method in PICTURE_METHODS
+    if pictures:
+        config.data.columns = picture_columns(
+            config.data.train, config.data.columns, picture_preprocessing(config.cnn)
+        )
     store = FeatureStore.open(config.data.train, config.data.columns)
     test = None
     if config.data.test is not None:
@@ -95,7 +104,9 @@ def run(
         start_ray(config.workers)
     validation = Validation(config.data.validation, config.seed) if config.data.validation else None
     power = config.model.power if config.method in ("drel", "wsabie") else 1.0
-    survey = survey_store(store, config.data.on_bad_row, validation, power=power)
+    survey = survey_store(
+        store, config.data.on_bad_row, validation, statistics=not pictures, power=power
+    )
     if config.data.validation and not survey.validation_rows:
         raise InputError(
             f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
@@ -119,8 +130,9 @@ def run(
         return None
     annotator = open_annotator(out / "model")
     metrics = evaluate_store(
-        annotator, annotator.vocabulary, test_survey, config.data.columns, config.k
-    )
+        annotator, annotator.vocabulary, test_survey, config.data.columns, config.k,
+        read_thresholds(out / "model"),
+    )  # fmt: skip
     metrics["train"] = annotator.about["train"]
     return metrics
 

@@ -103,7 +103,7 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     """Train with one set of values on one process, telling Tune the validation metrics each epoch."""
     import torch
 
-    from distributed.train_loop import build_stepper, train
+    from distributed.train_loop import build_learner, train
     from distributed.unit_tasks import INLINE_BYTES
 
     data: StoreSurvey = settings["data"]
@@ -130,13 +130,13 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
         while held:  # Tune has its copy
             shutil.rmtree(held.pop(), ignore_errors=True)
 
-    stepper = build_stepper(config, data, device)
+    learner = build_learner(config, data, device)
     mark = {"values": json.dumps(values, sort_keys=True)}
     found = tune.get_checkpoint()
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
         train(
-            config, data, None, stepper, blocks, mark, restore, keep, lambda line: None, validated
+            config, data, None, learner, blocks, mark, restore, keep, lambda line: None, validated
         )
 
 

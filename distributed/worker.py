@@ -23,7 +23,7 @@ def enter(arguments: dict[str, bytes]) -> None:
     from distributed.config import TrainConfig
     from distributed.pipeline import inline_blocks
     from distributed.store_survey import StoreSurvey
-    from distributed.train_loop import build_stepper, train
+    from distributed.train_loop import build_learner, train
     from distributed.unit_tasks import INLINE_BYTES
 
     settings: dict[str, Any] = pickle.loads(arguments["settings"])
@@ -38,7 +38,7 @@ def enter(arguments: dict[str, bytes]) -> None:
         from distributed.ray_blocks import ray_blocks
 
         blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
-    stepper = build_stepper(config, data, device)
+    learner = build_learner(config, data, device)
     kept = Path(config.out) / "checkpoints"
 
     def report(folder: Path, metrics: dict[str, Any]) -> Path:
@@ -63,4 +63,4 @@ def enter(arguments: dict[str, bytes]) -> None:
     mark = settings["fingerprint"]
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
-        train(config, data, settings["features"], stepper, blocks, mark, restore, report, say)
+        train(config, data, settings["features"], learner, blocks, mark, restore, report, say)

@@ -100,6 +100,26 @@ class Backbone:
             )
         return output.float().cpu().numpy()
 
+    def trainable(self) -> nn.Module:
+        """The network, ``[B, 3, S, S]`` to ``[B, F]`` or ``[B, F, H, W]``, with every weight learnable.
+
+        Raises:
+            InputError: it holds no weights that can be learnt.
+        """
+        module = self._features
+        if not isinstance(module, nn.Module) or not any(True for _ in module.parameters()):
+            raise InputError(f"backbone {self.name} holds no weights to train; use another network")
+        try:
+            module.train()
+        except NotImplementedError:  # a torch.export program is fixed for evaluation
+            raise InputError(
+                f"backbone {self.name} cannot be trained: a .pt2 program is fixed; give TorchScript, "
+                "timm:NAME, torchvision:NAME or efficientnet-lite0"
+            ) from None
+        for parameter in module.parameters():
+            parameter.requires_grad_()
+        return module.eval()
+
     def describe(self) -> dict[str, Any]:
         """What a manifest keeps: pictures prepared and run like this give the same features."""
         return {
@@ -160,6 +180,7 @@ def _efficientnet_lite0() -> _Loaded:
     model = net.EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model.eval()
+    model._fc = nn.Identity()  # the classifier of ImageNet's classes, which no feature passes
     _fold_batch_norms(model)
     model.to(memory_format=torch.channels_last)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

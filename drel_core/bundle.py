@@ -3,6 +3,7 @@
 config.json       format, method, version, D, T, configuration, figures of training
 vocabulary.json   tag names and counts
 *.safetensors     what the method keeps; its annotator says what
+thresholds.safetensors   per-tag decision thresholds, where training held rows out
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from drel_core.annotator import TrainedAnnotator
+from drel_core.baselines.cnn import CNNAnnotator
 from drel_core.baselines.knn import KNNAnnotator
 from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.baselines.svm import SVMAnnotator
@@ -27,12 +31,16 @@ from drel_core.errors import InputError
 from drel_core.vocabulary import Vocabulary
 
 FORMAT = 1
+THRESHOLDS = "thresholds.safetensors"
 Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
 LOADERS: dict[str, Loader] = {
     "drel": DRELAnnotator.load,
     "wsabie": DRELAnnotator.load,
     "knn": KNNAnnotator.load,
     "svm": SVMAnnotator.load,
+    "cnn-softmax": CNNAnnotator.load,
+    "cnn-hinge": CNNAnnotator.load,
+    "cnn-warp": CNNAnnotator.load,
     "popularity": PopularityAnnotator.load,
 }
 """By the method that ``config.json`` names."""
@@ -105,6 +113,14 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     with _damage(folder):
         text = (folder / "vocabulary.json").read_text(encoding="utf-8")
         return Vocabulary.from_dict(json.loads(text))
+
+
+def read_thresholds(folder: Path) -> Tensor | None:
+    """float32 ``[T]`` decision thresholds; None where the model was trained without held-out rows."""
+    if not (folder / THRESHOLDS).is_file():
+        return None
+    with _damage(folder):
+        return load_file(folder / THRESHOLDS)["threshold"]
 
 
 @contextmanager

@@ -56,17 +56,19 @@ class MetricCounts:
             self.kept = kept
 
     def update_topk(self, topk_id_Bk: Tensor, relevant: TagLists) -> None:
-        """Count a batch by its top k tag ids alone; mAP is not given then."""
+        """Count a batch by its top k tag ids alone (-1: a place left empty); mAP is not given then."""
         if len(topk_id_Bk) != len(relevant):
             raise ValueError(f"{len(topk_id_Bk)} predictions for {len(relevant)} images")
         self.images += len(relevant)
         row_Bk = torch.arange(len(relevant))[:, None].expand_as(topk_id_Bk)
         # Both sides as sorted keys image * T + tag: a hit is a key in both.
-        predicted = (row_Bk * self.num_tags + topk_id_Bk.cpu()).flatten()
+        topk_id_Bk = topk_id_Bk.cpu()
+        said_Bk = topk_id_Bk >= 0
+        predicted = (row_Bk * self.num_tags + topk_id_Bk)[said_Bk]
         wanted = (relevant.row_ids() * self.num_tags + relevant.values).unique()
         hit = predicted[torch.isin(predicted, wanted)]
         self.hit_T += torch.bincount(hit % max(self.num_tags, 1), minlength=self.num_tags)
-        self.predicted_T += torch.bincount(topk_id_Bk.cpu().flatten(), minlength=self.num_tags)
+        self.predicted_T += torch.bincount(topk_id_Bk[said_Bk], minlength=self.num_tags)
         self.relevant_T += torch.bincount(wanted % max(self.num_tags, 1), minlength=self.num_tags)
         if len(relevant):
             self.kept = None

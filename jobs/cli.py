@@ -44,12 +44,13 @@ def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> C
 def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
     """The YAML of ``--preset NAME``, which --config and other flags override.
 
-    Without --preset: the method's own where it has one, else best.
+    Without --preset: the method's own where it has one (the three cnn-* share one), else best.
     """
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     name = _given(arguments, "--preset")
     if name is None:
         method = _given(arguments, "--method") or "drel"
+        method = "cnn" if method.startswith("cnn-") else method
         name = method if method in known else "best"
     if name not in known:
         raise InputError(f"--preset {name!r} is not known; choose one of {', '.join(known)}")

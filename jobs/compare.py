@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import trainer
+from distributed.config import PICTURE_METHODS
 from distributed.evaluate import evaluate_store, upper_bound
 from distributed.feature_store import Columns, FeatureStore
 from distributed.unit_tasks import survey_store
@@ -35,16 +36,28 @@ class CompareData:
 
 
 @dataclass(kw_only=True)
+class CompareImages:
+    """The same images as pictures, for the methods cnn-*."""
+
+    train: str = ""
+    """training store with a column image or path"""
+    test: str = ""
+    """test store"""
+
+
+@dataclass(kw_only=True)
 class CompareConfig:
     """What to compare, and on what."""
 
     data: CompareData
     """feature stores"""
+    images: CompareImages = field(default_factory=CompareImages)
+    """stores of pictures"""
     out: str
     """folder for results.json, table.md, table.png, and each method's own folder; the same one resumes"""
     methods: str = ""
     """METHOD, METHOD:PRESET or METHOD:FILE.yaml, separated by commas; empty: knn, knn:knn-chosen, svm, \
-    wsabie, drel:paper, drel:best"""
+    wsabie, drel:paper, drel:best, and with --images.train and --images.test the three cnn-*"""
     seeds: int = 1
     """repetitions, with seeds 0, 1, …; mean and spread are given"""
     workers: int = 1
@@ -63,9 +76,15 @@ class CompareConfig:
 def chosen(config: CompareConfig) -> list[str]:
     """The entries to run, in order."""
     names = [name.strip() for name in config.methods.split(",") if name.strip()]
-    names = names or list(METHODS)
+    pictures = bool(config.images.train and config.images.test)
+    names = names or [*METHODS, *(PICTURE_METHODS if pictures else ())]
     if len(set(names)) != len(names):
         raise InputError(f"--methods {','.join(names)}: names one twice")
+    if not pictures and any(name.startswith("cnn-") for name in names):
+        raise InputError(
+            "--methods: cnn-softmax, cnn-hinge and cnn-warp take pictures; give --images.train and "
+            "--images.test, stores of the same images with a column image or path"
+        )
     return names
 
 
@@ -73,8 +92,8 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
     """The command line of jobs.train that trains one entry."""
     method, _, preset = name.partition(":")
     out = Path(config.out) / name.replace(":", "-").replace("/", "-") / f"seed-{seed}"
-    arguments = ["--method", method, "--data.train", config.data.train,
-                 "--data.test", config.data.test,
+    stores: Any = config.images if method in PICTURE_METHODS else config.data
+    arguments = ["--method", method, "--data.train", stores.train, "--data.test", stores.test,
                  "--out", str(out), "--seed", str(seed), "--workers", str(config.workers),
                  "--k", str(config.k)]  # fmt: skip
     if preset.endswith((".yaml", ".yml")):
@@ -143,7 +162,16 @@ def main(arguments: list[str]) -> None:
         evaluate_store(PopularityAnnotator(vocabulary), vocabulary, test, columns, config.k)
     )
     bound = Entry("upper bound", [upper_bound(vocabulary, test, columns, config.k)])
-    entries = [floor, *(attempt(config, name) for name in names), bound]
+    tried = [attempt(config, name) for name in names]
+    for entry in tried:  # pictures come from stores of their own
+        for run in entry.runs:
+            if any(run[key] != floor.runs[0][key] for key in ("images", "tags", "tags_scored")):
+                entry.failed = (
+                    f"{run['images']} images and {run['tags_scored']} of {run['tags']} tags scored, the "
+                    f"others {floor.runs[0]['images']} and {floor.runs[0]['tags_scored']} of "
+                    f"{floor.runs[0]['tags']}: --images and --data hold different images"
+                )
+    entries = [floor, *tried, bound]
     write_comparison(Path(config.out), entries, config.data.train, config.data.test, config.k)
     print((Path(config.out) / "table.md").read_text("utf-8"))
     if any(entry.failed for entry in entries):

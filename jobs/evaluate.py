@@ -8,10 +8,11 @@ from pathlib import Path
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.knn import open_annotator
+from distributed.picture_store import bundle_columns
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from drel_core.bundle import bundle_folder
+from drel_core.bundle import bundle_folder, read_thresholds
 from drel_core.errors import InputError
 from drel_core.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json
@@ -24,7 +25,7 @@ class EvaluateConfig:
     model: str
     """model bundle: OUT/model of jobs.train"""
     data: str
-    """feature store to score on: a Parquet file or folder"""
+    """store to score on, of features (methods cnn-*: of pictures): a Parquet file or folder"""
     k: int = 5
     """tags predicted for each image"""
     json: str | None = None
@@ -47,8 +48,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(EvaluateConfig)
     config = build(parser, parser.parse_args(arguments), EvaluateConfig)
-    annotator = open_annotator(bundle_folder(config.model))
-    store = FeatureStore.open(config.data, config.columns, "--data")
+    bundle = bundle_folder(config.model)
+    annotator = open_annotator(bundle)
+    columns = bundle_columns(annotator.about, config.data, config.columns, "--data")
+    store = FeatureStore.open(config.data, columns, "--data")
     if store.image_dim != annotator.image_dim:
         raise InputError(
             f"{config.data}: features have D = {store.image_dim}, the model takes "
@@ -60,11 +63,17 @@ def main(arguments: list[str]) -> None:
     if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
         start_ray(1)
     survey = survey_store(store, config.on_bad_row, statistics=False)
-    metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.columns, config.k)
+    metrics = evaluate_store(
+        annotator, annotator.vocabulary, survey, columns, config.k, read_thresholds(bundle)
+    )
     metrics["train"] = annotator.about["train"]
     metrics["skipped_rows"] = len(survey.skipped)
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
+    if "thresholds" in metrics:
+        said = metrics["thresholds"]
+        print(f"with per-tag thresholds: F1 {said['F1']:.3f}, N+ {said['N+']}, "
+              f"{said['tags_per_image']} tags an image")  # fmt: skip
     if config.json is not None:
         write_json(Path(config.json), metrics)
 

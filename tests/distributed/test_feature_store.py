@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from distributed import feature_store
 from distributed.feature_store import (
     Columns,
     FeatureStore,
@@ -168,7 +167,7 @@ def test_unreachable_location_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 def test_large_row_groups_become_several_units(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_store, "MAX_UNIT_ROWS", 9000)  # not a multiple of the read batch
+    monkeypatch.setattr(Columns, "unit_rows", 9000)  # not a multiple of the read batch
     content = planted_table(30000, 3)
     store = FeatureStore.open(write(tmp_path / "a.parquet", content, row_group_size=20000))
     sizes = [(u.row_group, u.start, u.rows, u.file_row) for u in store.units]

@@ -9,12 +9,16 @@ import torch
 
 from distributed import checkpoint, comm
 from distributed.checkpoint import Cursor
+from distributed.cnn_learner import CNNLearner
+from distributed.optim import OptimConfig
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import OptimConfig, PoolConfig, Stepper
+from distributed.step import PoolConfig, Stepper
+from drel_core.baselines.cnn import CNNConfig
 from drel_core.model import DREL, ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.tag_lists import TagLists
 from drel_core.train_step import LossConfig
+from tests.pictures import tiny_network
 from tests.spawn_ranks import spawn_ranks
 
 IMAGES, DIM, TAGS = 12, 10, 23
@@ -141,3 +145,37 @@ def test_a_table_with_more_ranks_than_tags_has_empty_parts() -> None:
 
     parts = [owned_range(2, 4, rank) for rank in range(4)]
     assert parts == [(0, 1), (1, 2), (2, 2), (2, 2)]
+
+
+def work_cnn(method: str, backbone: str) -> object:
+    """Steps of a network from pictures; augmentation and dropout, which differ by rank, are off."""
+    config = CNNConfig(backbone=backbone, size=32, dropout=0.0, augment=0.0)
+    torch.manual_seed(0)
+    optim = OptimConfig(optimiser="adamw", lr=0.01)
+    learner = CNNLearner(method, TAGS, config, 1.0, optim, seed=3)
+    learner.model.train()
+    world, rank = comm.world_size(), comm.rank()
+    losses = []
+    for step in range(3):
+        _, tags = global_batch(step)
+        generator = torch.Generator().manual_seed(step)
+        pixels = torch.randint(0, 256, (IMAGES, 32 * 32 * 3), generator=generator)
+        cuts = [0, *(IMAGES * r // world for r in range(1, world)), IMAGES]
+        if world == 3 and step == 1:
+            cuts[2] = IMAGES  # the last rank has nothing
+        mine = slice(cuts[rank], cuts[rank + 1])
+        result = learner.run(pixels[mine].byte(), tags[mine], epoch=0, step=step,
+                             progress=step / 10, global_batch=IMAGES)  # fmt: skip
+        total = comm.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
+        losses.append(float(total[0] / total[1]))
+    return losses, {name: value.clone() for name, value in learner.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["cnn-softmax", "cnn-hinge", "cnn-warp"])
+def test_a_network_from_pictures_is_the_same_at_any_world_size(tmp_path: Path, method: str) -> None:
+    backbone = tiny_network(tmp_path / "tiny.pt")
+    one_losses, one = spawn_ranks(1, work_cnn, tmp_path, method, backbone)[0]
+    for world in (2, 3) if method == "cnn-warp" else (2,):
+        for losses, state in spawn_ranks(world, work_cnn, tmp_path, method, backbone):
+            torch.testing.assert_close(losses, one_losses, atol=1e-5, rtol=1e-5)
+            assert_equal_state(state, one, 2e-4)

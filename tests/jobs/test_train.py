@@ -154,7 +154,7 @@ def test_bad_input_gives_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(("arguments", "word"), [
-    (["--workers", "0"], "workers"), (["--preset", "nicest"], "best, knn-chosen, paper"),
+    (["--workers", "0"], "workers"), (["--preset", "nicest"], "best, cnn, knn-chosen, paper"),
     (["--loss.miner", "medium"], "miner"), (["--unknown", "1"], "unknown"),
 ])  # fmt: skip
 def test_bad_options_give_one_line_and_exit_code_2(

@@ -1,0 +1,68 @@
+"""The last step of every method: what was trained becomes a bundle, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from distributed.feature_store import Columns
+from distributed.knn import open_annotator
+from distributed.pipeline import block_rows, unit_block
+from distributed.store_survey import StoreSurvey
+from drel_core.annotator import Annotator
+from drel_core.bundle import THRESHOLDS, write_bundle
+from drel_core.thresholds import DEPTH, learn_thresholds
+from drel_core.vocabulary import Vocabulary
+
+_BATCH = 1024
+
+
+def finish_bundle(
+    partial: Path,
+    final: Path,
+    method: str,
+    survey: StoreSurvey,
+    columns: Columns,
+    about: dict[str, Any],
+) -> None:
+    """Describe the tensors in ``partial``, learn thresholds where rows are held out, and rename.
+
+    Args:
+        about: what ``config.json`` says beside format, method and version.
+    """
+    vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
+    write_bundle(partial, method, vocabulary, about)
+    if survey.validation:
+        threshold_T = validation_thresholds(open_annotator(partial), survey, columns)
+        save_file({"threshold": torch.from_numpy(threshold_T)}, partial / THRESHOLDS)
+        write_bundle(partial, method, vocabulary, about)  # the version covers the thresholds
+    partial.rename(final)
+
+
+def validation_thresholds(
+    annotator: Annotator, survey: StoreSurvey, columns: Columns
+) -> np.ndarray:
+    """Thresholds ``[T]`` from the held-out rows, of the best ``DEPTH`` tags an image: memory does not
+    grow with T times rows."""
+    total = annotator.num_tags
+    tags, scores, hits = [], [], []
+    relevant_T = np.zeros(total, dtype=np.int64)
+    for read in survey.validation:
+        rows = block_rows(unit_block(read, columns, survey.names))
+        relevant_T += np.bincount(rows.tags.values.numpy(), minlength=total)
+        for start in range(0, len(rows), _BATCH):
+            part = rows.tags[start : start + _BATCH]
+            batch_BD = rows.features_BD[start : start + _BATCH].float()
+            score_Bk, tag_Bk = annotator.annotate(batch_BD, DEPTH)
+            row_Bk = torch.arange(len(part))[:, None]
+            wanted = part.row_ids() * total + part.values
+            hits.append(torch.isin(row_Bk * total + tag_Bk, wanted).flatten().numpy())
+            tags.append(tag_Bk.flatten().numpy())
+            scores.append(score_Bk.flatten().numpy())
+    return learn_thresholds(
+        np.concatenate(tags), np.concatenate(scores), np.concatenate(hits), relevant_T
+    )

@@ -1,0 +1,130 @@
+"""Stores of pictures instead of features: decoded, squeezed into a square and read like features of bytes.
+
+Everything that reads a feature store reads these too: D = S * S * 3 pixel values of one byte, rows of a
+square of side S one after another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distributed.store_files import (
+    READ_ERRORS,
+    Columns,
+    list_files,
+    one_line,
+    read_footer,
+    resolve,
+    sibling_option,
+)
+from drel_core.backbone import Preprocessing
+from drel_core.errors import InputError
+from drel_core.pictures import BadPicture, decode
+
+_UNIT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureColumns(Columns):
+    """Columns of a store of pictures; ``features`` names the one with encoded pictures or their paths."""
+
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    @property
+    def image_dim(self) -> int:
+        return self.preprocessing.size**2 * 3
+
+    @property
+    def unit_rows(self) -> int:
+        return max(16, _UNIT_BYTES // self.image_dim)
+
+    def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
+        if not (_is_binary(kind) or _is_text(kind)):
+            raise InputError(
+                f"{name}: column {self.features!r} is {kind}; it must be binary (encoded pictures) "
+                "or string (their paths)"
+            )
+        return self.image_dim, np.dtype(np.uint8)
+
+    def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+        pixels_BD = np.zeros((len(features), self.image_dim), dtype=np.uint8)
+        faults: dict[int, str] = {}
+        paths = _is_text(features.type)
+        for row, value in enumerate(features):
+            if not value.is_valid:
+                faults[row] = "the picture is null"
+                continue
+            try:
+                data = _read(value.as_py()) if paths else value.as_buffer()
+                pixels_BD[row] = self.preprocessing.pixels(decode(data)).reshape(-1)
+            except BadPicture as error:
+                faults[row] = f"the picture is unusable: {error}"
+        mask = None
+        if faults:
+            wrong_B = np.zeros(len(features), dtype=bool)
+            wrong_B[list(faults)] = True
+            mask = pa.array(wrong_B)
+        flat = pa.array(pixels_BD.reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, self.image_dim, mask=mask), faults
+
+
+def _read(path: str) -> bytes:
+    filesystem, name = resolve(path)
+    try:
+        with filesystem.open_input_stream(name) as stream:
+            data: bytes = stream.read()
+            return data
+    except READ_ERRORS as error:
+        raise BadPicture(f"{path} cannot be read ({one_line(error)})") from None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def picture_columns(
+    path: str, columns: Columns, preprocessing: Preprocessing, option: str = "--data.train"
+) -> PictureColumns:
+    """Columns that read a store's pictures: its image column, or its path column where it has none.
+
+    Raises:
+        InputError: it has neither.
+    """
+    filesystem, files = list_files(path, option)
+    address, name, size = files[0]
+    _, schema = read_footer(filesystem, address, name, size)
+    for column in (columns.image, columns.path):
+        if column in schema.names:
+            return PictureColumns(
+                image_id=columns.image_id, tags=columns.tags, image=columns.image,
+                path=columns.path, features=column, preprocessing=preprocessing,
+            )  # fmt: skip
+    raise InputError(
+        f"{address}: no column {columns.image!r} with encoded pictures and no {columns.path!r} with "
+        f"their paths; it has {', '.join(schema.names) or 'none'}; name one with "
+        f"{sibling_option(option, 'columns')}.image"
+    )
+
+
+def bundle_columns(about: dict[str, Any], path: str, columns: Columns, option: str) -> Columns:
+    """The columns that a bundle's model reads of a store: features, or pictures as it was trained on.
+
+    Args:
+        about: the bundle's ``config.json``.
+
+    Raises:
+        InputError: the model takes pictures, and the store has none.
+    """
+    if "pictures" not in about:
+        return columns
+    held = dict(about["pictures"])
+    held.update(mean=tuple(held["mean"]), std=tuple(held["std"]))
+    return picture_columns(path, columns, Preprocessing(**held), option)

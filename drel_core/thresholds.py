@@ -1,0 +1,67 @@
+"""Per-tag decision thresholds: from which score on a tag is said of an image.
+
+Shapes: n (image, tag) pairs, T tags.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+DEPTH = 50
+"""Tags of an image that a threshold decides on: its best by score. No image gets more than these."""
+
+
+def learn_thresholds(
+    tag_n: np.ndarray,
+    score_n: np.ndarray,
+    hit_n: np.ndarray,
+    relevant_T: np.ndarray,
+    least: int = 3,
+) -> np.ndarray:
+    """float32 ``[T]``: the tag is predicted where its score is at least this.
+
+    Each tag's threshold maximises its F1 over the given pairs (Lipton et al., 2014), halfway between the
+    last score taken and the next one left. A tag with fewer than ``least`` relevant images takes the
+    threshold that maximises F1 over all pairs together: too few to tell its own.
+
+    Args:
+        tag_n, score_n: tags and their scores; pairs not listed count as not predicted.
+        hit_n: bool, the tag is relevant to the image.
+        relevant_T: images that each tag is relevant to, listed or not.
+    """
+    common = _best_cut(np.zeros_like(tag_n), score_n, hit_n, relevant_T.sum(keepdims=True))
+    own_T = _best_cut(tag_n, score_n, hit_n, relevant_T)
+    few_T = (relevant_T < least) | np.isnan(own_T)
+    return np.where(few_T, common[0] if not np.isnan(common[0]) else np.inf, own_T).astype(
+        "float32"
+    )
+
+
+def _best_cut(
+    group_n: np.ndarray, score_n: np.ndarray, hit_n: np.ndarray, relevant_G: np.ndarray
+) -> np.ndarray:
+    """Of each group the cut with the highest F1; NaN for a group without a hit."""
+    cut_G = np.full(len(relevant_G), np.nan)
+    if not len(group_n):
+        return cut_G
+    order = np.lexsort((-score_n, group_n))
+    group_n, score_n, hit_n = group_n[order], score_n[order].astype(np.float64), hit_n[order]
+    starts = np.flatnonzero(np.r_[True, group_n[1:] != group_n[:-1]])
+    size = np.diff(np.r_[starts, len(group_n)])
+    before = np.r_[0, np.cumsum(hit_n)]
+    hits_n = before[1:] - np.repeat(before[starts], size)
+    taken_n = np.arange(len(group_n)) - np.repeat(starts, size) + 1
+    f1_n = 2 * hits_n / (taken_n + relevant_G[group_n])
+    last_n = np.r_[group_n[1:] != group_n[:-1], True]
+    tied_n = ~last_n & (np.r_[score_n[1:], 0.0] == score_n)
+    f1_n[tied_n] = -1.0  # a threshold takes all of equal scores or none
+    best_g = np.maximum.reduceat(f1_n, starts)
+    at_best_n = np.flatnonzero(f1_n == np.repeat(best_g, size))
+    group_of, first = np.unique(group_n[at_best_n], return_index=True)
+    place_g = at_best_n[first]
+    below_g = np.where(
+        last_n[place_g], score_n[place_g], score_n[np.minimum(place_g + 1, len(score_n) - 1)]
+    )
+    found = best_g > 0
+    cut_G[group_of[found]] = ((score_n[place_g] + below_g) / 2)[found]
+    return cut_G

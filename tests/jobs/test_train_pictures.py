@@ -1,0 +1,72 @@
+"""Networks trained from pictures as a user runs them: two workers, evaluated from the bundle, thresholds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from drel_core.bundle import read_thresholds
+from tests.pictures import picture_table, tiny_network, write_pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder / "train.parquet", 160)
+    write_pictures(folder / "test.parquet", 40, first=1000)
+    tiny_network(folder / "tiny.pt")
+    return folder
+
+
+def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(stores: Path) -> None:
+    out = stores / "out"
+    done = run(
+        "train", "--method", "cnn-warp", "--data.train", stores / "train.parquet",
+        "--data.test", stores / "test.parquet", "--out", out, "--workers", 2, "--epochs", 25,
+        "--k", 2, "--cnn.backbone", f"file:{stores / 'tiny.pt'}", "--cnn.size", 32,
+        "--cnn.augment", 0.2, "--cnn.dropout", 0, "--optim.lr", 0.02, "--cnn.backbone_rate", 0.5,
+        "--batch_size", 16, "--data.validation", 0.2, "--patience", 25,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    assert metrics["method"] == "cnn-warp" and metrics["train"]["workers"] == 2
+    assert metrics["F1"] > metrics["floor"]["F1"] + 0.2, metrics
+    assert metrics["thresholds"]["F1"] > metrics["floor"]["F1"] + 0.2, metrics["thresholds"]
+    assert 0.5 < metrics["thresholds"]["tags_per_image"] < 3
+    threshold_T = read_thresholds(out / "model")
+    assert threshold_T is not None and len(threshold_T) == 4
+
+    again = run("evaluate", "--model", out, "--data", stores / "test.parquet", "--k", 2,
+                "--json", stores / "again.json")  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "with per-tag thresholds" in again.stdout
+    assert json.loads((stores / "again.json").read_text("utf-8"))["F1"] == metrics["F1"]
+
+
+def test_a_store_of_features_is_refused_in_one_line(stores: Path, tmp_path: Path) -> None:
+    pq.write_table(picture_table(3).drop("image"), tmp_path / "none.parquet")
+    done = run("train", "--method", "cnn-softmax", "--data.train", tmp_path / "none.parquet",
+               "--out", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "no column 'image'" in done.stderr
+
+
+def test_comparing_networks_needs_pictures(stores: Path, tmp_path: Path) -> None:
+    done = run("compare", "--data.train", stores / "train.parquet", "--data.test",
+               stores / "test.parquet", "--out", tmp_path / "out", "--methods", "cnn-warp")  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--images.train" in done.stderr
