@@ -32,6 +32,8 @@ from drel_core.vocabulary import Vocabulary
 
 FORMAT = 1
 THRESHOLDS = "thresholds.safetensors"
+LATEST = "latest"
+"""In a folder of versions: the file that names the one to use."""
 Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
 LOADERS: dict[str, Loader] = {
     "drel": DRELAnnotator.load,
@@ -70,23 +72,45 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
 
 
 def _write_json(path: Path, content: Any) -> None:
+    _write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     """Written under another name, then renamed: a reader never sees half a file."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
 def bundle_folder(folder: str | Path) -> Path:
-    """Where ``config.json`` is: the folder itself, or ``model`` in it.
+    """Where ``config.json`` is: the folder itself, ``model`` in it, or either in the folder that the
+    file ``latest`` in it names.
 
     Raises:
-        InputError: in neither.
+        InputError: in none of them.
     """
-    for place in (Path(folder), Path(folder) / "model"):
+    at = Path(folder)
+    pointer = at / LATEST
+    if pointer.is_file():
+        name = pointer.read_text(encoding="utf-8").strip()
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{pointer}: names {name!r}; it must name a folder beside it")
+        at = at / name
+    for place in (at, at / "model"):
         if (place / "config.json").is_file():
             return place
-    raise InputError(f"{folder}: no model bundle (config.json is missing); give --model a "
+    raise InputError(f"{at}: no model bundle (config.json is missing); give --model a "
                      "folder written by jobs.train, OUT/model")  # fmt: skip
+
+
+def publish(versions: str | Path, name: str) -> None:
+    """Let ``latest`` of a folder of versions name one of them; who follows it sees the old or the new.
+
+    Raises:
+        InputError: there is no bundle of that name.
+    """
+    bundle_folder(Path(versions) / name)
+    _write_text(Path(versions) / LATEST, name + "\n")
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -29,6 +28,7 @@ from distributed.ingest.source import (
     rejected,
 )
 from distributed.store_files import READ_ERRORS, one_line, resolve
+from distributed.whole_files import write_bytes
 from drel_core.pictures import BadPicture, decode, difference_hash
 
 IMAGE_HASH = "image_hash"
@@ -185,15 +185,3 @@ def _write(path: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="none", write_page_checksum=True)
     write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: str, data: bytes) -> None:
-    """A file that is there whole or not at all (an object store's own way; a rename elsewhere)."""
-    filesystem, name = resolve(path)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        with filesystem.open_output_stream(name) as stream:
-            stream.write(data)
-        return
-    with filesystem.open_output_stream(f"{name}.tmp") as stream:
-        stream.write(data)
-    filesystem.move(f"{name}.tmp", name)

@@ -1,0 +1,109 @@
+"""What people say of images, kept until jobs.update learns from it.
+
+A folder of Parquet files, local or on s3://, each written whole or not at all: image_id, features (float32),
+add and remove (tags), at (when, UTC), model (the version that they looked at).
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer
+from distributed.whole_files import write_bytes
+from drel_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Word:
+    """One person's word on one image."""
+
+    image_id: str
+    features_D: np.ndarray
+    add: Sequence[str]
+    remove: Sequence[str]
+    model: str
+
+
+def feedback_schema(dim: int) -> pa.Schema:
+    return pa.schema(
+        {
+            "image_id": pa.string(),
+            "features": pa.list_(pa.float32(), dim),
+            "add": pa.list_(pa.string()),
+            "remove": pa.list_(pa.string()),
+            "at": pa.timestamp("us", tz="UTC"),
+            "model": pa.string(),
+        }
+    )
+
+
+def append(folder: str, words: Sequence[Word]) -> None:
+    """Write words into a new file of the folder; on return it has reached the disk.
+
+    Raises:
+        OSError: it could not be written; nothing of it is there.
+    """
+    dim = len(words[0].features_D)
+    flat = pa.array(np.concatenate([word.features_D for word in words]))
+    now = datetime.now(UTC)
+    schema = feedback_schema(dim)
+    table = pa.table(
+        [
+            pa.array([word.image_id for word in words]),
+            pa.FixedSizeListArray.from_arrays(flat, dim),
+            pa.array([list(word.add) for word in words], pa.list_(pa.string())),
+            pa.array([list(word.remove) for word in words], pa.list_(pa.string())),
+            pa.array([now] * len(words), schema.field("at").type),
+            pa.array([word.model for word in words]),
+        ],
+        schema=schema,
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, write_page_checksum=True)
+    # Names sort by time; the random part keeps replicas apart.
+    name = f"feedback-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+    base = folder.rstrip("/")
+    write_bytes(f"{base}/{name}", buffer.getvalue(), durable=True)
+
+
+def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.Table:
+    """The last word on every image: image_id, features, add, remove; in order of time.
+
+    Args:
+        dim: D of the model that shall learn from it.
+
+    Raises:
+        InputError: no feedback there, a damaged file, or features of another D.
+    """
+    filesystem, files = list_files(folder, option)
+    parts = []
+    for address, name, size in files:
+        _, schema = read_footer(filesystem, address, name, size)
+        if not schema.equals(feedback_schema(dim)):
+            kind = schema.field("features").type if "features" in schema.names else "missing"
+            raise InputError(
+                f"{address}: not feedback on a model of D = {dim} (its features are {kind}); "
+                f"give {option} the folder that the scorer wrote for this model"
+            )
+        try:
+            with filesystem.open_input_file(name) as source:
+                parts.append(pq.read_table(source))
+        except READ_ERRORS as error:
+            raise InputError(f"{address}: cannot be read ({one_line(error)}); remove it") from error
+    table = pa.concat_tables(parts)
+    order = np.argsort(table.column("at").cast(pa.int64()).to_numpy(), kind="stable")
+    table = table.take(pa.array(order))
+    code = table.column("image_id").combine_chunks().dictionary_encode().indices.to_numpy()
+    # The first of each image from the end is its last word.
+    _, from_end = np.unique(code[::-1], return_index=True)
+    last = np.sort(len(code) - 1 - from_end)
+    return table.take(pa.array(last)).combine_chunks()

@@ -1,0 +1,188 @@
+"""A model bundle as a server holds it: batches of rows or pictures in, names and scores out.
+
+Shapes: B images, D feature size, k tags an image, T tags of the vocabulary, L latent size.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distributed.knn import open_annotator
+from drel_core.backbone import Backbone, Preprocessing, load_backbone
+from drel_core.baselines.cnn import CNNAnnotator
+from drel_core.bundle import bundle_folder, read_about, read_thresholds
+from drel_core.drel_annotator import DRELAnnotator
+from drel_core.errors import InputError
+from drel_core.pictures import decode
+
+
+@dataclass(frozen=True)
+class Best:
+    """Best tags of B images: scores and ids ``[B, k]``, best first."""
+
+    score_Bk: np.ndarray
+    tag_Bk: np.ndarray
+
+
+class ServedModel:
+    """One version of a model, ready to score. Never changes; the next version is another object.
+
+    Args:
+        path: bundle, training folder, or folder of versions with ``latest``.
+        backbone: network for pictures where the bundle names none.
+
+    Raises:
+        InputError: no bundle, a damaged one, or one whose scores are not finite.
+    """
+
+    def __init__(self, path: str, backbone: str = "") -> None:
+        self.folder = bundle_folder(path)
+        self.annotator = open_annotator(self.folder)
+        about = self.about = self.annotator.about
+        self.version: str = about["version"]
+        self.names = np.array(self.annotator.vocabulary.names, dtype=object)
+        self.counts = self.annotator.vocabulary.counts
+        threshold_T = read_thresholds(self.folder)
+        self.threshold_T = None if threshold_T is None else threshold_T.numpy()
+        self._pictures = _picture_reader(about, backbone, self.annotator)
+        self._check()
+        keys = [name.casefold() for name in self.names]
+        self._order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+        self._keys = [keys[place] for place in self._order]
+        self._place = {name: tag for tag, name in enumerate(self.names)}
+
+    def _check(self) -> None:
+        """Score something: what cannot must never take the place of what can."""
+        if not len(self.names):
+            raise InputError(f"{self.folder}: the model has no tags")
+        try:
+            score_Bk, _ = self.annotator.annotate(torch.zeros(2, self.image_dim), 1)
+            finite = bool(torch.isfinite(score_Bk).all())
+        except ValueError:  # top k refuses NaN
+            finite = False
+        if not finite:
+            raise InputError(f"{self.folder}: the model's scores are not finite; it is damaged")
+
+    @property
+    def image_dim(self) -> int:
+        """D."""
+        return self.annotator.image_dim
+
+    @property
+    def takes_images(self) -> bool:
+        return self._pictures is not None
+
+    @property
+    def takes_features(self) -> bool:
+        return not isinstance(self.annotator, CNNAnnotator)
+
+    def best(self, features_BD: np.ndarray, k: int) -> Best:
+        """The k best tags of each row of float32 features."""
+        score_Bk, tag_Bk = self.annotator.annotate(torch.from_numpy(features_BD), k)
+        return Best(score_Bk.numpy(), tag_Bk.numpy())
+
+    def features_of(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """float32 ``[B, D]`` of encoded pictures.
+
+        Raises:
+            BadPicture: one cannot be decoded; ``index`` says which.
+            InputError: the model takes no pictures.
+        """
+        if self._pictures is None:
+            raise InputError("this model names no network for pictures; send features")
+        return self._pictures.features(pictures)
+
+    def find_tags(self, prefix: str, limit: int) -> list[int]:
+        """Ids of tags that begin with ``prefix`` in any case, the most frequent first."""
+        key = prefix.casefold()
+        low = bisect_left(self._keys, key)
+        high = bisect_left(self._keys, key + "\U0010ffff") if key else len(self._keys)
+        found = self._order[low:high]
+        if len(found) > limit:
+            most = np.argpartition(-self.counts[found], limit - 1)[:limit]
+            found = found[np.sort(most)]
+        tags: list[int] = found[np.argsort(-self.counts[found], kind="stable")].tolist()
+        return tags
+
+    def neighbours(self, tag: str, limit: int) -> list[tuple[str, float]] | None:
+        """Nearest tags by the cosine of their latents; None where the method has no latents.
+
+        Raises:
+            KeyError: no such tag.
+        """
+        place = self._place[tag]
+        if not isinstance(self.annotator, DRELAnnotator):
+            return None
+        tag_TL = self.annotator.tag_TL
+        with torch.inference_mode():
+            length_T = tag_TL.norm(dim=1).clamp(min=1e-12)
+            cosine_T = (tag_TL @ tag_TL[place]) / (length_T * length_T[place])
+            cosine_T[place] = -2.0
+            best_k, tag_k = cosine_T.topk(min(limit, len(cosine_T) - 1))
+        return [(self.names[t], s) for t, s in zip(tag_k.tolist(), best_k.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures to features: pixels alone where the model is a network from pictures."""
+
+    preprocessing: Preprocessing
+    backbone: Backbone | None
+
+    def features(self, pictures: Sequence[bytes]) -> np.ndarray:
+        side = self.preprocessing.size
+        pixels_BSS3 = np.empty((len(pictures), side, side, 3), dtype=np.uint8)
+        for place, data in enumerate(pictures):
+            try:
+                pixels_BSS3[place] = self.preprocessing.pixels(decode(data))
+            except ValueError as error:
+                error.index = place  # type: ignore[attr-defined]
+                raise
+        if self.backbone is None:
+            return pixels_BSS3.reshape(len(pictures), -1).astype(np.float32)
+        return self.backbone(pixels_BSS3)
+
+
+def _picture_reader(about: dict[str, Any], backbone: str, annotator: Any) -> _Pictures | None:
+    if isinstance(annotator, CNNAnnotator):
+        return _Pictures(annotator.model.preprocessing, None)
+    named = about.get("features") or {}
+    if named.get("kind") == "cnn":
+        loaded = load_backbone(named["name"])
+        if loaded.weights_sha256 != named["weights_sha256"]:
+            raise InputError(
+                f"backbone {named['name']} has other weights here than where the features were made"
+            )
+        held = dict(named["preprocessing"])
+        held.update(mean=tuple(held["mean"]), std=tuple(held["std"]))
+        preprocessing = Preprocessing(**held)
+    elif backbone and not named:
+        loaded = load_backbone(backbone)
+        preprocessing = loaded.preprocessing
+    else:
+        return None
+    reader = _Pictures(preprocessing, loaded)
+    side = preprocessing.size
+    dim = loaded(np.zeros((1, side, side, 3), dtype=np.uint8)).shape[1]
+    if dim != annotator.image_dim:
+        raise InputError(
+            f"backbone {loaded.name} gives D = {dim}, the model takes D = {annotator.image_dim}"
+        )
+    return reader
+
+
+def version_at(path: str) -> tuple[Path, str]:
+    """Folder and version of the bundle that ``path`` means now; reads one small file.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = bundle_folder(path)
+    return folder, str(read_about(folder)["version"])

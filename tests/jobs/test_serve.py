@@ -1,0 +1,358 @@
+"""The scorer over HTTP: one server, real requests."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from distributed.feedback import read_feedback
+from drel_core.bundle import load_bundle, publish
+from tests.bundles import write_drel
+from tests.conftest import ROOT
+
+D = 8
+
+
+@dataclass
+class Server:
+    """A scorer that runs, and the folder of versions that it follows."""
+
+    address: str
+    versions: Path
+    process: subprocess.Popen[str]
+
+    def ask(
+        self, path: str, body: Any = None, kind: str = "application/json", method: str | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, content and headers."""
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        headers = {"content-type": kind} if body is not None else {}
+        request = urllib.request.Request(self.address + path, body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, content, told = answer.status, answer.read(), answer.headers
+        except urllib.error.HTTPError as error:
+            status, content, told = error.code, error.read(), error.headers
+        is_json = "json" in told.get("content-type", "")
+        return status, json.loads(content) if is_json else content.decode(), dict(told)
+
+
+def start(model: Path, *arguments: str) -> Server:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.serve", "--model", str(model), "--port", "0", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if found := re.search(r"http://\S+:\d+", line):
+            return Server(found.group(), model, process)
+    raise AssertionError(said)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    versions = tmp_path_factory.mktemp("versions")
+    write_drel(versions / "v1", thresholds=True)
+    publish(versions, "v1")
+    running = start(versions, "--poll_seconds", "0.3", "--queue_rows", "64", "--max_body_mib", "1")
+    try:
+        yield running
+    finally:
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(60)
+    assert running.process.returncode == 0
+
+
+def rows(count: int, dim: int = D, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+def test_every_route_of_the_interface_answers(server: Server) -> None:
+    version = load_bundle(server.versions / "v1").about["version"]
+    status, model, _ = server.ask("/v1/model")
+    assert status == 200
+    assert {**model, "trained_at": "", "metrics": {}} == {
+        "version": version, "method": "drel", "tags": 12, "D": D, "trained_at": "", "metrics": {},
+        "takes": ["features"], "thresholds": True, "parent": None, "refused": None,
+    }  # fmt: skip
+    status, tags, _ = server.ask("/v1/tags?prefix=TAG-1&limit=1")
+    assert (status, tags["tags"]) == (200, [{"tag": "tag-11", "count": 12}])
+    assert server.ask("/v1/neighbours?tag=tag-03&limit=4")[1]["model"] == version
+    assert server.ask("/v1/health/live")[1]["status"] == "live"
+    assert server.ask("/v1/health/ready")[:2] == (200, {"status": "ready", "model": version})
+    assert server.ask("/v2/health/live")[0] == server.ask("/v2/health/ready")[0] == 200
+    assert server.ask("/v2/models/drel")[1]["versions"] == [version]
+    assert server.ask("/v2/models/drel/ready")[0] == 200
+    assert "/v1/annotate" in server.ask("/openapi.json")[1]["paths"]
+    for page in ("/", "/docs"):
+        status, text, _ = server.ask(page)
+        assert status == 200 and "html" in text
+    assert server.ask("/v1/examples")[0] == 200
+
+
+def test_served_top_k_is_the_offline_scorers(server: Server) -> None:
+    """Invariant 7, by rows sent alone and together, as JSON, as bytes and by the open protocol."""
+    features_BD = rows(300)
+    annotator = load_bundle(server.versions / "v1")
+    score_Bk, tag_Bk = annotator.annotate(torch.from_numpy(features_BD), 7)
+    names = np.array(annotator.vocabulary.names)[tag_Bk.numpy()]
+
+    def check(start: int, results: list[dict[str, Any]]) -> None:
+        for row, result in enumerate(results, start):
+            assert [tag["tag"] for tag in result["tags"]] == names[row].tolist()
+            assert [tag["score"] for tag in result["tags"]] == pytest.approx(
+                score_Bk[row].tolist(), abs=1e-5
+            )
+
+    def alone(row: int) -> None:
+        content = {"features": features_BD[row : row + 1].tolist(), "k": 7}
+        check(row, server.ask("/v1/annotate", content)[1]["results"])
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(alone, range(100)))
+    for start_row in range(0, 300, 50):
+        part = features_BD[start_row : start_row + 50]
+        check(
+            start_row, server.ask("/v1/annotate", {"features": part.tolist(), "k": 7})[1]["results"]
+        )
+        answer = server.ask("/v1/annotate?k=7", part.tobytes(), "application/octet-stream")[1]
+        check(start_row, answer["results"])
+    tensor = {
+        "name": "x",
+        "shape": [2, D],
+        "datatype": "FP32",
+        "data": features_BD[:2].ravel().tolist(),
+    }
+    answer = server.ask("/v2/models/drel/infer", {"inputs": [tensor], "parameters": {"k": 7}})[1]
+    assert answer["outputs"][0]["data"] == names[:2].ravel().tolist()
+
+
+def test_served_top_k_is_the_offline_scorers_on_corel5k(
+    server: Server, shared_data: Path, tmp_path: Path
+) -> None:
+    """Every test row. The model's weights are random: which tags come out does not matter."""
+    store = pq.read_table(shared_data / "corel5k-cnn1280" / "test.parquet")
+    features_BD = store.column("features").combine_chunks().flatten().to_numpy().reshape(-1, 1280)
+    model = write_drel(tmp_path / "m", dim=1280, tags=374)
+    _, tag_Bk = load_bundle(model).annotate(torch.from_numpy(features_BD.copy()), 5)
+    other = start(model)
+    try:
+        answer = other.ask("/v1/annotate?k=5", features_BD.tobytes(), "application/octet-stream")[1]
+    finally:
+        other.process.send_signal(signal.SIGTERM)
+        other.process.wait(60)
+    found = [[tag["tag"] for tag in result["tags"]] for result in answer["results"]]
+    assert found == [[f"tag-{tag:02d}" for tag in row] for row in tag_Bk.tolist()]
+    assert len(found) == 499
+
+
+def test_thresholds_leave_tags_out(server: Server) -> None:
+    features_BD = rows(20)
+    annotator = load_bundle(server.versions / "v1")
+    score_BT = annotator.scores(torch.from_numpy(features_BD)).numpy()
+    content = {"features": features_BD.tolist(), "k": 12}
+    every = server.ask("/v1/annotate", {**content, "threshold": 0.5})[1]["results"]
+    assert [len(result["tags"]) for result in every] == (score_BT >= 0.5).sum(1).tolist()
+    own = server.ask("/v1/annotate", {**content, "threshold": "per-tag"})[1]["results"]
+    threshold_T = np.linspace(-1, 1, 12, dtype=np.float32)
+    assert [len(result["tags"]) for result in own] == (score_BT >= threshold_T).sum(1).tolist()
+
+
+@pytest.mark.parametrize(("path", "content", "kind", "status", "code"), [
+    ("/v1/annotate", {"features": [[1, 2]]}, "application/json", 422, "wrong_dimension"),
+    ("/v1/annotate", b'{"features": [[NaN]]}', "application/json", 422, "invalid_request"),
+    ("/v1/annotate", {"features": []}, "application/json", 422, "empty"),
+    ("/v1/annotate", b"", "application/json", 400, "invalid_json"),
+    ("/v1/annotate", b'{"features"', "application/json", 400, "invalid_json"),
+    ("/v1/annotate", b"\0" * 33, "application/octet-stream", 400, "truncated"),
+    ("/v1/annotate?k=0", b"\0" * 32, "application/octet-stream", 422, "invalid_request"),
+    ("/v1/annotate", b"hello", "text/plain", 415, "unsupported_media_type"),
+    ("/v1/annotate", b" " * (3 << 20), "application/json", 413, "too_large"),
+    ("/v1/annotate", {"features": [[0] * D] * 1025}, "application/json", 413, "too_many_rows"),
+    ("/v1/annotate", {"images": [base64.b64encode(b"x").decode()]}, "application/json", 422, "no_images"),
+    ("/v1/tags?limit=0", None, "", 422, "invalid_request"),
+    ("/v1/neighbours?tag=none", None, "", 404, "unknown_tag"),
+    ("/v1/nothing", None, "", 404, "not_found"), ("/v1/annotate", None, "", 405, "method_not_allowed"),
+    ("/v1/feedback", {"image_id": "", "features": [0] * D, "add": ["x"]}, "application/json", 422,
+     "invalid_request"),
+    ("/v1/feedback", {"image_id": "a", "features": [0] * D}, "application/json", 422, "empty"),
+    ("/v1/feedback", {"image_id": "a", "features": [0] * D, "add": ["x"], "remove": ["x"]},
+     "application/json", 422, "invalid_request"),
+    ("/v2/models/drel/infer", {"inputs": []}, "application/json", 422, "invalid_request"),
+])  # fmt: skip
+def test_bad_requests_get_the_documented_errors(
+    server: Server, path: str, content: Any, kind: str, status: int, code: str
+) -> None:
+    got, answer, _ = server.ask(path, content, kind)
+    assert (got, answer["error"]["code"]) == (status, code)
+    assert answer["error"]["message"] and "Traceback" not in answer["error"]["message"]
+    assert server.ask("/v1/health/ready")[0] == 200
+
+
+def test_more_than_may_wait_is_turned_away(server: Server) -> None:
+    content = rows(60).tobytes()
+
+    def send(_: int) -> tuple[int, dict[str, str]]:
+        status, _answer, headers = server.ask("/v1/annotate", content, "application/octet-stream")
+        return status, headers
+
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(send, range(200)))
+    assert {status for status, _ in answers} == {200, 503}
+    assert all(
+        {k.lower(): v for k, v in h.items()}["retry-after"] == "1" for s, h in answers if s == 503
+    )
+
+
+def test_feedback_is_on_disk_when_it_is_answered(server: Server) -> None:
+    features_BD = rows(20, seed=5)
+
+    def give(row: int) -> None:
+        content = {
+            "image_id": f"image-{row}",
+            "features": features_BD[row].tolist(),
+            "add": [f"new-{row}"],
+        }
+        assert server.ask("/v1/feedback", content)[:2] == (
+            200,
+            {"image_id": f"image-{row}", "kept": True},
+        )
+        assert f"image-{row}" in read().column("image_id").to_pylist()
+
+    def read() -> Any:
+        return read_feedback(str(server.versions / "feedback"), D)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(give, range(20)))
+    table = read()
+    assert len(table) == 20
+    row = table.column("image_id").to_pylist().index("image-7")
+    np.testing.assert_array_equal(table.column("features")[row].as_py(), features_BD[7])
+    assert table.column("add")[row].as_py() == ["new-7"]
+
+
+def test_requests_made_from_the_schema_find_no_fault(server: Server, tmp_path: Path) -> None:
+    """No 5xx, and no answer that the schema does not describe. That D is fixed no schema says here,
+    so that a request that fits the schema may still be refused."""
+    done = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/openapi.json",
+         "--checks", "all", "--exclude-checks", "positive_data_acceptance",
+         "--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--seed", "1"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "14 passed" in done.stdout
+
+
+def wait_for(server: Server, key: str, value: Any) -> None:
+    until = time.monotonic() + 30
+    while (found := server.ask("/v1/model")[1][key]) != value:
+        assert time.monotonic() < until, f"{key} is {found!r}, not {value!r}"
+        time.sleep(0.1)
+
+
+def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: Server) -> None:
+    versions = server.versions
+    first = load_bundle(versions / "v1").about["version"]
+    names = tuple(f"tag-{tag:02d}" for tag in range(12))
+    write_drel(versions / "v2", seed=3, names=(*names, "brand new"))
+    second = load_bundle(versions / "v2").about["version"]
+    stop = threading.Event()
+    seen: list[tuple[int, str, int]] = []
+
+    def load(seed: int) -> None:
+        content = {"features": rows(1, seed=seed).tolist(), "k": 20}
+        while not stop.is_set():
+            status, answer, _ = server.ask("/v1/annotate", content)
+            tags = answer["results"][0]["tags"] if status == 200 else []
+            seen.append((status, answer.get("model", ""), len(tags)))
+
+    threads = [threading.Thread(target=load, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.5)
+        publish(versions, "v2")
+        wait_for(server, "version", second)
+        shutil.copytree(versions / "v2", versions / "v3")
+        (versions / "v3" / "model.safetensors").write_bytes(b"broken")
+        about = json.loads((versions / "v3" / "config.json").read_text())
+        (versions / "v3" / "config.json").write_text(json.dumps({**about, "version": "other"}))
+        publish(versions, "v3")
+        until = time.monotonic() + 30
+        while not (refused := server.ask("/v1/model")[1]["refused"]):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert "damaged" in refused
+        assert server.ask("/v1/model")[1]["version"] == second
+        publish(versions, "v1")
+        wait_for(server, "version", first)
+        wait_for(server, "refused", None)
+        time.sleep(0.3)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert {status for status, _, _ in seen} == {200}
+    assert {(model, tags) for _, model, tags in seen} == {(first, 12), (second, 13)}
+    order = [model for _, model, _ in seen]
+    assert order[0] == order[-1] == first and second in order
+
+
+def test_metrics_count_requests(server: Server) -> None:
+    until = time.monotonic() + 40
+    while "ray_drel_requests_total{" not in (text := server.ask("/metrics")[1]):
+        assert time.monotonic() < until, text[:2000]
+        time.sleep(1)
+    assert "ray_drel_latency_ms_bucket" in text and "ray_drel_batch_rows" in text
+
+
+def test_pictures_are_annotated_where_there_is_a_network(tmp_path: Path) -> None:
+    from distributed.serving_model import ServedModel
+    from drel_core.backbone import load_backbone
+
+    model = ServedModel(str(write_drel(tmp_path / "m", dim=1280)), "efficientnet-lite0")
+    assert model.takes_images and model.takes_features
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)
+    )
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    backbone = load_backbone("efficientnet-lite0")
+    expected = backbone(np.array([backbone.preprocessing.pixels(picture)]))
+    np.testing.assert_allclose(model.features_of([buffer.getvalue()]), expected, atol=1e-5)
+
+
+def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.serve", "--model", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no model bundle" in done.stderr and done.stderr.count("\n") == 1
