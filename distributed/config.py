@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from distributed.feature_store import Columns
 from distributed.knn import KNNConfig
 from distributed.optim import OptimConfig
 from distributed.pipeline import Residency
+from distributed.reservoir import ReservoirConfig
 from distributed.step import PoolConfig
 from distributed.store_survey import OnBadRow
 from drel_core.baselines.cnn import CNNConfig
@@ -22,6 +23,7 @@ Method = Literal[
 ]
 PICTURE_METHODS = ("cnn-softmax", "cnn-hinge", "cnn-warp")
 """Those that take pictures instead of features."""
+Kind = TypeVar("Kind")
 
 
 @dataclass(kw_only=True)
@@ -106,8 +108,21 @@ class TrainConfig:
     """methods cnn-softmax, cnn-hinge, cnn-warp"""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """when resumable state is written"""
+    reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
+    """training rows kept in the bundle for jobs.update"""
 
     def __post_init__(self) -> None:
         for name in ("workers", "epochs", "batch_size", "k", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+def config_from(kind: type[Kind], values: dict[str, Any]) -> Kind:
+    """The configuration that ``dataclasses.asdict`` gave, as a bundle keeps it. What this version does
+    not know is left out, what the bundle does not say takes its default."""
+    hints = get_type_hints(kind)
+    known = {name: values[name] for name in kind.__dataclass_fields__ if name in values}  # type: ignore[attr-defined]
+    for name, value in known.items():
+        if is_dataclass(hints[name]) and isinstance(value, dict):
+            known[name] = config_from(hints[name], value)
+    return kind(**known)

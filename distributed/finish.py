@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from distributed.feature_store import Columns
 from distributed.knn import open_annotator
 from distributed.pipeline import block_rows, unit_block
+from distributed.reservoir import fill_reservoir
 from distributed.store_survey import StoreSurvey
 from drel_core.annotator import Annotator
 from drel_core.bundle import THRESHOLDS, write_bundle
@@ -28,11 +29,13 @@ def finish_bundle(
     survey: StoreSurvey,
     columns: Columns,
     about: dict[str, Any],
+    reservoir_rows: int = 0,
 ) -> None:
     """Describe the tensors in ``partial``, learn thresholds where rows are held out, and rename.
 
     Args:
         about: what ``config.json`` says beside format, method and version.
+        reservoir_rows: training rows to keep for later updates.
     """
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     write_bundle(partial, method, vocabulary, about)
@@ -40,6 +43,7 @@ def finish_bundle(
         threshold_T = validation_thresholds(open_annotator(partial), survey, columns)
         save_file({"threshold": torch.from_numpy(threshold_T)}, partial / THRESHOLDS)
         write_bundle(partial, method, vocabulary, about)  # the version covers the thresholds
+    fill_reservoir(partial, survey, columns, reservoir_rows, about["seed"])
     partial.rename(final)
 
 

@@ -188,7 +188,7 @@ class Stepper:
     def write(self, folder: Path) -> dict[str, Any]:
         """This rank's rows of the table; rank 0 the towers as well."""
         table, world = self.table.local, comm.world_size()
-        write_table_part(folder, comm.rank(), world, table.start, table.weight_nE)
+        write_table_part(folder, comm.rank(), world, table.start, table.weight_nE, table.state_n)
         if comm.rank() == 0:
             write_towers(folder, self.model)
         return {"model": self.model.to_dict(), "table_parts": world}

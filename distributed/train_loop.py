@@ -98,6 +98,7 @@ def train(
     report: Callable[[Path, dict[str, Any]], Path | None],
     say: Callable[[str], None],
     validated: Callable[[int, dict[str, Any]], None] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
@@ -109,6 +110,7 @@ def train(
         say: takes a line of progress (rank 0).
         report: hands a folder with this rank's part of a checkpoint over for keeping; gives the
             place where the whole checkpoint can be read, if it can be read here.
+        origin: what the bundle says of the model that this one came from.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
 
     Returns:
@@ -193,7 +195,7 @@ def train(
     }
     if has_validation:
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
-    write_model(config, data, features, learner, figures)
+    write_model(config, data, features, learner, figures, origin or {})
     if rank == 0:
         trained = load_bundle(Path(config.out) / "model")
         if isinstance(trained, DRELAnnotator):
@@ -204,7 +206,7 @@ def train(
 
 def write_model(
     config: TrainConfig, data: StoreSurvey, features: dict[str, Any] | None, learner: Learner,
-    figures: dict[str, Any],
+    figures: dict[str, Any], origin: dict[str, Any],
 ) -> None:  # fmt: skip
     """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
     partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
@@ -216,6 +218,7 @@ def write_model(
     if comm.rank() == 0:
         about = {
             **described,
+            **origin,
             "image_dim": data.image_dim,
             "k": config.k,
             "seed": config.seed,
@@ -223,5 +226,6 @@ def write_model(
             "train": figures,
             "config": asdict(config),
         }
-        finish_bundle(partial, final, config.method, data, config.data.columns, about)
+        rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
+        finish_bundle(partial, final, config.method, data, config.data.columns, about, rows)
     comm.barrier()

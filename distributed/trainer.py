@@ -119,13 +119,13 @@ def run(
     mark = fingerprint(config, survey)
 
     if (out / "model" / "config.json").is_file():
-        _check_finished(out, mark)
+        check_finished(out, mark)
         say(f"{out / 'model'} is trained already; scoring it")
     else:
         out.mkdir(parents=True, exist_ok=True)
         begin()
         fit(config, survey, features, mark, say)
-        (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+        write_fingerprint(out, mark)
     if test_survey is None:
         return None
     annotator = open_annotator(out / "model")
@@ -158,7 +158,15 @@ def _say_survey(
                 say(f"  and {len(what.skipped) - 20} more")
 
 
-def _check_finished(out: Path, mark: dict[str, Any]) -> None:
+def write_fingerprint(out: Path, mark: dict[str, Any]) -> None:
+    """Beside a finished model: what it was trained with."""
+    (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+
+
+def check_finished(out: Path, mark: dict[str, Any]) -> None:
+    """Raises:
+    InputError: the finished model in ``out`` was trained with something else.
+    """
     try:
         before = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

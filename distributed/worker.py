@@ -39,6 +39,12 @@ def enter(arguments: dict[str, bytes]) -> None:
 
         blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
     learner = build_learner(config, data, device)
+    if "parent" in settings:
+        from distributed.growth import grow
+        from distributed.step import Stepper
+
+        assert isinstance(learner, Stepper)
+        grow(learner, settings["parent"])
     kept = Path(config.out) / "checkpoints"
 
     def report(folder: Path, metrics: dict[str, Any]) -> Path:
@@ -63,4 +69,7 @@ def enter(arguments: dict[str, bytes]) -> None:
     mark = settings["fingerprint"]
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
-        train(config, data, settings["features"], learner, blocks, mark, restore, report, say)
+        train(
+            config, data, settings["features"], learner, blocks, mark, restore, report, say,
+            origin=settings.get("origin"),
+        )  # fmt: skip

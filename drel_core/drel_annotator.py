@@ -23,9 +23,18 @@ def table_file(part: int, parts: int) -> str:
     return f"tag_embedding-{part:05d}-of-{parts:05d}.safetensors"
 
 
-def write_table_part(folder: Path, part: int, parts: int, start: int, weight_nE: Tensor) -> None:
-    """Write the rows that one rank owns; ``start`` is the tag id of the first."""
+def write_table_part(
+    folder: Path,
+    part: int,
+    parts: int,
+    start: int,
+    weight_nE: Tensor,
+    state_n: Tensor | None = None,
+) -> None:
+    """Write the rows that one rank owns and their optimiser state; ``start`` is the first one's tag id."""
     tensors = {"weight": weight_nE.detach().cpu().contiguous(), "start": torch.tensor(start)}
+    if state_n is not None:
+        tensors["state"] = state_n.cpu().contiguous()
     save_file(tensors, folder / table_file(part, parts))
 
 

@@ -12,6 +12,7 @@ from distributed import trainer
 from distributed.config import PICTURE_METHODS
 from distributed.evaluate import evaluate_store, upper_bound
 from distributed.feature_store import Columns, FeatureStore
+from distributed.reservoir import RESERVOIR
 from distributed.unit_tasks import survey_store
 from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.errors import InputError
@@ -117,7 +118,10 @@ def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
     metrics = trainer.run(settings, say=say, begin=lambda: write_config(settings, text))
     assert metrics is not None
     write_json(Path(settings.out) / "metrics.json", metrics)
-    size = sum(path.stat().st_size for path in (Path(settings.out) / "model").iterdir())
+    files = (Path(settings.out) / "model").iterdir()
+    size = sum(
+        path.stat().st_size for path in files if path.name != RESERVOIR
+    )  # no part of scoring
     return {**metrics, "model_bytes": size}
 
 

@@ -33,7 +33,7 @@ def write_drel(
     model = DREL(dim, config)
     names = names or tuple(f"tag-{tag:02d}" for tag in range(tags))
     rows = init_embedding_rows(torch.arange(len(names)), config, seed)
-    write_table_part(folder, 0, 1, 0, rows)
+    write_table_part(folder, 0, 1, 0, rows, torch.ones(len(names)))
     write_towers(folder, model)
     if thresholds:
         save_file({"threshold": torch.linspace(-1, 1, len(names))}, folder / THRESHOLDS)

@@ -1,0 +1,321 @@
+"""How much of a bare Ray Serve deployment's requests/s the scorer keeps, and what failures cost.
+
+    python -m benchmarks.serving                    load: JSON and binary, 1, 16 and 64 clients, and a constant
+    python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
+    python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
+    python -m benchmarks.serving --part swap        hot swap under load: failed requests
+    python -m benchmarks.serving --part kill        kill -9 of one of two replicas under load
+
+Everything runs on this machine: client, proxy and replicas share its cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drel_core.bundle import publish, write_bundle
+from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
+from drel_core.model import DREL, ModelConfig, init_embedding_rows
+from drel_core.vocabulary import Vocabulary
+from jobs.cli import PRESETS
+
+PORT = 8391
+
+
+def best_model(dim: int, **changes: Any) -> DREL:
+    """The preset ``best`` with random weights."""
+    import yaml
+
+    values = yaml.safe_load((PRESETS / "best.yaml").read_text())["model"]
+    return DREL(dim, ModelConfig(**{**values, **changes}))
+
+
+def bundle(folder: Path, dim: int, tags: int, seed: int = 0, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    model = best_model(dim, **changes)
+    rows = init_embedding_rows(torch.arange(tags), model.config, seed)
+    write_table_part(folder, 0, 1, 0, rows)
+    write_towers(folder, model)
+    about = {"model": model.to_dict(), "table_parts": 1, "train": {}, "image_dim": dim}
+    vocabulary = Vocabulary(
+        tuple(f"tag {tag}" for tag in range(tags)), np.ones(tags, dtype=np.int64)
+    )
+    write_bundle(folder, "drel", vocabulary, about)
+    return folder
+
+
+@dataclass
+class Load:
+    """What clients saw."""
+
+    latencies: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        return (
+            float(np.percentile(self.latencies, share)) * 1000 if self.latencies else float("nan")
+        )
+
+
+async def _client(port: int, sent: bytes, until: float, seen: Load, look: bool) -> None:
+    """One connection that asks again as soon as it is answered."""
+    reader = writer = None
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        try:
+            if writer is None:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert reader is not None
+            writer.write(sent)
+            head = await reader.readuntil(b"\r\n\r\n")
+            status = head.split(b" ", 2)[1]
+            lower = head.lower()
+            size = int(lower.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+            body = await reader.readexactly(size)
+            if status != b"200":
+                seen.failures.append(status.decode())
+                await asyncio.sleep(0.05)
+                continue
+            if look:
+                version = json.loads(body).get("model", "")
+                seen.versions[version] = seen.versions.get(version, 0) + 1
+        except (OSError, asyncio.IncompleteReadError, IndexError) as error:
+            seen.failures.append(type(error).__name__)
+            if writer is not None:
+                writer.close()
+            reader = writer = None
+            await asyncio.sleep(0.05)
+            continue
+        seen.latencies.append(time.perf_counter() - started)
+    if writer is not None:
+        writer.close()
+
+
+def load(
+    path: str, body: bytes, kind: str, clients: int, seconds: float, look: bool = False
+) -> Load:
+    head = (f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n").encode()  # fmt: skip
+    seen = Load()
+
+    async def every() -> None:
+        until = time.perf_counter() + seconds
+        await asyncio.gather(
+            *(_client(PORT, head + body, until, seen, look) for _ in range(clients))
+        )
+
+    started = time.perf_counter()
+    asyncio.run(every())
+    seen.seconds = time.perf_counter() - started
+    return seen
+
+
+def serve_app(model: Path, replicas: str = "1", poll: float = 1.0) -> None:
+    from ray import serve
+
+    from distributed.serving import ServeArgs, build_app
+    from distributed.unit_tasks import start_ray
+
+    start_ray(int(replicas) + 1)
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    args = ServeArgs(model=str(model), replicas=replicas, poll_seconds=poll, threads=1)
+    serve.run(build_app(args), name="drel", route_prefix="/")
+
+
+def stop() -> None:
+    import ray
+    from ray import serve
+
+    serve.delete("drel")
+    ray.shutdown()
+
+
+def measure_load(seconds: float, rounds: int) -> None:
+    from ray import serve
+
+    @serve.deployment(
+        max_ongoing_requests=2048,
+        logging_config={"enable_access_log": False, "log_level": "INFO"},
+    )
+    class Bare:
+        async def __call__(self, request: Any) -> dict[str, str]:
+            return {"answer": "constant"}
+
+    with tempfile.TemporaryDirectory() as folder:
+        serve_app(bundle(Path(folder) / "m", 1280, 374))
+        serve.run(Bare.bind(), name="bare", route_prefix="/bare")
+        row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4")
+        bodies = {
+            "json": (json.dumps({"features": row.tolist()}).encode(), "application/json"),
+            "binary": (row.tobytes(), "application/octet-stream"),
+        }
+        heads = [
+            "body",
+            "clients",
+            "scorer/s",
+            "p50, ms",
+            "p99, ms",
+            "constant/s",
+            "p50",
+            "p99",
+            "ratio",
+        ]
+        print(f"| {' | '.join(heads)} |")
+        print("| --- " * len(heads) + "|")
+        for name, (body, kind) in bodies.items():
+            for clients in (1, 16, 64):
+                pairs = []
+                for _ in range(rounds + 1):  # the first pair warms up
+                    ours = load("/v1/annotate", body, kind, clients, seconds)
+                    bare = load("/bare", body, kind, clients, seconds)
+                    assert not ours.failures and not bare.failures, (
+                        ours.failures[:3],
+                        bare.failures[:3],
+                    )
+                    pairs.append((ours, bare))
+                pairs = sorted(pairs[1:], key=lambda pair: pair[0].rate / pair[1].rate)
+                ours, bare = pairs[len(pairs) // 2]
+                print(
+                    f"| {name} | {clients} | {ours.rate:.0f} | {ours.percentile(50):.1f} | "
+                    f"{ours.percentile(99):.1f} | {bare.rate:.0f} | {bare.percentile(50):.1f} | "
+                    f"{bare.percentile(99):.1f} | {ours.rate / bare.rate:.2f} |",
+                    flush=True,
+                )
+        stop()
+
+
+def measure_million(tags: int, latent: int, batch: int) -> None:
+    """Offline: the scorer's top k against torch's matmul and topk of the same sizes."""
+    torch.manual_seed(0)
+    model = best_model(1280, latent=latent).eval()
+    print(f"{tags} tags, L = {latent}, {batch} rows, {torch.get_num_threads()} threads", flush=True)
+    side = torch.randn(tags, latent + 1) / latent**0.5
+    about = {"method": "drel", "version": "x"}
+    vocabulary = Vocabulary(tuple(map(str, range(tags))), np.ones(tags, dtype=np.int64))
+    annotator = DRELAnnotator(model, side, vocabulary, about)
+    del side
+    features_BD = torch.randn(batch, 1280)
+    with torch.inference_mode():
+        image_BL = model.encode_images(features_BD, with_metric=False)
+    ratios, ours_s, bare_s = [], [], []
+    for _ in range(5):
+        started = time.perf_counter()
+        score_Bk, tag_Bk = annotator.annotate(features_BD, 5)
+        middle = time.perf_counter()
+        with torch.inference_mode():
+            best, place = torch.addmm(annotator.bias_T, image_BL, annotator.tag_TL.T).topk(5)
+        ended = time.perf_counter()
+        ours_s.append(middle - started)
+        bare_s.append(ended - middle)
+        ratios.append(ours_s[-1] / bare_s[-1])
+    recall = (tag_Bk[:, :, None] == place[:, None, :]).any(2).float().mean()
+    print(
+        f"scorer {statistics.median(ours_s) / batch * 1000:.2f} ms a row (towers included), matmul + topk "
+        f"{statistics.median(bare_s) / batch * 1000:.2f} ms, ratio {statistics.median(ratios):.2f}, "
+        f"recall {recall:.4f}, scores differ by {(score_Bk - best).abs().max():.1e} at most"
+    )
+
+
+def measure_swap(clients: int, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        bundle(folder / "v1", 1280, 374)
+        bundle(folder / "v2", 1280, 400, seed=1)
+        publish(folder, "v1")
+        serve_app(folder)
+        row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4").tobytes()
+        swap = threading_timer(seconds / 2, lambda: publish(folder, "v2"))
+        seen = load(
+            "/v1/annotate?k=400", row, "application/octet-stream", clients, seconds, look=True
+        )
+        swap.join()
+        print(f"{len(seen.latencies)} requests by {clients} clients, {len(seen.failures)} failed "
+              f"{sorted(set(seen.failures))}; answers by version: {seen.versions}; "
+              f"p99 {seen.percentile(99):.0f} ms, longest {max(seen.latencies) * 1000:.0f} ms")  # fmt: skip
+        stop()
+
+
+def threading_timer(seconds: float, work: Any) -> Any:
+    import threading
+
+    timer = threading.Timer(seconds, work)
+    timer.start()
+    return timer
+
+
+def measure_kill(clients: int, seconds: float) -> None:
+    import psutil
+
+    with tempfile.TemporaryDirectory() as place:
+        serve_app(bundle(Path(place) / "m", 1280, 374), replicas="2")
+        row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4").tobytes()
+
+        def replicas() -> list[int]:
+            me = psutil.Process(os.getpid())
+            names = [(p.pid, " ".join(p.cmdline())) for p in me.children(recursive=True)]
+            return [pid for pid, name in names if "ServeReplica:drel:scorer" in name]
+
+        before = replicas()
+        assert len(before) == 2, before
+
+        def kill() -> None:
+            os.kill(before[0], 9)
+
+        timer = threading_timer(seconds / 4, kill)
+        seen = load("/v1/annotate", row, "application/octet-stream", clients, seconds)
+        timer.join()
+        until = time.monotonic() + 60
+        while len(replicas()) < 2 and time.monotonic() < until:
+            time.sleep(0.5)
+        later = load("/v1/annotate", row, "application/octet-stream", clients, 3)
+        print(f"{len(seen.latencies)} requests answered, {len(seen.failures)} failed "
+              f"{sorted(set(seen.failures))} around the kill; afterwards {len(later.failures)} of "
+              f"{len(later.latencies)} failed, {len(replicas())} replicas run")  # fmt: skip
+        stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--part", choices=["load", "million", "swap", "kill"], default="load")
+    parser.add_argument("--haproxy", action="store_true")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--tags", type=int, default=1_000_000)
+    parser.add_argument("--latent", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=64)
+    given = parser.parse_args()
+    if given.haproxy:
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+    if given.part == "load":
+        measure_load(given.seconds, given.rounds)
+    elif given.part == "million":
+        measure_million(given.tags, given.latent, given.batch)
+    elif given.part == "swap":
+        measure_swap(given.clients, max(given.seconds, 12))
+    else:
+        measure_kill(given.clients, max(given.seconds, 20))
+
+
+if __name__ == "__main__":
+    main()

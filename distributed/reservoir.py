@@ -1,0 +1,144 @@
+"""Training rows that a bundle keeps, so that later updates can rehearse what the model knows.
+
+A weighted sample without replacement (Efraimidis and Spirakis, 2006): a row's key is ``log(u) / w`` with u
+from a hash of its image_id and w = (count of its rarest tag)^-1/2, and the rows with the highest keys stay.
+Keys need no state, so the sample of old and new rows together is the best of both by key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from distributed.feature_store import (
+    Columns,
+    FeatureBatch,
+    FeatureStore,
+    ReadUnit,
+    encode_tags,
+    read_table,
+    read_unit,
+)
+from distributed.store_survey import StoreSurvey, hash_ids
+
+RESERVOIR = "reservoir.parquet"
+_LOOKED_AT = 20
+
+
+@dataclass(kw_only=True)
+class ReservoirConfig:
+    """Training rows kept in the bundle for jobs.update."""
+
+    rows: int = 2048
+    """how many (methods drel and wsabie); rows with rare tags are preferred; 0 keeps none"""
+
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            raise ValueError(f"reservoir.rows is {self.rows}; it must be 0 or more")
+
+
+def fill_reservoir(
+    folder: Path, survey: StoreSurvey, columns: Columns, rows: int, seed: int
+) -> None:
+    """Choose rows of a surveyed store and write them into a bundle.
+
+    Of a large store only some units are looked at, drawn at random, with 20 times the rows.
+    """
+    if not rows:
+        return
+    kept: pa.Table | None = None
+    for read in _some(survey.train, _LOOKED_AT * rows, seed):
+        part = _keyed(read_unit(read, columns), survey)
+        kept = (
+            part if kept is None else pa.concat_tables([kept, part], promote_options="permissive")
+        )
+        kept = _best(kept, rows)
+    assert kept is not None
+    table = kept.drop_columns(["key"]).sort_by("image_id")
+    pq.write_table(
+        table, folder / RESERVOIR, compression="zstd", use_dictionary=["image_id"],
+        use_byte_stream_split=[_leaf(table)], write_page_checksum=True,
+    )  # fmt: skip
+
+
+def _leaf(table: pa.Table) -> str:
+    return f"features.list.{table.schema.field('features').type.value_field.name}"
+
+
+def _some(reads: list[ReadUnit], enough: int, seed: int) -> list[ReadUnit]:
+    if sum(read.take for read in reads) <= enough:
+        return reads
+    found, count = [], 0
+    for place in np.random.default_rng(seed).permutation(len(reads)):
+        found.append(reads[place])
+        count += reads[place].take
+        if count >= enough:
+            break
+    return found
+
+
+def _keyed(batch: FeatureBatch, survey: StoreSurvey) -> pa.Table:
+    ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, survey.names)
+    image_id = batch.image_id_B.cast(pa.string())
+    hashed = hash_ids(image_id.to_numpy(zero_copy_only=False).astype(object), seed=7)
+    chance_B = (hashed.astype(np.float64) + 1) / (2.0**64 + 2)
+    count_n = np.append(survey.count_T[ids], np.iinfo(np.int64).max)
+    rarest_B = np.minimum.reduceat(count_n, offsets[:-1])
+    rarest_B = np.where(np.diff(offsets) > 0, rarest_B, np.iinfo(np.int64).max)
+    tags = pa.ListArray.from_arrays(
+        pa.array(offsets.astype(np.int32)), survey.names.take(pa.array(ids))
+    )
+    dim = batch.features_BD.shape[1]
+    flat = pa.array(batch.features_BD.reshape(-1))
+    return pa.table(
+        {
+            "image_id": image_id,
+            "features": pa.FixedSizeListArray.from_arrays(flat, dim),
+            "tags": tags,
+            "key": pa.array(np.log(chance_B) * np.sqrt(np.maximum(rarest_B, 1).astype(np.float64))),
+        }
+    )
+
+
+def _best(table: pa.Table, rows: int) -> pa.Table:
+    """The rows with the highest keys; of rows with one image_id the first."""
+    code = table.column("image_id").combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(code, return_index=True)
+    key = table.column("key").to_numpy()
+    if len(first) > rows:
+        first = first[np.argpartition(-key[first], rows - 1)[:rows]]
+    return table.take(pa.array(np.sort(first))).combine_chunks()
+
+
+def replay_store(
+    bundle: Path, columns: Columns, into: Path, other_than: list[FeatureStore]
+) -> FeatureStore | None:
+    """The reservoir of a bundle as a store with the column names of ``columns``; None where it has none.
+
+    Images that ``other_than`` holds as well are left out: the newer word on them counts.
+
+    Args:
+        into: the file to write.
+    """
+    if not (bundle / RESERVOIR).is_file():
+        return None
+    table = pq.read_table(bundle / RESERVOIR)
+    mine = table.column("image_id").combine_chunks()
+    known = np.zeros(len(mine), dtype=bool)
+    for unit in [unit for store in other_than for unit in store.units]:
+        ids = read_table(unit, [columns.image_id]).column(0).combine_chunks().cast(pa.string())
+        known |= pc.is_in(mine, value_set=ids).to_numpy(zero_copy_only=False)
+    table = table.filter(pa.array(~known))
+    if not len(table):
+        return None
+    into.parent.mkdir(parents=True, exist_ok=True)
+    partial = into.with_name(into.name + ".partial")
+    names = [columns.image_id, columns.features, columns.tags]
+    pq.write_table(table.select(["image_id", "features", "tags"]).rename_columns(names), partial)
+    partial.replace(into)
+    return FeatureStore.open(str(into), columns, "--data.replay")

@@ -1,0 +1,353 @@
+"""Online learning: new images and new tags into a model that there is (He et al., 2015, section 3.4).
+
+New rows and rows that the model rehearses are one training set; vocabulary and table grow at their end.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from distributed import trainer
+from distributed.config import CheckpointConfig, DataConfig, TrainConfig, config_from
+from distributed.evaluate import evaluate_store
+from distributed.feature_store import Columns, FeatureStore
+from distributed.feedback import read_feedback
+from distributed.growth import Parent, Start, write_new_rows
+from distributed.launch import Say, launch
+from distributed.reservoir import RESERVOIR, replay_store
+from distributed.store_manifest import check_same_features, features_of
+from distributed.store_survey import OnBadRow, StoreSurvey, Validation
+from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
+from distributed.whole_files import write_bytes
+from distributed.worker import enter
+from drel_core.bundle import bundle_folder, load_bundle, read_about, read_vocabulary
+from drel_core.errors import InputError
+
+METHODS = ("drel", "wsabie")
+
+
+@dataclass(kw_only=True)
+class UpdateData:
+    """What to learn from."""
+
+    new: str = ""
+    """store of new images, with known and new tags: a Parquet file or folder; --data is short for it"""
+    replay: str = ""
+    """store of older images to rehearse, with the same column names; empty: the rows that the model keeps"""
+    test: str = ""
+    """store to score the old and the new model on"""
+    validation: float = 0.0
+    """share of the rows held out for early stopping and per-tag thresholds"""
+    columns: Columns = field(default_factory=Columns)
+    """names of the stores' columns"""
+    on_bad_row: OnBadRow = "fail"
+    """fail: a bad row ends the run; skip: it is left out, counted and listed"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation is {self.validation}; it must be in [0, 1)")
+
+
+@dataclass(kw_only=True)
+class UpdateConfig:
+    """What to update, from what, and how."""
+
+    model: str
+    """model bundle of drel or wsabie, training folder, or folder of versions with `latest`"""
+    out: str
+    """folder for the new model, checkpoints and TensorBoard; the same one resumes"""
+    data: UpdateData = field(default_factory=UpdateData)
+    """stores"""
+    from_feedback: str = ""
+    """folder of feedback that the scorer kept; beside or instead of new images"""
+    epochs: int = 8
+    """passes over new and rehearsed rows"""
+    lr: float = 1.0
+    """learning rates, as a share of those that the model was trained with"""
+    replay_ratio: float = 1.0
+    """least number of rehearsed rows for each new one; rows are repeated to reach it"""
+    start: Start = "co-occurring"
+    """where new tags start: near the tags of the same images, or at random"""
+    batch_size: int = 0
+    """images in a step, over all workers together; 0: as the model was trained"""
+    workers: int = 1
+    """data-parallel processes"""
+    seed: int = 0
+    """decides the order of rows, candidates and dropout"""
+    patience: int = 5
+    """with validation, epochs without a better F1 after which training stops"""
+    k: int = 5
+    """tags predicted for each image when scoring"""
+    threads: int = 0
+    """CPU threads of each worker; 0 shares the machine's cores among the workers"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU for each worker when the cluster has enough of them"""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """when resumable state is written"""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "workers", "k", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("lr",):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("replay_ratio", "batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+def run(
+    config: UpdateConfig, say: Say = print, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any] | None:
+    """Learn, and leave the bundle in ``OUT/model``; scores of the old and the new model with a test store.
+
+    Args:
+        begin: called before training, once the input has proved good.
+
+    Raises:
+        InputError: model, data or ``--out`` do not fit.
+    """
+    bundle = bundle_folder(config.model).absolute()
+    about = read_about(bundle)
+    if about["method"] not in METHODS:
+        raise InputError(
+            f"{bundle}: a model of method {about['method']}; jobs.update takes {' and '.join(METHODS)}, "
+            "train others anew"
+        )
+    out = Path(config.out).expanduser().absolute()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: --out is a file; give a folder")
+    if out in (bundle, bundle.parent):
+        raise InputError(
+            f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
+        )
+    training = _training(config, about, out)
+    new = _new_stores(config, about, bundle, out)
+    surveys = [_survey(store, config, training) for store in new]
+    replay = _replay(config, bundle, out, new, training)
+    survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
+    known = int(about["num_tags"])
+    parent = Parent(
+        bundle, about["version"], known, int(about["table_parts"]), out / "new_rows.safetensors"
+    )
+    rows = sum(part.train_rows for part in surveys)
+    say(
+        f"version {parent.version} with {known} tags learns from {rows} new images with "
+        f"{len(survey.names) - known} new tags, and rehearses {survey.train_rows - rows} rows"
+        + (f" ({repeats} times {replay.train_rows})" if replay and repeats > 1 else "")
+    )
+    for part in surveys:
+        for path, row, reason in part.skipped[:20]:
+            say(f"  left out: {path}: row {row}: {reason}")
+    mark = {**trainer.fingerprint(training, survey), "parent": parent.version,
+            "start": config.start}  # fmt: skip
+    if (out / "model" / "config.json").is_file():
+        trainer.check_finished(out, mark)
+        say(f"{out / 'model'} is there already")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        begin()
+        write_new_rows(
+            parent, survey.names, survey.count_T, [read for part in surveys for read in part.train],
+            config.data.columns, training.model, config.start, training.seed,
+        )  # fmt: skip
+        origin = {
+            "parent": parent.version,
+            "new_images": rows,
+            "new_tags": len(survey.names) - known,
+        }
+        settings = {
+            "config": training, "data": survey, "features": about.get("features"),
+            "fingerprint": mark, "parent": parent, "origin": origin,
+        }  # fmt: skip
+        launch(
+            enter, settings, out=str(out), workers=config.workers, threads=config.threads,
+            device=config.device, say=say,
+        )  # fmt: skip
+        trainer.write_fingerprint(out, mark)
+    if not config.data.test:
+        return None
+    return {
+        name: _score(folder, config) for name, folder in (("old", bundle), ("new", out / "model"))
+    }
+
+
+def _training(config: UpdateConfig, about: dict[str, Any], out: Path) -> TrainConfig:
+    """The run that the model came from, with what differs now."""
+    if "config" not in about:
+        raise InputError(
+            f"{config.model}: config.json does not say how the model was trained, which jobs.update needs"
+        )
+    training: TrainConfig = config_from(TrainConfig, about["config"])
+    training.data = DataConfig(
+        train=config.data.new or config.from_feedback,
+        validation=config.data.validation,
+        columns=config.data.columns,
+        on_bad_row=config.data.on_bad_row,
+        residency=training.data.residency,
+        memory_gib=training.data.memory_gib,
+        shuffle_rows=training.data.shuffle_rows,
+    )
+    training.out = str(out)
+    training.optim.lr *= config.lr
+    training.table.lr *= config.lr
+    for name in ("epochs", "workers", "seed", "patience", "k", "threads", "device", "checkpoint"):
+        setattr(training, name, getattr(config, name))
+    training.batch_size = config.batch_size or training.batch_size
+    return training
+
+
+def _new_stores(
+    config: UpdateConfig, about: dict[str, Any], bundle: Path, out: Path
+) -> list[FeatureStore]:
+    dim = int(about["image_dim"])
+    stores = []
+    if config.data.new:
+        store = FeatureStore.open(config.data.new, config.data.columns, "--data")
+        check_same_features(
+            about.get("features"), str(bundle), features_of(config.data.new), config.data.new
+        )
+        stores.append(store)
+    if config.from_feedback:
+        path = out / "feedback.parquet"
+        if not path.is_file():  # a run that is taken up again learns from what it began with
+            kept = bundle / RESERVOIR
+            table = feedback_rows(
+                read_feedback(config.from_feedback, dim),
+                pq.read_table(kept) if kept.is_file() else None,
+                config.data.columns,
+            )
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer)
+            write_bytes(str(path), buffer.getvalue())
+        stores.append(FeatureStore.open(str(path), config.data.columns, "--from_feedback"))
+    if not stores:
+        raise InputError(
+            "nothing to learn from; give --data a store, --from_feedback a folder, or both"
+        )
+    for store in stores:
+        if store.image_dim != dim:
+            raise InputError(
+                f"{store.path}: features have D = {store.image_dim}, the model takes D = {dim}; both must "
+                "come from the same features"
+            )
+    return stores
+
+
+def feedback_rows(said: pa.Table, kept: pa.Table | None, columns: Columns) -> pa.Table:
+    """Feedback as rows to learn from: the tags that were added, and those that the image is known to have
+    less those removed. On an image that nothing is known of, a removed tag needs no mention: every tag
+    that a row does not name is irrelevant to it.
+
+    Args:
+        said: the last word on each image.
+        kept: the model's reservoir, which knows some images.
+
+    Raises:
+        InputError: no image has a tag.
+    """
+    known: dict[str, list[str]] = {}
+    if kept is not None:
+        mine = kept.filter(pc.is_in(kept.column("image_id"), value_set=said.column("image_id")))
+        known = dict(
+            zip(mine.column("image_id").to_pylist(), mine.column("tags").to_pylist(), strict=True)
+        )
+    tags = []
+    for image_id, add, remove in zip(
+        *(said.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
+    ):
+        before = known.get(image_id, [])
+        tags.append(sorted((set(before) | set(add)) - set(remove)))
+    keep = pa.array([bool(row) for row in tags])
+    table = pa.table(
+        {
+            columns.image_id: said.column("image_id"),
+            columns.features: said.column("features"),
+            columns.tags: pa.array(tags, pa.list_(pa.string())),
+        }
+    ).filter(keep)
+    if not len(table):
+        raise InputError("--from_feedback: no image there has a tag left; nothing to learn")
+    return table
+
+
+def _survey(store: FeatureStore, config: UpdateConfig, training: TrainConfig) -> StoreSurvey:
+    if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
+        start_ray(config.workers)
+    share = config.data.validation
+    validation = Validation(share, training.seed) if share else None
+    return survey_store(store, config.data.on_bad_row, validation, statistics=False)
+
+
+def _replay(
+    config: UpdateConfig, bundle: Path, out: Path, new: list[FeatureStore], training: TrainConfig
+) -> StoreSurvey | None:
+    if config.data.replay:
+        store = FeatureStore.open(config.data.replay, config.data.columns, "--data.replay")
+        if store.image_dim != new[0].image_dim:
+            raise InputError(
+                f"{config.data.replay}: features have D = {store.image_dim}, the new ones D = "
+                f"{new[0].image_dim}; both must come from the same features"
+            )
+        return _survey(store, config, training)
+    kept = replay_store(bundle, config.data.columns, out / "replay.parquet", new)
+    return None if kept is None else _survey(kept, config, training)
+
+
+def combined(
+    bundle: Path, new: list[StoreSurvey], replay: StoreSurvey | None, ratio: float
+) -> tuple[StoreSurvey, int]:
+    """One training set of new and rehearsed rows, with the parent's vocabulary grown at its end.
+
+    Counts are the parent's and those of new images. Rehearsed rows are repeated whole, as often as
+    ``ratio`` asks.
+
+    Returns:
+        the set, and how often rehearsed rows are in it.
+    """
+    vocabulary = read_vocabulary(bundle)
+    for part in new:
+        vocabulary = vocabulary.extended(part.names.to_pylist(), part.count_T)
+    rows = sum(part.train_rows for part in new)
+    repeats = 0
+    train = [read for part in new for read in part.train]
+    validation = [read for part in new for read in part.validation]
+    if replay is not None and ratio:
+        repeats = max(1, round(ratio * rows / replay.train_rows))
+        train += replay.train * repeats
+        validation += replay.validation
+    every = [*new, *([replay] if replay is not None else [])]
+    dim = new[0].image_dim
+    return (
+        StoreSurvey(
+            image_dim=dim,
+            item_bytes=max(part.item_bytes for part in every),
+            names=pa.array(vocabulary.names, pa.string()),
+            count_T=vocabulary.counts,
+            mean_D=np.zeros(dim),
+            std_D=np.ones(dim),
+            train=train,
+            validation=validation,
+            skipped=[row for part in new for row in part.skipped],
+            tagless=sum(part.tagless for part in new),
+        ),
+        repeats,
+    )
+
+
+def _score(folder: Path, config: UpdateConfig) -> dict[str, Any]:
+    annotator = load_bundle(folder)
+    store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
+    survey = survey_store(store, config.data.on_bad_row, statistics=False)
+    metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.data.columns, config.k)
+    return {**metrics, "train": annotator.about["train"]}

@@ -1,0 +1,65 @@
+"""Online learning: python -m jobs.update --model DIR --data PATH --out DIR"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from distributed import update
+from distributed.update import UpdateConfig
+from drel_core.bundle import bundle_folder, publish, read_about
+from drel_core.errors import InputError
+from drel_core.metrics import format_table
+from jobs.cli import OneLineParser, build, run_job, write_json, write_text
+
+
+@dataclass(kw_only=True)
+class UpdateJob(UpdateConfig):
+    """An update, and whether the scorer shall take it up."""
+
+    publish: bool = False
+    """let `latest` beside --out name the new model: scorers that serve that folder move to it"""
+
+
+def main(arguments: list[str]) -> None:
+    parser = OneLineParser(
+        prog="python -m jobs.update",
+        description="Teach a model new images and new tags; older ones are rehearsed. --data PATH is "
+        "short for --data.new PATH. The same command on the same --out resumes.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_class_arguments(UpdateJob)
+    namespace = parser.parse_args([_long(argument) for argument in arguments])
+    config = build(parser, namespace, UpdateJob)
+    out = Path(config.out)
+    if config.publish and ".." in out.parts:
+        raise InputError(f"{out}: with --publish give --out without `..`")
+    for name in ("new", "replay", "test"):
+        path = getattr(config.data, name)
+        if path and "://" not in path:
+            setattr(config.data, name, str(Path(path).expanduser().absolute()))
+    resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
+    resolved.pop("config", None)
+    write = lambda: write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
+    metrics = update.run(config, say=lambda line: print(line, flush=True), begin=write)
+    about = read_about(bundle_folder(out))
+    if metrics is not None:
+        write_json(out / "metrics.json", metrics["new"])
+        rows = [("popularity", metrics["new"]["floor"]), ("old model", metrics["old"])]
+        print(format_table([*rows, ("new model", metrics["new"])]))
+    print(f"model        {out / 'model'} (version {about['version']}, from {about['parent']})")
+    if config.publish:
+        publish(out.parent, out.name)
+        print(f"published    {out.parent / 'latest'} names {out.name}")
+
+
+def _long(argument: str) -> str:
+    """``--data PATH`` as ``--data.new PATH``."""
+    name, mark, value = argument.partition("=")
+    return ("--data.new" if name == "--data" else name) + mark + value
+
+
+if __name__ == "__main__":
+    run_job(main)
