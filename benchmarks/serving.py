@@ -1,6 +1,6 @@
 """How much of a bare Ray Serve deployment's requests/s the scorer keeps, and what failures cost.
 
-    python -m benchmarks.serving                    load: JSON and binary, 1, 16 and 64 clients, and a constant
+    python -m benchmarks.serving                    JSON and binary, 1, 16, 64 clients, and a constant
     python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
     python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
     python -m benchmarks.serving --part swap        hot swap under load: failed requests
@@ -151,14 +151,15 @@ def stop() -> None:
 
 def measure_load(seconds: float, rounds: int) -> None:
     from ray import serve
+    from starlette.responses import JSONResponse
 
     @serve.deployment(
         max_ongoing_requests=2048,
         logging_config={"enable_access_log": False, "log_level": "INFO"},
     )
     class Bare:
-        async def __call__(self, request: Any) -> dict[str, str]:
-            return {"answer": "constant"}
+        async def __call__(self, request: Any) -> Any:
+            return JSONResponse({"answer": "constant"})
 
     with tempfile.TemporaryDirectory() as folder:
         serve_app(bundle(Path(folder) / "m", 1280, 374))

@@ -80,9 +80,15 @@ class FeatureStore:
 
     @staticmethod
     def open(
-        path: str, columns: Columns | None = None, option: str = "--data.train"
+        path: str,
+        columns: Columns | None = None,
+        option: str = "--data.train",
+        tags_needed: bool = True,
     ) -> FeatureStore:
         """Read every footer (in a small thread pool) and check columns, types and D.
+
+        Args:
+            tags_needed: False for images that are yet to be annotated.
 
         Raises:
             InputError: the path does not exist or holds no row; a file is no Parquet, lacks a
@@ -95,7 +101,7 @@ class FeatureStore:
         units: list[StoreUnit] = []
         first: tuple[str, int, np.dtype] | None = None
         for (address, name, _), (metadata, schema) in zip(files, footers, strict=True):
-            dim, dtype = check_schema(address, schema, columns, option)
+            dim, dtype = check_schema(address, schema, columns, option, tags_needed)
             if dim is None and first is not None and has_length(metadata, columns, first[1]):
                 dim = first[1]
             elif dim is None and metadata.num_rows:

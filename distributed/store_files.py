@@ -146,10 +146,10 @@ def read_footer(
 
 
 def check_schema(
-    name: str, schema: pa.Schema, columns: Columns, option: str
+    name: str, schema: pa.Schema, columns: Columns, option: str, tags_needed: bool = True
 ) -> tuple[int | None, np.dtype]:
     """D (None where the type does not tell) and the type of the features."""
-    for role in ("image_id", "features", "tags"):
+    for role in ("image_id", "features", *(["tags"] if tags_needed else [])):
         column = getattr(columns, role)
         if column not in schema.names:
             raise InputError(
@@ -158,12 +158,13 @@ def check_schema(
             )
         if schema.names.count(column) > 1:
             raise InputError(f"{name}: two columns are named {column!r}; rename one of them")
-    ids, features, tags = (
-        schema.field(c).type for c in (columns.image_id, columns.features, columns.tags)
-    )
+    ids, features = (schema.field(c).type for c in (columns.image_id, columns.features))
     if not (pa.types.is_string(ids) or pa.types.is_large_string(ids)):
         raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
     dim, dtype = columns.check(name, features)
+    if not tags_needed:
+        return dim, dtype
+    tags = schema.field(columns.tags).type
     if not _is_list(tags) or not (
         pa.types.is_string(tags.value_type) or pa.types.is_large_string(tags.value_type)
     ):

@@ -98,6 +98,24 @@ def survey_unit(
         InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
     """
     table = read_table(unit, [columns.image_id, columns.features, columns.tags])
+    again = partial(survey_unit, unit, columns, image_dim, validation, statistics, power)
+    return survey_table(
+        table, unit, columns, image_dim, validation, statistics, power, known_bad, again
+    )
+
+
+def survey_table(
+    table: pa.Table,
+    unit: StoreUnit,
+    columns: Columns,
+    image_dim: int,
+    validation: Validation | None,
+    statistics: bool,
+    power: float,
+    known_bad: Sequence[BadRow],
+    look_again: Callable[..., UnitSurvey],
+) -> UnitSurvey:
+    """``survey_unit`` of a unit that has been read."""
     image_id, features, tags = (
         pa.concat_arrays(table.column(name).chunks)
         if table.column(name).num_chunks != 1
@@ -176,7 +194,7 @@ def survey_unit(
         bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
         tagless=int(tagless_B.sum()),
         validation=unit.file_row + np.flatnonzero(held_B),
-        look_again=partial(survey_unit, unit, columns, image_dim, validation, statistics, power),
+        look_again=look_again,
     )
 
 

@@ -1,0 +1,95 @@
+"""Annotate a store: python -m jobs.annotate --model DIR --data PATH --out PATH [--k 5] [--threshold X]"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distributed import annotate
+from distributed.feature_store import Columns, FeatureStore
+from distributed.picture_store import bundle_columns
+from distributed.store_manifest import check_same_features, features_of
+from distributed.store_survey import OnBadRow
+from drel_core.bundle import bundle_folder, read_about, read_thresholds
+from drel_core.errors import InputError
+from jobs.cli import OneLineParser, build, run_job
+
+
+@dataclass(kw_only=True)
+class AnnotateConfig:
+    """What to annotate, with what, and where to."""
+
+    model: str
+    """model bundle, training folder, or folder of versions with `latest`"""
+    data: str
+    """store of features (methods cnn-*: of pictures), with or without tags: a Parquet file or folder"""
+    out: str
+    """folder or s3:// prefix for Parquet files of image_id, tags, scores and model; the same one resumes"""
+    k: int = 5
+    """most tags for an image"""
+    threshold: float | None = None
+    """least score of a tag; images may end up without any"""
+    thresholds: bool = False
+    """use the per-tag thresholds that the model learned on held-out rows"""
+    workers: int = 0
+    """processes; 0: one a CPU core (small stores need none)"""
+    columns: Columns = field(default_factory=Columns)
+    """names of the store's columns"""
+    on_bad_row: OnBadRow = "fail"
+    """fail: a bad row ends the run; skip: it is left out and counted"""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; it must be 1 or more")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; it must be 0 or more")
+        if self.threshold is not None and self.thresholds:
+            raise ValueError("give either threshold or thresholds")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold is {self.threshold}; it must be a number")
+
+
+def main(arguments: list[str]) -> None:
+    parser = OneLineParser(
+        prog="python -m jobs.annotate",
+        description="Tags for every image of a store. The same command on the same --out resumes.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_class_arguments(AnnotateConfig)
+    config = build(parser, parser.parse_args(arguments), AnnotateConfig)
+    bundle = bundle_folder(config.model).absolute()
+    about = read_about(bundle)
+    if config.thresholds and read_thresholds(bundle) is None:
+        raise InputError(
+            f"{bundle}: has no per-tag thresholds; train with --data.validation, or give --threshold"
+        )
+    paths = {
+        name: path if "://" in path else str(Path(path).expanduser().absolute())
+        for name, path in (("data", config.data), ("out", config.out))
+    }
+    columns = bundle_columns(about, paths["data"], config.columns, "--data")
+    store = FeatureStore.open(paths["data"], columns, "--data", tags_needed=False)
+    dim = int(about["image_dim"])
+    if store.image_dim != dim:
+        raise InputError(
+            f"{config.data}: features have D = {store.image_dim}, the model takes D = {dim}; "
+            "both must come from the same features"
+        )
+    check_same_features(
+        about.get("features"), config.model, features_of(paths["data"]), config.data
+    )
+    plan = annotate.AnnotatePlan(
+        bundle, paths["out"], columns, dim, config.k, config.threshold, config.thresholds,
+        config.on_bad_row,
+    )  # fmt: skip
+    done = annotate.run(
+        plan, store, about["version"], config.workers, lambda line: print(line, flush=True)
+    )
+    skipped = f", {done['skipped']} bad rows left out" if done["skipped"] else ""
+    print(f"{done['rows']:,} images in {done['files']} files{skipped}, "
+          f"{done['rows_per_second']:,.0f} rows/s: {config.out}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_job(main)

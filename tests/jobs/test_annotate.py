@@ -1,0 +1,210 @@
+"""jobs.annotate: every row once, as the scorer says, also after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distributed import annotate
+from distributed.annotate import group_units
+from distributed.feature_store import StoreUnit
+from drel_core.bundle import load_bundle
+from jobs.annotate import main
+from tests.bundles import write_drel
+from tests.jobs.test_train import ROOT, command, run
+from tests.stores import planted_table
+
+D = 8
+
+
+def store(folder: Path, rows: int, files: int = 3, row_group: int = 50) -> pa.Table:
+    """A store without tags, in several files."""
+    table = planted_table(rows, dim=D).drop_columns(["tags"])
+    folder.mkdir(parents=True)
+    step = -(-rows // files)
+    for file in range(files):
+        part = table.slice(file * step, step)
+        pq.write_table(part, folder / f"{file}.parquet", row_group_size=row_group)
+    return table
+
+
+def expected(model: Path, table: pa.Table, k: int) -> tuple[np.ndarray, np.ndarray]:
+    features_BD = table.column("features").combine_chunks().flatten().to_numpy().reshape(-1, D)
+    annotator = load_bundle(model)
+    score_Bk, tag_Bk = annotator.annotate(torch.from_numpy(features_BD.copy()), k)
+    return score_Bk.numpy(), np.array(annotator.vocabulary.names)[tag_Bk.numpy()]
+
+
+def read(out: Path) -> pa.Table:
+    return pq.ParquetDataset(sorted(out.glob("part-*.parquet"))).read()
+
+
+def check(out: Path, model: Path, table: pa.Table, k: int) -> None:
+    score_Bk, names_Bk = expected(model, table, k)
+    found = read(out)
+    assert found.column("image_id").to_pylist() == table.column("image_id").to_pylist()
+    assert found.column("tags").to_pylist() == names_Bk.tolist()
+    scores = np.array(found.column("scores").to_pylist())
+    np.testing.assert_allclose(scores, score_Bk, atol=1e-5)
+    assert set(found.column("model").to_pylist()) == {load_bundle(model).about["version"]}
+
+
+def test_every_row_is_annotated_as_the_scorer_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(annotate, "group_units", lambda units: group_units(units, 90))
+    model, table = write_drel(tmp_path / "model"), store(tmp_path / "data", 400)
+    arguments = ["--model", str(model), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
+                 "--k", "4"]  # fmt: skip
+    main(arguments)
+    check(tmp_path / "out", model, table, 4)
+    assert len(list((tmp_path / "out").glob("part-*"))) > 3
+    done = json.loads((tmp_path / "out" / "_done.json").read_text())
+    assert done["rows"] == 400 and done["skipped"] == 0
+    main(arguments)
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_with_the_missing_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotate, "group_units", lambda units: group_units(units, 50))
+    model, table = write_drel(tmp_path / "model"), store(tmp_path / "data", 400)
+    out = tmp_path / "out"
+    arguments = ["--model", str(model), "--data", str(tmp_path / "data"), "--out", str(out)]
+    main(arguments)
+    parts = sorted(out.glob("part-*"))
+    (out / "_done.json").unlink()
+    for part in parts[1::2]:
+        part.unlink()
+    (out / "part-0000001.parquet.tmp").write_bytes(b"half a file")
+    before = {part: part.stat().st_ino for part in parts[::2]}
+    main(arguments)
+    assert {part: part.stat().st_ino for part in parts[::2]} == before
+    check(out, model, table, 5)
+    assert json.loads((out / "_done.json").read_text())["rows"] == 400
+
+
+def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path) -> None:
+    """kill -9 of the driver of a store large enough for Ray Data."""
+    model = write_drel(tmp_path / "model")
+    rows, dim = 8_400_000, D  # 269 MB of features: above what is done without Ray
+    ids = pa.array(np.arange(rows).astype(str))
+    flat = pa.array(np.random.default_rng(0).normal(size=rows * dim).astype(np.float32))
+    table = pa.table({"image_id": ids, "features": pa.FixedSizeListArray.from_arrays(flat, dim)})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=65536, compression="none")
+    out = tmp_path / "out"
+    line = command(
+        "annotate", "--model", model, "--data", tmp_path / "data", "--out", out, "--k", 2
+    )
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("part-*.parquet"))) < 8:
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    time.sleep(4)  # the workers of its Ray notice and end
+    before = {part: part.stat().st_ino for part in out.glob("part-*.parquet")}
+    assert not (out / "_done.json").exists() and 8 <= len(before) < 120
+    done = run("annotate", *line[3:], timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "files are there already" in done.stdout
+    assert {part: part.stat().st_ino for part in before} == before
+    found = np.concatenate([
+        pq.read_table(part, columns=["image_id"]).column(0).to_numpy().astype(str)
+        for part in sorted(out.glob("part-*.parquet"))
+    ])  # fmt: skip
+    np.testing.assert_array_equal(found, np.arange(rows).astype(str))
+
+
+def test_thresholds_leave_tags_out(tmp_path: Path) -> None:
+    model = write_drel(tmp_path / "model", thresholds=True)
+    table = store(tmp_path / "data", 100)
+    score_Bk, names_Bk = expected(model, table, 12)
+    base = ["--model", str(model), "--data", str(tmp_path / "data"), "--k", "12"]
+    main([*base, "--threshold", "0.7", "--out", str(tmp_path / "one")])
+    kept = [n[s >= 0.7].tolist() for n, s in zip(names_Bk, score_Bk, strict=True)]
+    assert read(tmp_path / "one").column("tags").to_pylist() == kept
+    main([*base, "--thresholds", "true", "--out", str(tmp_path / "own")])
+    least = {
+        f"tag-{tag:02d}": value
+        for tag, value in enumerate(np.linspace(-1, 1, 12, dtype=np.float32))
+    }
+    kept = [[n for n, s in zip(*pair, strict=True) if s >= least[n]]
+            for pair in zip(names_Bk.tolist(), score_Bk, strict=True)]  # fmt: skip
+    assert read(tmp_path / "own").column("tags").to_pylist() == kept
+    main([*base, "--threshold", "1000", "--out", str(tmp_path / "none")])
+    assert read(tmp_path / "none").column("tags").to_pylist() == [[]] * 100
+
+
+def test_bad_rows_end_the_run_or_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_drel(tmp_path / "model")
+    table = planted_table(40, dim=D).drop_columns(["tags"])
+    features = table.column("features").to_pylist()
+    features[7][3], features[21] = float("nan"), None
+    ids = table.column("image_id").to_pylist()
+    ids[30] = ""
+    bad = pa.table(
+        {"image_id": ids, "features": pa.array(features, table.schema.field("features").type)}
+    )
+    pq.write_table(bad, tmp_path / "bad.parquet", row_group_size=16)
+    base = ["--model", str(model), "--data", str(tmp_path / "bad.parquet")]
+    done = run("annotate", *base, "--out", tmp_path / "fail")
+    assert done.returncode == 2
+    assert "bad.parquet: row 7: features hold NaN at position 3" in done.stderr
+    assert not list((tmp_path / "fail").glob("part-*"))
+    main([*base, "--out", str(tmp_path / "skip"), "--on_bad_row", "skip"])
+    said = capsys.readouterr().out
+    assert "3 bad rows left out" in said and "row 30: image_id is empty" in said
+    kept = [image_id for row, image_id in enumerate(ids) if row not in (7, 21, 30)]
+    assert read(tmp_path / "skip").column("image_id").to_pylist() == kept
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"--k": "3"}, "another k"), ({"--model": "other"}, "another model"), ({"--data": "wide"}, "D = 9"),
+    ({"--out": "model"}, "holds other files"), ({"--thresholds": "true"}, "no per-tag thresholds"),
+    ({"--threshold": "nan"}, "threshold"), ({"--data": "nowhere"}, "no such file"), ({"--k": "0"}, "k is 0"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, str], words: str
+) -> None:
+    write_drel(tmp_path / "model")
+    write_drel(tmp_path / "other", seed=1)
+    store(tmp_path / "data", 20, files=1)
+    (tmp_path / "wide").mkdir()
+    pq.write_table(planted_table(5, dim=9), tmp_path / "wide" / "a.parquet")
+
+    def arguments(given: dict[str, str]) -> list[Any]:
+        paths = ("--model", "--data", "--out")
+        return [x for name, value in given.items()
+                for x in (name, str(tmp_path / value) if name in paths else value)]  # fmt: skip
+
+    given = {"--model": "model", "--data": "data", "--out": "out"}
+    main(arguments(given))
+    done = run("annotate", *arguments({**given, **change}))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1 and words in done.stderr
+
+
+def test_small_units_share_a_file() -> None:
+    units = [StoreUnit("a", group, 0, rows, 0) for group, rows in enumerate((10, 20, 30, 100, 5))]
+    groups = group_units(units, 50)
+    assert [[unit.rows for unit in group] for group in groups] == [[10, 20, 30], [100], [5]]
+    assert group_units([], 50) == []
