@@ -181,10 +181,6 @@ def _beside(model: str) -> str:
     return str((place.parent if (place / "config.json").is_file() else place) / "feedback")
 
 
-def _examples(model: ServedModel, limit: int) -> list[dict[str, Any]]:
-    return []
-
-
 def _exported() -> str:
     node = ray.get_runtime_context().get_node_id()
     port = next((n["MetricsExportPort"] for n in ray.nodes() if n["NodeID"] == node), 0)
@@ -496,7 +492,7 @@ class Scorer:
     async def examples(self, limit: int = Query(12, ge=1, le=50)) -> Any:
         """Rows to try the scorer on: images of training that the model keeps for jobs.update."""
         model = self._ready()
-        return {"examples": await asyncio.to_thread(_examples, model, limit)}
+        return {"examples": await asyncio.to_thread(model.examples, limit)}
 
     # Feedback
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from distributed.knn import open_annotator
+from distributed.reservoir import RESERVOIR
 from drel_core.backbone import Backbone, Preprocessing, load_backbone
 from drel_core.baselines.cnn import CNNAnnotator
 from drel_core.bundle import bundle_folder, read_about, read_thresholds
@@ -98,6 +101,16 @@ class ServedModel:
         if self._pictures is None:
             raise InputError("this model names no network for pictures; send features")
         return self._pictures.features(pictures)
+
+    def examples(self, limit: int) -> list[dict[str, Any]]:
+        """Rows that the model keeps to rehearse, evenly spaced: image_id, tags, features; [] without."""
+        path = self.folder / RESERVOIR
+        if not path.is_file() or not self.takes_features:
+            return []
+        table = pq.read_table(path, columns=["image_id", "tags", "features"])
+        places = np.unique(np.linspace(0, len(table) - 1, min(limit, len(table)), dtype=np.int64))
+        rows: list[dict[str, Any]] = table.take(pa.array(places)).to_pylist()
+        return rows
 
     def find_tags(self, prefix: str, limit: int) -> list[int]:
         """Ids of tags that begin with ``prefix`` in any case, the most frequent first."""

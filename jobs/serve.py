@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from dataclasses import dataclass, fields
@@ -69,14 +70,15 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(ServeConfig)
     config = build(parser, parser.parse_args(arguments), ServeConfig)
     about = read_about(bundle_folder(config.model))  # one clear line now, not in a replica's log
+    port = _free_port(config.host, config.port)
     if config.haproxy:
         # Read when ray.serve is imported.
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
         os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    _serve(config, about["version"], int(about["num_tags"]))
+    _serve(config, port, about["version"], int(about["num_tags"]))
 
 
-def _serve(config: ServeConfig, version: str, tags: int) -> None:
+def _serve(config: ServeConfig, port: int, version: str, tags: int) -> None:
     from distributed.unit_tasks import local_ray, start_ray
 
     replicas = int(config.replicas.rpartition(":")[2])
@@ -95,7 +97,6 @@ def _serve(config: ServeConfig, version: str, tags: int) -> None:
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // replicas)
     if args.feedback and "://" not in args.feedback:
         args.feedback = str(Path(args.feedback).expanduser().absolute())
-    port = config.port or _free_port(config.host)
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
@@ -116,13 +117,21 @@ def _serve(config: ServeConfig, version: str, tags: int) -> None:
         ray.shutdown()
 
 
-def _free_port(host: str) -> int:
-    import socket
+def _free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Serve shares a port that is taken: two scorers would answer in turn.
 
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    Raises:
+        InputError: it is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(f"--port {port} on {host} cannot be used ({error.strerror}); "
+                             "choose another, or 0 for a free one") from None  # fmt: skip
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import Word, append, read_feedback
+from distributed.reservoir import fill_reservoir
 from distributed.serving_api import (
     MAX_K,
     ApiError,
@@ -20,9 +22,11 @@ from distributed.serving_api import (
     infer_question,
 )
 from distributed.serving_model import ServedModel, version_at
+from distributed.unit_tasks import survey_store
 from drel_core.bundle import bundle_folder, publish, read_thresholds
 from drel_core.errors import InputError
 from tests.bundles import write_drel
+from tests.stores import write_planted
 
 
 def body(**content: object) -> bytes:
@@ -111,6 +115,19 @@ def test_tags_are_found_by_prefix_and_count(tmp_path: Path) -> None:
     assert found("x", 10) == []
     assert len(found("", 10)) == 7
     assert found("", 1) == ["s"]
+
+
+def test_examples_are_rows_that_the_model_keeps(tmp_path: Path) -> None:
+    model = ServedModel(str(write_drel(tmp_path / "m")))
+    assert model.examples(5) == []
+    survey = survey_store(
+        FeatureStore.open(str(write_planted(tmp_path / "s.parquet", 40, dim=8))), "fail"
+    )
+    fill_reservoir(model.folder, survey, Columns(), 30, seed=0)
+    found = model.examples(5)
+    assert len(found) == 5 == len({row["image_id"] for row in found})
+    assert all(len(row["features"]) == 8 and row["tags"] for row in found)
+    assert len(model.examples(50)) == 30
 
 
 def test_neighbours_are_nearest_by_cosine(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -347,6 +348,20 @@ def test_pictures_are_annotated_where_there_is_a_network(tmp_path: Path) -> None
     backbone = load_backbone("efficientnet-lite0")
     expected = backbone(np.array([backbone.preprocessing.pixels(picture)]))
     np.testing.assert_allclose(model.features_of([buffer.getvalue()]), expected, atol=1e-5)
+
+
+def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.serve", "--model", str(write_drel(tmp_path / "m")),
+             "--port", str(port)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert f"--port {port}" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path) -> None:
