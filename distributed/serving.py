@@ -1,8 +1,8 @@
 """The HTTP scorer on Ray Serve: ``serve run distributed.serving:build_app model=OUT`` or jobs.serve.
 
-A replica holds one version of a model. Requests that wait together are scored together, in a thread, so
-that the next ones are read meanwhile. A new version is loaded and tried beside the old one and takes its
-place between two batches; every answer names the version that made it.
+A replica holds one version of a model. Requests that wait together are scored together; what takes long
+goes to a thread, so that the next ones are read meanwhile. A new version is loaded and tried beside the
+old one and takes its place between two batches; every answer names the version that made it.
 """
 
 # No `from __future__ import annotations` here: Serve pickles the routes, and FastAPI could no longer
@@ -29,6 +29,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from distributed.batcher import Batcher
 from distributed.feedback import Word, append
 from distributed.serving_api import (
     MAX_K,
@@ -61,6 +62,10 @@ from drel_core.pictures import BadPicture
 
 PAGE = Path(__file__).with_name("serving_page.html")
 _LOG = logging.getLogger("ray.serve")
+
+# A thread that scores and the event loop hand the interpreter's lock to each other at every operation,
+# and each waits up to 5 ms for it: work that is shorter is done where it stands.
+_INLINE_SECONDS = 0.003
 
 
 class ServeArgs(BaseModel):
@@ -224,6 +229,7 @@ class Scorer:
         self.refused: str | None = None
         self.path = args.model
         self.waiting = 0
+        self.batcher = Batcher(self._score, lambda question: question.rows, args.max_rows)
         self.body_limit = args.max_body_mib << 20
         self._swap = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
@@ -302,10 +308,13 @@ class Scorer:
 
     # Scoring
 
-    @serve.batch(max_batch_size=256, batch_wait_timeout_s=0.0)
     async def _score(self, questions: list[Question]) -> list[Any]:
-        """Questions that wait together, by one version of the model; answers are (model, Best)."""
+        """Questions that wait together, by one version of the model; answers are (model, scores, tags)."""
         model = self._ready()
+        rows = sum(question.rows for question in questions)
+        pictures = any(question.features_BD is None for question in questions)
+        if not pictures and rows * model.row_seconds < _INLINE_SECONDS:
+            return self._score_now(model, questions)
         return await asyncio.to_thread(self._score_now, model, questions)
 
     def _score_now(self, model: ServedModel, questions: list[Question]) -> list[Any]:
@@ -348,7 +357,7 @@ class Scorer:
             )
         self.waiting += question.rows
         try:
-            answer = await self._score(question)
+            answer = await self.batcher.ask(question)
         finally:
             self.waiting -= question.rows
         if isinstance(answer, ApiError):
@@ -557,7 +566,7 @@ class Scorer:
         """Ready only when the model scores."""
         model = self._ready()
         row_1D = np.zeros((1, model.image_dim), dtype=np.float32)
-        await self._score(Question(row_1D, [], 1, None))
+        await self.batcher.ask(Question(row_1D, [], 1, None))
         return {"status": "ready", "model": model.version}
 
     @app.get("/v2/health/live", response_model=Status)

@@ -5,6 +5,7 @@ Shapes: B images, D feature size, k tags an image, T tags of the vocabulary, L l
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,11 +63,15 @@ class ServedModel:
         self._place = {name: tag for tag, name in enumerate(self.names)}
 
     def _check(self) -> None:
-        """Score something: what cannot must never take the place of what can."""
+        """Score something: what cannot must never take the place of what can. Also takes the time."""
         if not len(self.names):
             raise InputError(f"{self.folder}: the model has no tags")
+        features_BD = torch.zeros(8, self.image_dim)
         try:
-            score_Bk, _ = self.annotator.annotate(torch.zeros(2, self.image_dim), 1)
+            self.annotator.annotate(features_BD, 1)  # the first one warms up
+            started = time.perf_counter()
+            score_Bk, _ = self.annotator.annotate(features_BD, 1)
+            self.row_seconds = (time.perf_counter() - started) / len(features_BD)
             finite = bool(torch.isfinite(score_Bk).all())
         except ValueError:  # top k refuses NaN
             finite = False

@@ -12,27 +12,30 @@ from torch import Tensor
 def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best scores and their columns, best first; of equal scores the lowest column wins.
 
-    ``torch.topk`` leaves the choice among equals open; rows where the k-th score is shared with a
-    column left out are sorted again, stably.
+    ``torch.topk`` leaves the choice among equals open. One column more than asked for shows whether there
+    are any; only then are they put in order, and rows where the k-th score is shared with a column left
+    out are sorted again, stably.
 
     Raises:
         ValueError: a score is NaN.
     """
-    if torch.isnan(score_BT).any():
-        raise ValueError("scores hold NaN")
     k = min(k, score_BT.shape[1])
     if k == 0 or len(score_BT) == 0:
         empty = score_BT.new_empty(len(score_BT), k)
         return empty, empty.long()
-    best_Bk, column_Bk = score_BT.topk(k, dim=1)
+    more_Bk, column_Bk = score_BT.topk(min(k + 1, score_BT.shape[1]), dim=1)
+    if torch.isnan(more_Bk[:, 0]).any():  # torch.topk takes NaN for the greatest
+        raise ValueError("scores hold NaN")
+    if not (more_Bk[:, 1:] == more_Bk[:, :-1]).any():
+        return more_Bk[:, :k], column_Bk[:, :k]
+    unsure_B = (more_Bk[:, k:] == more_Bk[:, k - 1 : k]).any(1)
     # Among the chosen, equal scores come in any order: order columns first, then scores stably.
-    column_Bk, _ = column_Bk.sort(dim=1)
+    column_Bk, _ = column_Bk[:, :k].sort(dim=1)
     best_Bk, order = score_BT.gather(1, column_Bk).sort(dim=1, descending=True, stable=True)
     column_Bk = column_Bk.gather(1, order)
-    unsure = (score_BT == best_Bk[:, -1:]).sum(1) > (best_Bk == best_Bk[:, -1:]).sum(1)
-    if unsure.any():
-        score, column = score_BT[unsure].sort(dim=1, descending=True, stable=True)
-        best_Bk[unsure], column_Bk[unsure] = score[:, :k], column[:, :k]
+    if unsure_B.any():
+        score, column = score_BT[unsure_B].sort(dim=1, descending=True, stable=True)
+        best_Bk[unsure_B], column_Bk[unsure_B] = score[:, :k], column[:, :k]
     return best_Bk, column_Bk
 
 
@@ -60,5 +63,8 @@ def topk_blockwise(
         if bias_T is not None:
             score_Bn += bias_T[start : start + block]
         score, column = topk(score_Bn, k)
-        best, ids = merge_topk(best, ids, score, column + start, k)
+        if start == 0:
+            best, ids = score, column
+        else:
+            best, ids = merge_topk(best, ids, score, column + start, k)
     return best, ids

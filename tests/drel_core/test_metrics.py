@@ -100,6 +100,19 @@ def test_blockwise_top_k_equals_a_stable_sort_of_all_scores(block: int, k: int) 
     assert topk(torch.empty(0, 4), 2)[1].shape == (0, 2)
 
 
+@pytest.mark.parametrize("k", [1, 3, 6, 9])
+def test_top_k_without_ties_with_infinities_and_with_nan(k: int) -> None:
+    score = torch.tensor([[5.0, -1, 3, 2, 4, 0], [-torch.inf, 1, -torch.inf, 7, torch.inf, 2]])
+    value, order = score.sort(dim=1, descending=True, stable=True)
+    best, ids = topk(score[:1], k)
+    assert torch.equal(best, value[:1, :k]) and torch.equal(ids, order[:1, :k])
+    best, ids = topk(score, k)
+    assert torch.equal(best, value[:, :k]) and torch.equal(ids, order[:, :k])
+    score[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        topk(score, k)
+
+
 def test_knn_equals_a_loop() -> None:
     torch.manual_seed(1)
     train, query, tags = torch.randn(30, 4) * 5, torch.randn(3, 4), random_tags(30, 8, 2)
