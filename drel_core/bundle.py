@@ -53,7 +53,7 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
 
     The version is a hash of the tensor files and the vocabulary.
     """
-    _write_json(folder / "vocabulary.json", vocabulary.to_dict())
+    write_json(folder / "vocabulary.json", vocabulary.to_dict())
     digest = hashlib.sha256()
     for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json"]:
         with open(path, "rb") as file:
@@ -67,11 +67,11 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
         "num_tags": len(vocabulary),
         **about,
     }
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     return version
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
     _write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -119,7 +119,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: damaged, or of a format or method that this version does not know.
     """
-    with _damage(folder):
+    with reading(folder):
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if about.get("format") != FORMAT:
             raise InputError(
@@ -134,7 +134,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    with _damage(folder):
+    with reading(folder):
         text = (folder / "vocabulary.json").read_text(encoding="utf-8")
         return Vocabulary.from_dict(json.loads(text))
 
@@ -143,13 +143,13 @@ def read_thresholds(folder: Path) -> Tensor | None:
     """float32 ``[T]`` decision thresholds; None where the model was trained without held-out rows."""
     if not (folder / THRESHOLDS).is_file():
         return None
-    with _damage(folder):
+    with reading(folder):
         return load_file(folder / THRESHOLDS)["threshold"]
 
 
 @contextmanager
-def _damage(folder: Path) -> Iterator[None]:
-    """Whatever reading damaged files raises becomes one line."""
+def reading(folder: Path) -> Iterator[None]:
+    """Whatever reading damaged files of a bundle raises becomes one line."""
     try:
         yield
     except (
@@ -170,5 +170,5 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
     """
     folder = bundle_folder(folder)
     about, vocabulary = read_about(folder), read_vocabulary(folder)
-    with _damage(folder):
+    with reading(folder):
         return LOADERS[about["method"]](folder, about, vocabulary)

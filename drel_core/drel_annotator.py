@@ -6,10 +6,12 @@ tag_embedding-00000-of-00002.safetensors rows of the table, one file a rank that
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -74,21 +76,12 @@ class DRELAnnotator:
             InputError: a part is out of place, or rows and vocabulary differ in number.
             Exception: what reading damaged files raises.
         """
-        config = dict(about["model"])
-        model = DREL(config.pop("image_dim"), ModelConfig(**config)).eval()
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        count = about["table_parts"]
-        parts: list[Tensor] = []
-        for part in range(count):
-            tensors = load_file(folder / table_file(part, count))
-            if int(tensors["start"]) != sum(len(rows) for rows in parts) and len(tensors["weight"]):
-                raise InputError(f"{folder}: {table_file(part, count)} is out of place")
-            with torch.inference_mode():
-                parts.append(_encode_rows(model, tensors["weight"]))
-        tag_TL1 = torch.cat(parts)
-        if len(tag_TL1) != len(vocabulary):
-            raise InputError(f"{folder}: {len(tag_TL1)} table rows for {len(vocabulary)} tags")
-        tag_TL1[:, -1] += prior_bias(torch.from_numpy(vocabulary.counts), model.config)
+        model = read_towers(folder, about)
+        tag_TL1 = torch.empty(len(vocabulary), model.config.latent + 1)
+        start = 0
+        for tag_nL1 in encoded_tags(folder, about, vocabulary, model):
+            tag_TL1[start : start + len(tag_nL1)] = tag_nL1
+            start += len(tag_nL1)
         return cls(model, tag_TL1, vocabulary, about)
 
     @property
@@ -107,6 +100,39 @@ class DRELAnnotator:
         return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T)
 
 
-def _encode_rows(model: DREL, weight_nE: Tensor, block: int = 65536) -> Tensor:
-    parts = [model.encode_tags(rows, with_metric=True) for rows in weight_nE.split(block)]
-    return torch.cat(parts) if parts else weight_nE.new_empty(0, model.config.latent + 1)
+def read_towers(folder: Path, about: dict[str, Any]) -> DREL:
+    """Towers and M of a bundle, in evaluation mode."""
+    config = dict(about["model"])
+    model = DREL(config.pop("image_dim"), ModelConfig(**config)).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model
+
+
+def encoded_tags(
+    folder: Path, about: dict[str, Any], vocabulary: Vocabulary, model: DREL, block: int = 65536
+) -> Iterator[Tensor]:
+    """The tag side ``[n, L + 1]`` with the prior in its bias, at most ``block`` tags at a time, in order.
+
+    Raises:
+        InputError: a part is out of place, or rows and vocabulary differ in number.
+        Exception: what reading damaged files raises.
+    """
+    count, found = about["table_parts"], 0
+    prior_T = prior_bias(torch.from_numpy(vocabulary.counts), model.config)
+    for part in range(count):
+        with safe_open(folder / table_file(part, count), "pt") as file:
+            weight = file.get_slice("weight")
+            rows = weight.get_shape()[0]
+            if rows and int(file.get_tensor("start")) != found:
+                raise InputError(f"{folder}: {table_file(part, count)} is out of place")
+            if found + rows > len(vocabulary):
+                raise InputError(f"{folder}: more table rows than {len(vocabulary)} tags")
+            for low in range(0, rows, block):
+                with torch.inference_mode():
+                    tag_nL1 = model.encode_tags(weight[low : low + block], with_metric=True)
+                    start = found + low
+                    tag_nL1[:, -1] += prior_T[start : start + len(tag_nL1)]
+                yield tag_nL1
+        found += rows
+    if found != len(vocabulary):
+        raise InputError(f"{folder}: {found} table rows for {len(vocabulary)} tags")

@@ -22,15 +22,17 @@ def write_drel(
     seed: int = 0,
     thresholds: bool = False,
     names: tuple[str, ...] = (),
+    shape: ModelConfig | None = None,
+    method: str = "drel",
     **about: Any,
 ) -> Path:
     """A model with random weights, tags ``tag-00`` … or ``names``, and counts 1, 2, …"""
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    config = ModelConfig(
+    config = shape or ModelConfig(
         image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, tag_bias=True, normalise=True, scale=5.0
     )
-    model = DREL(dim, config)
+    model = DREL(dim, config, torch.linspace(-1, 1, dim), torch.linspace(0.5, 2, dim))
     names = names or tuple(f"tag-{tag:02d}" for tag in range(tags))
     rows = init_embedding_rows(torch.arange(len(names)), config, seed)
     write_table_part(folder, 0, 1, 0, rows, torch.ones(len(names)))
@@ -44,6 +46,6 @@ def write_drel(
         "image_dim": dim,
     }
     write_bundle(
-        folder, "drel", Vocabulary(names, np.arange(1, len(names) + 1)), {**described, **about}
+        folder, method, Vocabulary(names, np.arange(1, len(names) + 1)), {**described, **about}
     )
     return folder

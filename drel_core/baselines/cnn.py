@@ -156,7 +156,7 @@ class CNN(nn.Module):
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
         with torch.inference_mode():
-            features = self._features(torch.zeros(1, 3, self.size, self.size)).shape[1]
+            features = self.features(torch.zeros(1, 3, self.size, self.size)).shape[1]
         self.head = nn.Linear(features, num_tags)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -179,16 +179,17 @@ class CNN(nn.Module):
         pixels_BSS3 = bytes_BD.reshape(-1, side, side, 3)
         return pixels_BSS3.permute(0, 3, 1, 2).to(self.scale.dtype)
 
-    def _features(self, input_B3SS: Tensor) -> Tensor:
-        output: Tensor = self.backbone(input_B3SS)
+    def features(self, pixels_B3SS: Tensor) -> Tensor:
+        """Features ``[B, F]`` of pixels from 0 to 255."""
+        input_B3SS = torch.addcmul(self.shift, pixels_B3SS, self.scale)
+        output: Tensor = self.backbone(input_B3SS.contiguous(memory_format=torch.channels_last))
         if output.dim() == 4:
             output = output.mean((2, 3))
         return output
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Scores ``[B, T]`` of pixels from 0 to 255."""
-        input_B3SS = torch.addcmul(self.shift, pixels_B3SS, self.scale)
-        features_BF = self._features(input_B3SS.contiguous(memory_format=torch.channels_last))
+        features_BF = self.features(pixels_B3SS)
         return self.head(F.dropout(features_BF, self.config.dropout, self.training))
 
     def save(self, folder: Path) -> None:

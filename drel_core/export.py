@@ -1,0 +1,212 @@
+"""A trained model for use without this project: plain arrays, an ONNX or torch.export network, an example.
+
+model.json                      method, version, D, L, T, and how the image tower is to be read
+vocabulary.json                 names and training counts
+image_tower.safetensors         weights of the image tower; empty where features are compared as they are
+image_tower.onnx, .pt2          the same as a program (cnn-*: the network, which has no other form here)
+tags-00000.safetensors          tag, bias and threshold (where there are any) of some tags, in order
+examples/annotate.py, README.md
+
+Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S side of a picture.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from drel_core.bundle import (
+    read_about,
+    read_thresholds,
+    read_vocabulary,
+    reading,
+    write_json,
+)
+from drel_core.errors import InputError
+from drel_core.portable import Portable, portable
+
+Format = Literal["onnx", "torch", "both"]
+FORMAT = 1
+_FILES = Path(__file__).parent / "export_files"
+
+
+def export_bundle(bundle: Path, out: Path, form: Format) -> dict[str, Any]:
+    """Write ``out`` whole or not at all; gives its ``model.json``.
+
+    Raises:
+        InputError: the method or network has no such form, the bundle is damaged, or ``out`` is not free.
+    """
+    about = read_about(bundle)
+    check_out(bundle, out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        described = _write(bundle, about, partial, form)
+        partial.rename(out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{out}: --out cannot be written ({error.strerror})") from error
+        raise
+    return described
+
+
+def check_out(bundle: Path, out: Path) -> None:
+    """Raises:
+    InputError: ``out`` cannot be a new folder.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: --out holds files; give a new or empty folder")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: --out is a file; give a new or empty folder")
+    if bundle in out.parents:
+        raise InputError(f"{out}: --out lies in the model; a bundle never changes")
+
+
+def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> dict[str, Any]:
+    vocabulary = read_vocabulary(bundle)
+    with reading(bundle):
+        model = portable(bundle, about, vocabulary)
+        threshold_T = read_thresholds(bundle)
+        files = _write_tags(model, len(vocabulary), threshold_T, folder)
+    save_file(model.tower, folder / "image_tower.safetensors")
+    programs = _write_programs(model, folder, form)
+    method, pictures = about["method"], about["method"].startswith("cnn-")
+    described = {
+        "export_format": FORMAT,
+        "method": method,
+        "version": about["version"],
+        "trained_at": about.get("trained_at"),
+        "D": model.image_dim,
+        "L": model.latent,
+        "T": len(vocabulary),
+        "probability": method == "svm",
+        "thresholds": threshold_T is not None,
+        "tag_files": files,
+        "programs": programs,
+        "features": about.get("features"),
+        **model.how,
+    }
+    write_json(folder / "model.json", described)
+    write_json(folder / "vocabulary.json", vocabulary.to_dict())
+    (folder / "examples").mkdir()
+    example = "annotate_pictures.py" if pictures else "annotate_features.py"
+    shutil.copyfile(_FILES / example, folder / "examples" / "annotate.py")
+    (folder / "README.md").write_text(_readme(described, pictures), encoding="utf-8")
+    return described
+
+
+def _write_tags(model: Portable, total: int, threshold_T: Tensor | None, folder: Path) -> list[str]:
+    """One file for each piece of the tag side, so that no more than one is held."""
+    names: list[str] = []
+    start = 0
+    for tag_nL1 in model.tags:
+        stop = start + len(tag_nL1)
+        tensors = {"tag": tag_nL1[:, :-1].contiguous(), "bias": tag_nL1[:, -1].contiguous()}
+        if threshold_T is not None:
+            tensors["threshold"] = threshold_T[start:stop].clone()
+        names.append(f"tags-{len(names):05d}.safetensors")
+        save_file(tensors, folder / names[-1])
+        start = stop
+    assert start == total
+    return names
+
+
+def _write_programs(model: Portable, folder: Path, form: Format) -> list[str]:
+    """Raises:
+    InputError: the network cannot be written as a program.
+    """
+    if model.network is None:
+        return []
+    assert model.sample is not None
+    name = "pixels" if model.sample.dtype == torch.uint8 else "features"
+    written = []
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    # Both tell at length, on warnings and on standard error, about what is fine.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(model.network, (model.sample,), dynamic_shapes=batch)
+            if form != "onnx":
+                torch.export.save(program, folder / "image_tower.pt2")
+                written.append("image_tower.pt2")
+            if form != "torch":
+                _write_onnx(program, name, folder / "image_tower.onnx")
+                written.append("image_tower.onnx")
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(
+                f"the network cannot be written as a program ({first}); networks from TorchScript files "
+                "cannot, those of timm, torchvision and efficientnet-lite0 can"
+            ) from error
+    return written
+
+
+def _write_onnx(program: torch.export.ExportedProgram, name: str, path: Path) -> None:
+    from onnxscript import opset18  # a second to import
+
+    def copysign(size: Any, sign: Any) -> Any:  # ONNX has none; of a zero the sign does not matter
+        return opset18.Mul(opset18.Abs(size), opset18.Sign(sign))
+
+    torch.onnx.export(
+        program, (), path, input_names=[name], output_names=["latents"], dynamo=True, verbose=False,
+        external_data=False, custom_translation_table={torch.ops.aten.copysign.Tensor: copysign},
+    )  # fmt: skip
+
+
+def _readme(described: dict[str, Any], pictures: bool) -> str:
+    about = described
+    if pictures:
+        takes = f"pictures as uint8 pixels `[B, {about['side']}, {about['side']}, 3]`"
+        run = "python examples/annotate.py PICTURE..."
+        needs = "numpy, safetensors, Pillow and onnxruntime (or torch for the .pt2 program)"
+    else:
+        takes = f"float32 features `[B, {about['D']}]`, as they were when the model was trained"
+        run = "python examples/annotate.py FEATURES.npy 5"
+        needs = "numpy and safetensors"
+    name = "pixels" if pictures else "features"
+    lines = [
+        f"# {about['method']}, version {about['version']}",
+        "",
+        f"An image annotation model with {about['T']} tags. It takes {takes}, and gives a score of each tag.",
+        "",
+        f"    {run}",
+        "",
+        f"The example needs {needs}; `annotate(images, k)` in it can be imported.",
+        "",
+        "    score = tag @ image + bias"
+        + ("    then its sigmoid, a probability" if about["probability"] else ""),
+        "",
+        "Of equal scores the tag that comes first in the vocabulary is the better one.",
+        "",
+        "| file | holds |",
+        "| --- | --- |",
+        "| model.json | what the model is and how its image tower is read |",
+        "| vocabulary.json | names and training counts of the tags, in the order of their rows |",
+        f"| tags-*.safetensors | `tag` [n, {about['L']}] with the tag tower, M and the temperature applied; "
+        "`bias` [n] with the frequency prior in it"
+        + ("; `threshold` [n]: a tag is said where its score is at least this" if about["thresholds"] else "")
+        + " |",
+    ]  # fmt: skip
+    if not pictures:
+        empty = "" if about["programs"] else "empty: features are compared as they are"
+        holds = empty or "weights that turn features into `image`"
+        lines.append(f"| image_tower.safetensors | {holds} |")
+    for program in about["programs"]:
+        kind = "ONNX" if program.endswith("onnx") else "torch.export program"
+        shape = f"`{name}` to `latents` [B, {about['L']}] = `image`"
+        lines.append(f"| {program} | {kind}, any batch size: {shape} |")
+    if about["features"]:
+        told = json.dumps(about["features"], indent=1, ensure_ascii=False)
+        lines += ["", "The features come from", "", *(f"    {line}" for line in told.splitlines())]
+    return "\n".join(lines) + "\n"

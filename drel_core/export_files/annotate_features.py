@@ -1,0 +1,62 @@
+"""Tags of images by numpy and safetensors alone: python examples/annotate.py FEATURES.npy [k]"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+FOLDER = Path(__file__).resolve().parent.parent
+MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
+NAMES = np.array(json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"])
+TOWER = load_file(FOLDER / "image_tower.safetensors")  # empty where features are the latents
+erf = np.vectorize(math.erf, otypes=[np.float32])
+ACTIVATION: dict[str, Any] = {
+    "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
+
+def latents(x: np.ndarray) -> np.ndarray:
+    """float32 [B, L] of raw features [B, D]."""
+    if not TOWER:
+        return x[:, : MODEL["L"]]
+    x = (np.sign(x) * np.abs(x) ** MODEL["power"] - TOWER["mean"]) / TOWER["std"]
+    latent: Any = x @ TOWER["linear.weight"].T if "linear.weight" in TOWER else 0
+    if "hidden.weight" in TOWER:
+        activation = ACTIVATION[MODEL["activation"]]
+        hidden = x @ TOWER["hidden.weight"].T + TOWER["hidden.bias"]
+        if "norm.weight" in TOWER:
+            hidden = hidden - hidden.mean(1, keepdims=True)
+            hidden = hidden / np.sqrt(hidden.var(1, keepdims=True) + 1e-5)
+            hidden = hidden * TOWER["norm.weight"] + TOWER["norm.bias"]
+        deep = activation(hidden) @ TOWER["latent.weight"].T + TOWER["latent.bias"]
+        latent = latent + (activation(deep) if MODEL["latent_activation"] else deep)
+    if MODEL["normalise"]:
+        latent = latent / np.maximum(np.linalg.norm(latent, axis=1, keepdims=True), 1e-12)
+    return latent
+
+
+def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Names and scores [B, k] of the best k tags, best first, of raw features [B, D]."""
+    image_BL = latents(np.asarray(images, np.float32))
+    score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
+    for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
+        part = load_file(path)
+        more = image_BL @ part["tag"].T + part["bias"]
+        score = np.hstack([score, more])
+        tag = np.hstack([tag, np.broadcast_to(start + np.arange(more.shape[1]), more.shape)])
+        best = np.argsort(-score, axis=1, kind="stable")[:, :k]
+        score, tag = np.take_along_axis(score, best, 1), np.take_along_axis(tag, best, 1)
+        start += more.shape[1]
+    return NAMES[tag], 1 / (1 + np.exp(-score)) if MODEL["probability"] else score
+
+
+if __name__ == "__main__":
+    for row in zip(*annotate(np.load(sys.argv[1]), *map(int, sys.argv[2:3])), strict=True):
+        print(json.dumps([[str(n), round(float(s), 6)] for n, s in zip(*row, strict=True)]))

@@ -1,0 +1,60 @@
+"""Tags of pictures by numpy, Pillow and onnxruntime (or torch): python examples/annotate.py PICTURE..."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+FOLDER = Path(__file__).resolve().parent.parent
+MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
+NAMES = np.array(json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"])
+
+
+def pixels(path: str) -> np.ndarray:
+    """uint8 [S, S, 3]: the whole picture, upright, squeezed into a square."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    way = Image.Resampling[MODEL["resample"].upper()]
+    return np.asarray(picture.resize((MODEL["side"], MODEL["side"]), way))
+
+
+def network() -> Any:
+    """A function from uint8 pixels [B, S, S, 3] to float32 latents [B, L]."""
+    if (FOLDER / "image_tower.onnx").exists():
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(FOLDER / "image_tower.onnx")
+        return lambda pixels_BSS3: session.run(None, {"pixels": pixels_BSS3})[0]
+    import torch
+
+    module = torch.export.load(FOLDER / "image_tower.pt2").module()
+    return lambda pixels_BSS3: module(torch.from_numpy(pixels_BSS3)).detach().numpy()
+
+
+latents = network()
+
+
+def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Names and scores [B, k] of the best k tags, best first, of uint8 pixels [B, S, S, 3]."""
+    image_BL = latents(images)
+    score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
+    for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
+        part = load_file(path)
+        more = image_BL @ part["tag"].T + part["bias"]
+        score = np.hstack([score, more])
+        tag = np.hstack([tag, np.broadcast_to(start + np.arange(more.shape[1]), more.shape)])
+        best = np.argsort(-score, axis=1, kind="stable")[:, :k]
+        score, tag = np.take_along_axis(score, best, 1), np.take_along_axis(tag, best, 1)
+        start += more.shape[1]
+    return NAMES[tag], score
+
+
+if __name__ == "__main__":
+    for path, *row in zip(
+        sys.argv[1:], *annotate(np.stack([pixels(p) for p in sys.argv[1:]])), strict=True
+    ):
+        print(path, json.dumps([[str(n), round(float(s), 6)] for n, s in zip(*row, strict=True)]))

@@ -1,0 +1,126 @@
+"""What any method comes down to outside this project: an image side, and tags to multiply it with.
+
+Shapes: B images, D feature size, L latent size, T tags, n tags at a time, S side of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drel_core.baselines.cnn import CNNAnnotator
+from drel_core.baselines.popularity import PopularityAnnotator
+from drel_core.baselines.svm import SVMAnnotator
+from drel_core.bundle import load_bundle
+from drel_core.drel_annotator import encoded_tags, read_towers
+from drel_core.errors import InputError
+from drel_core.model import DREL, Tower
+from drel_core.vocabulary import Vocabulary
+
+PIECE_BYTES = 128 << 20
+"""Most bytes of a tag side in one piece."""
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A score is ``tag_t . image + bias_t``, of SVMs its sigmoid.
+
+    Attributes:
+        latent: L.
+        tags: tag side ``[n, L + 1]`` in order, the bias last.
+        tower: weights of the image tower by the names that the example knows.
+        how: how the example reads them.
+        network: the image tower as a module, or None; takes ``sample``, whose first size is the batch.
+    """
+
+    image_dim: int
+    latent: int
+    tags: Iterator[Tensor]
+    tower: dict[str, Tensor]
+    how: dict[str, Any]
+    network: nn.Module | None = None
+    sample: Tensor | None = None
+
+
+class _Features(nn.Module):
+    """Latents of raw features."""
+
+    def __init__(self, model: DREL) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model.encode_images(features, with_metric=False)
+
+
+class _Pixels(nn.Module):
+    """Features of uint8 pixels ``[B, S, S, 3]``."""
+
+    def __init__(self, annotator: CNNAnnotator) -> None:
+        super().__init__()
+        self.model = annotator.model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.features(pixels.permute(0, 3, 1, 2).float())
+
+
+def portable(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Portable:
+    """Raises:
+    InputError: a method without an image side of its own.
+    """
+    if about["method"] == "knn":
+        raise InputError(
+            f"{bundle}: kNN cannot be exported: it has no towers, its model is the training rows; use "
+            "jobs.annotate or jobs.serve"
+        )
+    if about["method"] in ("drel", "wsabie"):
+        return _of_drel(bundle, about, vocabulary)
+    annotator = load_bundle(bundle)
+    if isinstance(annotator, CNNAnnotator):
+        head, preprocessing = annotator.model.head, annotator.model.preprocessing
+        tag_TL1 = torch.cat([head.weight, head.bias[:, None]], 1).detach()
+        how = {"side": annotator.model.size, "resample": preprocessing.resample}
+        side = annotator.model.size
+        sample = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+        return Portable(annotator.image_dim, head.in_features, iter([tag_TL1]), {}, how,
+                        _Pixels(annotator).eval(), sample)  # fmt: skip
+    if isinstance(annotator, SVMAnnotator):
+        tag_TL1 = torch.cat([annotator.weight_TD, annotator.bias_T[:, None]], 1)
+        dim = annotator.image_dim
+        return Portable(dim, dim, iter([tag_TL1]), {}, {})
+    assert isinstance(annotator, PopularityAnnotator)
+    return Portable(annotator.image_dim, 0, iter([annotator.share_T[:, None]]), {}, {})
+
+
+def _of_drel(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Portable:
+    model = read_towers(bundle, about)
+    config, tower = model.config, {"mean": model.mean_D, "std": model.std_D}
+    layers: dict[str, nn.Module | None] = {"linear": model.image_tower}
+    if isinstance(model.image_tower, Tower):
+        deep = list(model.image_tower.deep)
+        hidden, latent = (layer for layer in deep if isinstance(layer, nn.Linear))
+        norm = next((layer for layer in deep if isinstance(layer, nn.LayerNorm)), None)
+        layers = {
+            "hidden": hidden,
+            "norm": norm,
+            "latent": latent,
+            "linear": model.image_tower.linear,
+        }
+    for name, layer in layers.items():
+        if layer is not None:
+            tower |= {f"{name}.{key}": value.detach() for key, value in layer.state_dict().items()}
+    how = {
+        name: getattr(config, name)
+        for name in ("power", "activation", "latent_activation", "normalise")
+    }
+    block = max(1, PIECE_BYTES // (4 * (config.latent + 1)))
+    tags = encoded_tags(bundle, about, vocabulary, model, block)
+    sample = torch.zeros(2, model.image_dim)
+    return Portable(
+        model.image_dim, config.latent, tags, tower, how, _Features(model).eval(), sample
+    )

@@ -1,0 +1,268 @@
+"""jobs.export: what comes out gives the same scores where this project is not to be had."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from drel_core import portable
+from drel_core.baselines.cnn import CNN, CNNConfig
+from drel_core.baselines.svm import SVMAnnotator
+from drel_core.bundle import load_bundle, write_bundle
+from drel_core.errors import InputError
+from drel_core.model import ModelConfig
+from drel_core.vocabulary import Vocabulary
+from jobs.export import main
+from tests.bundles import write_drel
+from tests.jobs.test_train import run
+from tests.pictures import tiny_network
+
+DIM, TAGS = 8, 12
+SHAPES = {
+    "best": ModelConfig(
+        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, activation="gelu", latent_activation=False,
+        layer_norm=True, linear_path=True, normalise=True, tag_bias=True, tag_prior=0.75,
+        metric="identity", power=0.5,
+    ),
+    "paper": ModelConfig(image_hidden=16, tag_dim=6, tag_hidden=7, latent=5),
+    "tanh": ModelConfig(
+        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, activation="tanh", metric="none", power=0.7,
+    ),
+    "relu": ModelConfig(
+        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, activation="relu", linear_path=True,
+        tag_prior=0.3,
+    ),
+    "wsabie": ModelConfig(
+        tag_dim=5, latent=5, metric="none", image_tower="linear", tag_tower="none", max_norm=0.3,
+        standardise=False,
+    ),
+}  # fmt: skip
+# Neither this project nor what it trains with can be imported, whatever lies on the path.
+ALONE = """
+import importlib.util, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            raise ImportError("must not be needed: " + name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+spec = importlib.util.spec_from_file_location("annotate", sys.argv[1])
+example = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(example)
+names, scores = example.annotate(np.load(sys.argv[2]), int(sys.argv[3]))
+np.savez(sys.argv[4], names=names, scores=scores)
+"""
+PROJECT = ("drel_core", "distributed", "jobs", "ray", "pyarrow")
+
+
+def described(folder: Path, method: str, **about: object) -> Path:
+    counts = np.array([3, 9, 9, 1, 4, 4, 4, 2, 8, 5, 6, 7])
+    names = tuple(f"tag-{tag:02d}" for tag in range(TAGS))
+    write_bundle(
+        folder, method, Vocabulary(names, counts), {"image_dim": DIM, "train": {}, **about}
+    )
+    return folder
+
+
+def write_svm(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    SVMAnnotator(
+        torch.randn(TAGS, DIM), torch.randn(TAGS), -torch.rand(TAGS) - 0.5, torch.randn(TAGS),
+        torch.randn(DIM), torch.rand(DIM) + 0.5,
+    ).save(folder)  # fmt: skip
+    return described(folder, "svm")
+
+
+def bundle_of(kind: str, folder: Path) -> Path:
+    if kind in SHAPES:
+        method = "wsabie" if kind == "wsabie" else "drel"
+        return write_drel(folder, DIM, TAGS, shape=SHAPES[kind], method=method, thresholds=True)
+    if kind == "svm":
+        return write_svm(folder)
+    folder.mkdir(parents=True)
+    return described(folder, kind)
+
+
+def alone(
+    out: Path, images: np.ndarray, k: int, refused: tuple[str, ...]
+) -> tuple[np.ndarray, ...]:
+    """The example of an export, in a process that has nothing of this project."""
+    work = out.parent / "alone"
+    work.mkdir(exist_ok=True)
+    np.save(work / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE.format(refused=refused), out / "examples" / "annotate.py",
+         work / "images.npy", str(k), work / "found.npz"],
+        cwd=work, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = np.load(work / "found.npz")
+    return found["names"], found["scores"]
+
+
+def check(model: Path, out: Path, images: np.ndarray, k: int, refused: tuple[str, ...]) -> None:
+    annotator = load_bundle(model)
+    flat = torch.from_numpy(images.reshape(len(images), int(np.prod(images.shape[1:])))).float()
+    score_Bk, tag_Bk = annotator.annotate(flat, k)
+    names, scores = alone(out, images, k, refused)
+    assert names.tolist() == np.array(annotator.vocabulary.names)[tag_Bk.numpy()].tolist()
+    np.testing.assert_allclose(scores, score_Bk.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*SHAPES, "svm", "popularity"])
+def test_the_example_gives_the_same_tags_and_scores_without_this_project(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "best":
+        monkeypatch.setattr(portable, "PIECE_BYTES", 4 * 6 * 5)  # 5 tags a file
+    model, out = bundle_of(kind, tmp_path / "model"), tmp_path / "out"
+    main(["--model", str(model), "--out", str(out), "--format", "torch"])
+    features = np.random.default_rng(0).normal(size=(40, DIM)).astype(np.float32)
+    check(model, out, features, 4, (*PROJECT, "torch"))
+    check(model, out, features[:1], 100, (*PROJECT, "torch"))
+    check(model, out, features[:0], 4, (*PROJECT, "torch"))
+    files = sorted(path.name for path in out.glob("tags-*"))
+    assert len(files) == (3 if kind == "best" else 1)
+    if kind in SHAPES:
+        found = np.concatenate([load_file(out / name)["threshold"] for name in files])
+        np.testing.assert_array_equal(found, torch.linspace(-1, 1, TAGS).numpy())
+    vocabulary = json.loads((out / "vocabulary.json").read_text("utf-8"))
+    assert vocabulary == load_bundle(model).vocabulary.to_dict()
+    readme = (out / "README.md").read_text("utf-8")
+    for path in out.iterdir():
+        assert (
+            path.name in readme
+            or path.name.startswith("tags-")
+            or path.name in ("examples", "README.md")
+        )
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["best", "wsabie"])
+def test_both_programs_of_the_image_tower_give_its_latents(tmp_path: Path, kind: str) -> None:
+    model, out = bundle_of(kind, tmp_path / "model"), tmp_path / "out"
+    main(["--model", str(model), "--out", str(out), "--format", "both"])
+    annotator = load_bundle(model)
+    session = onnxruntime.InferenceSession(out / "image_tower.onnx")
+    program = torch.export.load(out / "image_tower.pt2").module()
+    tags = load_file(out / "tags-00000.safetensors")
+    for rows in (0, 1, 2, 33):
+        features = torch.randn(rows, DIM)
+        features[:, 2] = 0
+        expected = annotator.scores(features).numpy()
+        for latents in (
+            session.run(None, {"features": features.numpy()})[0],
+            program(features).detach(),
+        ):
+            score = np.asarray(latents) @ tags["tag"].T + tags["bias"]
+            np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_network_from_pictures_gives_the_same_tags(tmp_path: Path, form: str) -> None:
+    folder, out = tmp_path / "model", tmp_path / "out"
+    folder.mkdir()
+    torch.manual_seed(0)
+    network = CNN(CNNConfig(size=32), TAGS)
+    network.save(folder)
+    described(folder, "cnn-hinge", image_dim=32 * 32 * 3, cnn={"size": 32})
+    main(["--model", str(folder), "--out", str(out), "--format", form])
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    check(folder, out, pixels, 4, (*PROJECT, "torch") if form == "onnx" else PROJECT)
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_drel(tmp_path / "model")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    knn = tmp_path / "knn"
+    knn.mkdir()
+    described(knn, "knn")
+    broken = write_drel(tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    script = tmp_path / "script"
+    script.mkdir()
+    config = CNNConfig(backbone=tiny_network(tmp_path / "net.pt"), size=32)
+    CNN(config, TAGS).save(script)
+    described(script, "cnn-softmax", cnn={"backbone": config.backbone, "size": 32})
+    out = tmp_path / "out"
+    for arguments, words in (
+        ((model, full), "holds files"),
+        ((model, full / "mine.txt"), "is a file"),
+        ((model, full / "mine.txt" / "below"), "cannot be written"),
+        ((model, model / "export"), "never changes"),
+        ((model, "s3://bucket/out"), "on this machine"),
+        ((tmp_path / "nowhere", out), "no model bundle"),
+        ((knn, out), "kNN cannot be exported"),
+        ((broken, out), "damaged"),
+        ((script, out), "TorchScript"),
+        ((model, out, "--format", "tflite"), "format"),
+    ):
+        given, to, *more = arguments
+        try:
+            main(["--model", str(given), "--out", str(to), *more])
+        except InputError as error:
+            told = str(error)
+        except SystemExit as error:  # the parser's own
+            assert error.code == 2
+            told = capsys.readouterr().err
+        else:
+            pytest.fail(f"{words!r} was not said")
+        assert words in told
+    done = run("export", "--model", knn, "--out", out)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error:") and "kNN cannot be exported" in done.stderr
+    assert not out.exists() and not list(tmp_path.glob(".*")) and not (model / "export").exists()
+    assert [path.name for path in full.iterdir()] == ["mine.txt"]
+
+
+def test_a_new_or_empty_folder_is_taken_and_the_example_runs_from_a_command_line(
+    tmp_path: Path,
+) -> None:
+    model, out = write_drel(tmp_path / "model"), tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    done = run("export", "--model", model, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "12 tags, image_tower.onnx" in done.stdout
+    np.save(tmp_path / "x.npy", np.ones((2, DIM), np.float32))
+    line = [sys.executable, "-I", out / "examples" / "annotate.py", tmp_path / "x.npy", "3"]
+    said = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    rows = [json.loads(row) for row in said.splitlines()]
+    assert len(rows) == 2 and [len(row) for row in rows] == [3, 3] and rows[0] == rows[1]
+    again = run("export", "--model", model, "--out", out)
+    assert again.returncode == 2 and "holds files" in again.stderr
+
+
+@pytest.mark.heavy
+def test_memory_does_not_grow_with_the_tag_matrix(tmp_path: Path) -> None:
+    """1.5 GB of tag matrix from small embeddings."""
+    names = tuple(f"t{tag}" for tag in range(1_500_000))
+    shape = ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=8, latent=256, tag_prior=0.5)
+    model = write_drel(tmp_path / "model", names=names, shape=shape)
+    code = (
+        "import resource, sys, jobs.export as e\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "e.main(sys.argv[1:])\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--model", model, "--out", tmp_path / "out", "--format", "torch"],
+        capture_output=True, text=True, timeout=280, check=True,
+    )  # fmt: skip
+    grown = float(done.stdout.split()[-1])
+    size = sum(path.stat().st_size for path in (tmp_path / "out").glob("tags-*")) / 2**20
+    assert size > 1400 and grown < 0.75 * size
