@@ -7,7 +7,7 @@ drel.json                  format, cursor, best score, fingerprint of data and m
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,24 @@ from torch.distributed.checkpoint.state_dict import (
 
 from distributed import comm
 from distributed.learner import Learner
+from distributed.reading import Reading
 from drel_core.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
 class Cursor:
     """The next step to take. All randomness derives from (seed, epoch, step), so this is also the
-    state of every random generator and of the data order."""
+    state of every random generator and of the data order.
+
+    Attributes:
+        readings: how the epoch's rows were divided among ranks, from which step on.
+    """
 
     epoch: int = 0
     step: int = 0
+    readings: list[Reading] = field(default_factory=list)
     best_f1: float = -1.0
     best_epoch: int = -1
     stale_epochs: int = 0
@@ -83,4 +89,5 @@ def load(folder: Path, learner: Learner, fingerprint: dict[str, Any]) -> Cursor:
         raise InputError(f"{folder}: the checkpoint cannot be read ({first})") from None
     learner.model.load_state_dict(state["model"])
     set_optimizer_state_dict(learner.model, learner.optimiser, state["optimiser"])
-    return Cursor(**meta["cursor"])
+    readings = [Reading(**reading) for reading in meta["cursor"].pop("readings")]
+    return Cursor(**meta["cursor"], readings=readings)

@@ -52,14 +52,20 @@ class Rows:
 
 def shard(reads: Sequence[ReadUnit], world: int, rank: int) -> list[ReadUnit]:
     """The rows ``[rank * N // world, (rank + 1) * N // world)`` of N, as units."""
-    total = sum(read.take for read in reads)
+    ends = np.cumsum([read.take for read in reads], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
     begin, end = rank * total // world, (rank + 1) * total // world
-    mine, at = [], 0
-    for read in reads:
-        low, high = max(begin, at), min(end, at + read.take)
+    mine: list[ReadUnit] = []
+    if begin == end:
+        return mine
+    first = int(np.searchsorted(ends, begin, side="right"))
+    for read, stop in zip(reads[first:], ends[first:].tolist(), strict=True):
+        at = stop - read.take
+        if at >= end:
+            break
+        low, high = max(begin, at), min(end, stop)
         if low < high:
             mine.append(replace(read, skip=read.skip + low - at, take=high - low))
-        at += read.take
     return mine
 
 
@@ -73,13 +79,21 @@ class EpochPlan:
     @staticmethod
     def make(total: int, world: int, global_batch: int) -> EpochPlan:
         """The steps depend on the number of rows and the global batch alone, not on the ranks."""
+        return EpochPlan.of_steps(total, world, max(1, -(-total // global_batch)))
+
+    @staticmethod
+    def of_steps(total: int, world: int, steps: int) -> EpochPlan:
+        """So many rows in so many steps."""
         rows = tuple((r + 1) * total // world - r * total // world for r in range(world))
-        return EpochPlan(rows, max(1, -(-total // global_batch)))
+        return EpochPlan(rows, steps)
+
+    def before(self, rank: int, step: int) -> int:
+        """Rows that a rank gives to the steps before ``step``."""
+        return step * self.rows_per_rank[rank] // self.steps
 
     def size(self, rank: int, step: int) -> int:
         """Rows of a rank in a step: sizes differ by one at most, so no last batch is tiny."""
-        rows = self.rows_per_rank[rank]
-        return (step + 1) * rows // self.steps - step * rows // self.steps
+        return self.before(rank, step + 1) - self.before(rank, step)
 
     def global_size(self, step: int) -> int:
         return sum(self.size(rank, step) for rank in range(len(self.rows_per_rank)))
@@ -125,6 +139,36 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 BlockSource = Callable[[Sequence[ReadUnit]], Iterable[pa.Table]]
 
 
+def row_groups(
+    reads: Sequence[ReadUnit], resident: bool, shuffle_rows: int, generator: torch.Generator
+) -> list[list[int]]:
+    """The units of one rank in groups that are shuffled together, known without reading them.
+
+    Resident rows are one group, all of them; a stream takes its units in a seeded order, as many to a
+    group as have ``shuffle_rows`` rows together. The rows of the groups, one after the other, go by
+    ``torch.randperm`` of the same generator.
+
+    Returns:
+        places in ``reads``.
+    """
+    if resident:
+        return [list(range(len(reads)))]
+    groups: list[list[int]] = []
+    count = shuffle_rows
+    for at in torch.randperm(len(reads), generator=generator).tolist():
+        if count >= shuffle_rows:
+            groups.append([])
+            count = 0
+        groups[-1].append(at)
+        count += reads[at].take
+    return groups
+
+
+def order_generator(seed: int, epoch: int, rank: int, segment: int) -> torch.Generator:
+    """What orders a rank's rows; ``segment`` counts the divisions of an epoch (see ``reading``)."""
+    return step_generator(seed, 4, epoch, rank, *([segment] if segment else []))
+
+
 class ShardReader:
     """The batches of one rank, epoch by epoch.
 
@@ -136,6 +180,7 @@ class ShardReader:
         blocks: reads units in the given order; Ray Data in production, inline in tests.
         resident: keep the rows after the first pass.
         shuffle_rows: rows of the window that a streaming epoch shuffles in.
+        segment: how often the epoch's rows were divided among ranks before (see ``reading``).
     """
 
     def __init__(
@@ -147,9 +192,11 @@ class ShardReader:
         blocks: BlockSource,
         resident: bool,
         shuffle_rows: int = 16384,
+        segment: int = 0,
     ) -> None:
         self.reads, self.plan, self.rank, self.seed = list(reads), plan, rank, seed
         self.blocks, self.resident, self.shuffle_rows = blocks, resident, shuffle_rows
+        self.segment = segment
         self._rows: Rows | None = None
 
     def load(self) -> Rows:
@@ -163,42 +210,47 @@ class ShardReader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
         """The batches of an epoch from ``first_step`` on; the order depends on (seed, epoch, rank)."""
-        if self.resident:
-            rows = self.load()
-            generator = step_generator(self.seed, 4, epoch, self.rank)
-            order = torch.randperm(len(rows), generator=generator)
-            at = sum(self.plan.size(self.rank, step) for step in range(first_step))
-            for step in range(first_step, self.plan.steps):
-                size = self.plan.size(self.rank, step)
-                yield rows.select(order[at : at + size])
-                at += size
+        generator = order_generator(self.seed, epoch, self.rank, self.segment)
+        skip = self.plan.before(self.rank, first_step)
+        if not self.resident:
+            yield from self._rebatch(self._stream(generator, skip), first_step)
             return
-        stream = self._rebatch(self._windows(epoch))
-        for step, batch in enumerate(stream):
-            if step >= first_step:
-                yield batch
+        rows = self.load()
+        order_N = torch.randperm(len(rows), generator=generator)
+        for step in range(first_step, self.plan.steps):
+            at = self.plan.before(self.rank, step)
+            yield rows.select(order_N[at : at + self.plan.size(self.rank, step)])
 
-    def _windows(self, epoch: int) -> Iterator[Rows]:
-        """Units in a seeded order, their rows shuffled within windows of ``shuffle_rows``."""
-        generator = step_generator(self.seed, 4, epoch, self.rank)
-        order = torch.randperm(len(self.reads), generator=generator).tolist()
+    def _stream(self, generator: torch.Generator, skip: int) -> Iterator[Rows]:
+        """The rows in their order less the first ``skip``, a group at a time. Groups that lie wholly
+        in those are not read."""
+        groups = row_groups(self.reads, False, self.shuffle_rows, generator)
+        sizes = [sum(self.reads[at].take for at in group) for group in groups]
+        first = 0
+        while first < len(groups) and skip >= sizes[first]:
+            torch.randperm(sizes[first], generator=generator)
+            skip -= sizes[first]
+            first += 1
+        blocks = iter(self.blocks([self.reads[at] for group in groups[first:] for at in group]))
         held: list[Rows] = []
         count = 0
-        for block in self.blocks([self.reads[i] for i in order]):
-            held.append(block_rows(block))
-            count += len(held[-1])
-            if count >= self.shuffle_rows:
-                window = Rows.cat(held)
-                yield window.select(torch.randperm(count, generator=generator))
-                held, count = [], 0
-        if count:
+        for size in sizes[first:]:
+            while count < size:  # a block may hold less or more than a unit
+                held.append(block_rows(next(blocks)))
+                count += len(held[-1])
             window = Rows.cat(held)
-            yield window.select(torch.randperm(count, generator=generator))
+            yield window.select(torch.randperm(size, generator=generator)[skip:])
+            held, count, skip = (
+                [_slice(window, size, count)] if count > size else [],
+                count - size,
+                0,
+            )
+        assert count == 0 and next(blocks, None) is None, "rows left over at the epoch's end"
 
-    def _rebatch(self, windows: Iterator[Rows]) -> Iterator[Rows]:
+    def _rebatch(self, windows: Iterator[Rows], first_step: int) -> Iterator[Rows]:
         """Cut windows into the sizes of the plan."""
         window, at = next(windows, _no_rows()), 0
-        for step in range(self.plan.steps):
+        for step in range(first_step, self.plan.steps):
             want = self.plan.size(self.rank, step)
             parts = []
             while want > len(window) - at:

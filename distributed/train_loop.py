@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from distributed.finish import finish_bundle
 from distributed.learner import Learner
 from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
+from distributed.reading import Reading, epoch_reader
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
@@ -117,7 +118,8 @@ def train(
         Figures of the run.
     """
     world, rank = comm.world_size(), comm.rank()
-    reader = make_reader(config, data, data.train, blocks, is_resident(config, data))
+    resident = is_resident(config, data)
+    reader = make_reader(config, data, data.train, blocks, resident)
     held = make_reader(config, data, data.validation, blocks, resident=True)
     has_validation = bool(data.validation)
     trained_T = torch.tensor(data.count_T) > 0
@@ -129,6 +131,17 @@ def train(
     first = cursor.epoch * steps + cursor.step
     if restore is not None and rank == 0:
         say(f"resuming at epoch {cursor.epoch + 1}, step {first} of {total_steps}")
+    # The rows of an epoch that was begun by other ranks are divided anew from here on.
+    now = Reading(cursor.step, world, resident, 0 if resident else config.data.shuffle_rows)
+    if not cursor.step:
+        cursor.readings = [now]
+    elif not cursor.readings[-1].same_way(now):
+        cursor.readings.append(now)
+    current = reader
+    if len(cursor.readings) > 1:
+        current = epoch_reader(
+            data.train, cursor.readings, steps, rank, config.seed, cursor.epoch, blocks
+        )
     monitor = Monitor(str(Path(config.out) / "tensorboard"), config.epochs, total_steps, first, say)
     started = time.perf_counter()
     learner.model.train()
@@ -142,11 +155,11 @@ def train(
 
     stopped = False
     while cursor.epoch < config.epochs and not stopped:
-        epoch = cursor.epoch
-        for batch in reader.epoch(epoch, cursor.step):
+        epoch, begun = cursor.epoch, cursor.readings[-1].first_step
+        for batch in current.epoch(epoch, cursor.step - begun):
             step = cursor.step
             done = epoch * steps + step
-            size = reader.plan.global_size(step)
+            size = current.plan.global_size(step - begun)
             result = learner.run(
                 batch.features_BD,
                 batch.tags,
@@ -163,6 +176,7 @@ def train(
             if (done + 1) % config.checkpoint.every == 0 and cursor.step < steps:
                 keep(cursor.best_f1 if has_validation else done + 1.0)
         cursor.epoch, cursor.step = epoch + 1, 0
+        cursor.readings, current = [replace(now, first_step=0)], reader
         done = cursor.epoch * steps
         if has_validation:
             metrics = learner.evaluate(held.epoch(0), config.k, trained_T)

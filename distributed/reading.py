@@ -1,0 +1,107 @@
+"""How an epoch is read, and what is left of one when the number of ranks changes in its middle.
+
+An epoch's rows are divided among the ranks at its start. When a run goes on with other ranks, the rows
+that no step has taken yet are divided anew: every row is seen once, whatever happens. Which rows those
+are follows from sizes and seeds; nothing is read for it and no list of rows is kept in a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from distributed.feature_store import ReadUnit
+from distributed.pipeline import (
+    BlockSource,
+    EpochPlan,
+    ShardReader,
+    order_generator,
+    row_groups,
+    shard,
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of an epoch are divided from ``first_step`` on."""
+
+    first_step: int
+    world: int
+    resident: bool
+    shuffle_rows: int
+
+    def same_way(self, other: Reading) -> bool:
+        return replace(self, first_step=0) == replace(other, first_step=0)
+
+
+def rows_left(
+    reads: Sequence[ReadUnit], reading: Reading, steps: int, done: int, epoch: int, seed: int,
+    segment: int,
+) -> list[ReadUnit]:  # fmt: skip
+    """The rows that ``done`` of ``steps`` steps of a reading have not taken, in the order of ``reads``.
+
+    Units of which rows are gone name them in ``dropped``, 8 bytes a row.
+    """
+    plan = EpochPlan.of_steps(sum(read.take for read in reads), reading.world, steps)
+    left: list[ReadUnit] = []
+    for rank in range(reading.world):
+        mine = shard(reads, reading.world, rank)
+        taken = plan.before(rank, done)
+        generator = order_generator(seed, epoch, rank, segment)
+        kept: dict[int, ReadUnit] = {}
+        for group in row_groups(mine, reading.resident, reading.shuffle_rows, generator):
+            size = sum(mine[at].take for at in group)
+            order_n = torch.randperm(size, generator=generator)
+            keep_n = np.ones(size, dtype=bool)
+            keep_n[order_n[:taken].numpy()] = False
+            taken = max(0, taken - size)
+            start = 0
+            for at in group:
+                keep = keep_n[start : start + mine[at].take]
+                start += mine[at].take
+                if keep.all():
+                    kept[at] = mine[at]
+                elif keep.any():
+                    kept[at] = _only(mine[at], keep)
+        left += [kept[at] for at in sorted(kept)]
+    return left
+
+
+def _only(read: ReadUnit, keep_B: np.ndarray) -> ReadUnit:
+    """The rows of a unit for which ``keep_B`` is true."""
+    there = np.ones(read.unit.rows, dtype=bool)
+    there[read.dropped - read.unit.file_row] = False
+    rows = np.flatnonzero(there)[read.skip : read.skip + read.take][keep_B]
+    gone = np.ones(read.unit.rows, dtype=bool)
+    gone[rows] = False
+    dropped = np.flatnonzero(gone) + read.unit.file_row
+    return ReadUnit(read.unit, dropped, skip=0, take=len(rows))
+
+
+def epoch_reader(
+    reads: Sequence[ReadUnit], readings: Sequence[Reading], steps: int, rank: int, seed: int,
+    epoch: int, blocks: BlockSource,
+) -> ShardReader:  # fmt: skip
+    """This rank's batches of an epoch from the first step of its last reading on.
+
+    Args:
+        reads: all rows of the epoch.
+        readings: how they were divided so far; the last is how to go on.
+        steps: of the whole epoch.
+    """
+    left = list(reads)
+    for segment, (before, after) in enumerate(pairwise(readings)):
+        left = rows_left(
+            left, before, steps - before.first_step, after.first_step - before.first_step,
+            epoch, seed, segment,
+        )  # fmt: skip
+    now = readings[-1]
+    plan = EpochPlan.of_steps(sum(read.take for read in left), now.world, steps - now.first_step)
+    return ShardReader(
+        shard(left, now.world, rank), plan, rank, seed, blocks, now.resident, now.shuffle_rows,
+        segment=len(readings) - 1,
+    )  # fmt: skip
