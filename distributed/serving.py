@@ -9,6 +9,7 @@ old one and takes its place between two batches; every answer names the version 
 # resolve the names of their types.
 import asyncio
 import logging
+import re
 import time
 import urllib.request
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from ray import serve
 from ray.serve.metrics import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.batcher import Batcher
 from distributed.feedback import Word, append
@@ -60,6 +62,7 @@ from distributed.serving_model import ServedModel, version_at
 from drel_core.errors import InputError
 from drel_core.pictures import BadPicture
 
+ANNOTATE = "/v1/annotate"
 PAGE = Path(__file__).with_name("serving_page.html")
 _LOG = logging.getLogger("ray.serve")
 
@@ -205,6 +208,35 @@ def _exported() -> str:
         or (line.startswith("# ") and line.split(" ", 3)[2].startswith(wanted))
     ]
     return "\n".join(lines) + "\n"
+
+
+class _ShortPath:
+    """Takes plain requests to /v1/annotate before FastAPI's router, whose way to the same method costs
+    0.12 ms, more than finding the tags of a row. Whatever is not plain goes on to the router."""
+
+    _plain = re.compile(rb"(?:k=([1-9]\d{0,3}))?")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            plain = self._plain.fullmatch(scope["query_string"]) if path == ANNOTATE else None
+            k = int((plain and plain[1]) or 5)
+            if plain and k <= MAX_K:
+                request = Request(scope, receive)
+                scorer: Any = serve.get_replica_context().servable_object
+                try:
+                    response = await scorer.annotate(request, k, None)
+                except ApiError as error:
+                    response = await _api_error(request, error)
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+app.add_middleware(_ShortPath)
 
 
 @serve.deployment(
@@ -371,7 +403,7 @@ class Scorer:
         self.latency.observe((time.perf_counter() - started) * 1000, {"route": route})
 
     @app.post(
-        "/v1/annotate",
+        ANNOTATE,
         response_model=AnnotateResponse,
         responses=_answers(400, 413, 415, 422, 503),
         openapi_extra=_described(AnnotateRequest, "application/octet-stream"),
@@ -394,7 +426,7 @@ class Scorer:
             status = error.status
             raise
         finally:
-            self._count("/v1/annotate", status, started)
+            self._count(ANNOTATE, status, started)
 
     async def _question(self, request: Request, k: int, threshold: float | None) -> Question:
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()

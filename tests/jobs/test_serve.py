@@ -173,6 +173,18 @@ def test_served_top_k_is_the_offline_scorers_on_corel5k(
     assert len(found) == 499
 
 
+@pytest.mark.parametrize("query", ["", "?k=3", "?k=999", "?k=0", "?k=1001", "?k=x"])
+@pytest.mark.parametrize("size", [2, 0, 201])
+def test_the_short_path_and_the_router_answer_alike(server: Server, query: str, size: int) -> None:
+    """A query that says nothing (``&``) sends the request through FastAPI's router."""
+    body = rows(max(size, 1)).tobytes()[: size * D * 4 if size < 200 else -1]
+    path, kind = "/v1/annotate", "application/octet-stream"
+    short = server.ask(f"{path}{query}", body, kind)
+    routed = server.ask(f"{path}{query or '?'}&", body, kind)
+    assert short[:2] == routed[:2]
+    assert short[2].get("content-type") == routed[2].get("content-type")
+
+
 def test_thresholds_leave_tags_out(server: Server) -> None:
     features_BD = rows(20)
     annotator = load_bundle(server.versions / "v1")
