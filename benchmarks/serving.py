@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from drel_core.bundle import publish, write_bundle
+from distributed.bundles import publish
+from drel_core.bundle import write_bundle
 from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
 from drel_core.model import DREL, ModelConfig, init_embedding_rows
 from drel_core.vocabulary import Vocabulary

@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
 
+from distributed.bundles import local_bundle
 from distributed.feature_store import (
     Columns,
     FeatureStore,
@@ -29,6 +29,7 @@ from distributed.feature_store import (
     feature_matrix,
     read_table,
 )
+from distributed.folder import Folder
 from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.store_files import resolve
@@ -57,14 +58,14 @@ class AnnotatePlan:
     """Everything that decides what a part file holds.
 
     Attributes:
-        bundle: folder of the model.
+        bundle: address of the model.
         out: folder or s3:// prefix of the part files.
         k: most tags of an image.
         threshold: least score of a tag, or None.
         per_tag: use the thresholds of the bundle.
     """
 
-    bundle: Path
+    bundle: str
     out: str
     columns: Columns
     image_dim: int
@@ -74,7 +75,7 @@ class AnnotatePlan:
     on_bad_row: OnBadRow
 
     def part(self, number: int) -> str:
-        return f"{self.out.rstrip('/')}/{part_name(number)}"
+        return Folder.of(self.out).file(part_name(number))
 
 
 def part_name(number: int) -> str:
@@ -91,7 +92,7 @@ class PartAnnotator:
         self.version = self.annotator.about["version"]
         self.least_T: torch.Tensor | None = None
         if plan.per_tag:
-            self.least_T = read_thresholds(plan.bundle)
+            self.least_T = read_thresholds(local_bundle(plan.bundle))
         elif plan.threshold is not None:
             self.least_T = torch.full((self.annotator.num_tags,), plan.threshold)
 
@@ -212,7 +213,7 @@ def run(
         "per_tag": plan.per_tag, "on_bad_row": plan.on_bad_row,
     }  # fmt: skip
     done = _take_up(plan.out, text)
-    finished = _read(plan.out, "_done.json")
+    finished = _read(Folder.of(plan.out), "_done.json")
     if finished is not None:
         say(f"{plan.out} is there already: {finished['rows']} rows in {finished['files']} files")
         return finished
@@ -248,7 +249,7 @@ def run(
     if len(todo) < len(groups):
         result["rows"] = _rows_in(plan.out)
         result["skipped"] = store.num_rows - result["rows"]
-    write_bytes(f"{plan.out.rstrip('/')}/_done.json", json.dumps(result, indent=1).encode())
+    Folder.of(plan.out).write("_done.json", json.dumps(result, indent=1).encode())
     return result
 
 
@@ -310,14 +311,13 @@ def _on_ray(
 
 def _take_up(out: str, text: dict[str, Any]) -> set[str]:
     """Names of the part files in ``out``, when they come from the same plan."""
-    filesystem, root = resolve(out)
-    found = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
-    names = {entry.base_name for entry in found if entry.is_file}
-    before = _read(out, "_plan.json") if "_plan.json" in names else None
+    folder = Folder.of(out)
+    names = set(folder.files())
+    before = _read(folder, "_plan.json") if "_plan.json" in names else None
     if before is None:
         if {name for name in names if not name.endswith(".tmp")}:
             raise InputError(f"{out}: holds other files; choose a new --out")
-        write_bytes(f"{out.rstrip('/')}/_plan.json", json.dumps(text).encode())
+        folder.write("_plan.json", json.dumps(text).encode())
         return set()
     different = [key for key in text if before.get(key) != text[key] and key != "units"]
     if different:
@@ -330,14 +330,11 @@ def _take_up(out: str, text: dict[str, Any]) -> set[str]:
     return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
 
 
-def _read(out: str, name: str) -> dict[str, Any] | None:
-    filesystem, root = resolve(f"{out.rstrip('/')}/{name}")
+def _read(out: Folder, name: str) -> dict[str, Any] | None:
     try:
-        with filesystem.open_input_stream(root) as stream:
-            content: dict[str, Any] = json.loads(stream.read().decode())
-            return content
-    except FileNotFoundError:
-        return None
+        data = out.read(name)
+        content: dict[str, Any] | None = None if data is None else json.loads(data)
+        return content
     except (OSError, ValueError) as error:
         raise InputError(f"{out}/{name}: cannot be read ({error}); choose a new --out") from None
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distributed.folder import Folder
 from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer
 from distributed.whole_files import write_bytes
 from drel_core.errors import InputError
@@ -71,8 +72,7 @@ def append(folder: str, words: Sequence[Word]) -> None:
     pq.write_table(table, buffer, write_page_checksum=True)
     # Names sort by time; the random part keeps replicas apart.
     name = f"feedback-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-    base = folder.rstrip("/")
-    write_bytes(f"{base}/{name}", buffer.getvalue(), durable=True)
+    write_bytes(Folder.of(folder).file(name), buffer.getvalue(), durable=True)
 
 
 def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.Table:

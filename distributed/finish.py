@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from distributed.bundles import Draft
 from distributed.feature_store import Columns
 from distributed.knn import open_annotator
 from distributed.pipeline import block_rows, unit_block
 from distributed.reservoir import fill_reservoir
 from distributed.store_survey import StoreSurvey
 from drel_core.annotator import Annotator
-from drel_core.bundle import THRESHOLDS, write_bundle
+from drel_core.bundle import THRESHOLDS, load_bundle, write_bundle
 from drel_core.thresholds import DEPTH, learn_thresholds
 from drel_core.vocabulary import Vocabulary
 
@@ -23,28 +23,32 @@ _BATCH = 1024
 
 
 def finish_bundle(
-    partial: Path,
-    final: Path,
+    draft: Draft,
     method: str,
     survey: StoreSurvey,
     columns: Columns,
     about: dict[str, Any],
     reservoir_rows: int = 0,
 ) -> None:
-    """Describe the tensors in ``partial``, learn thresholds where rows are held out, and rename.
+    """Describe the tensors in the draft's folder, learn thresholds where rows are held out, and finish it.
 
     Args:
         about: what ``config.json`` says beside format, method and version.
         reservoir_rows: training rows to keep for later updates.
     """
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
-    write_bundle(partial, method, vocabulary, about)
+    partial = draft.folder
+    version = write_bundle(partial, method, vocabulary, about)
     if survey.validation:
-        threshold_T = validation_thresholds(open_annotator(partial), survey, columns)
+        # Another node sees the draft only where the output is a shared folder.
+        draft_annotator = (
+            load_bundle(partial) if draft.final.remote else open_annotator(str(partial))
+        )
+        threshold_T = validation_thresholds(draft_annotator, survey, columns)
         save_file({"threshold": torch.from_numpy(threshold_T)}, partial / THRESHOLDS)
-        write_bundle(partial, method, vocabulary, about)  # the version covers the thresholds
+        version = write_bundle(partial, method, vocabulary, about)  # covers the thresholds
     fill_reservoir(partial, survey, columns, reservoir_rows, about["seed"])
-    partial.rename(final)
+    draft.finish(version)
 
 
 def validation_thresholds(

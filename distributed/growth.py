@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,16 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
+from distributed.bundles import local_bundle
 from distributed.feature_store import Columns, ReadUnit, encode_tags, flat_tags, read_table
+from distributed.folder import Folder
 from distributed.step import Stepper
 from drel_core.drel_annotator import table_file
 from drel_core.errors import InputError
 from drel_core.model import ModelConfig, init_embedding_rows
 
 Start = Literal["co-occurring", "random"]
+NEW_ROWS = "new_rows.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,26 @@ class Parent:
     """What a run of jobs.update starts from.
 
     Attributes:
-        folder: the older bundle.
+        bundle: address of the older bundle.
         version: its version.
         num_tags, table_parts: its T, and the files its table lies in.
-        new_rows: file with the first values of the rows of new tags.
+        out: folder with the file of the first values of the rows of new tags.
     """
 
-    folder: Path
+    bundle: str
     version: str
     num_tags: int
     table_parts: int
-    new_rows: Path
+    out: str
+
+    def folder(self) -> Path:
+        """The bundle on this machine."""
+        return _folder(self.bundle)
+
+
+@lru_cache(maxsize=4)
+def _folder(bundle: str) -> Path:
+    return local_bundle(bundle)
 
 
 def grow(stepper: Stepper, parent: Parent) -> None:
@@ -52,14 +65,14 @@ def grow(stepper: Stepper, parent: Parent) -> None:
     Raises:
         InputError: the bundle keeps no optimiser state, or is damaged.
     """
-    stepper.model.load_state_dict(load_file(parent.folder / "model.safetensors"))
+    stepper.model.load_state_dict(load_file(parent.folder() / "model.safetensors"))
     local = stepper.table.local
     weight_nE, state_n = read_rows_of(parent, local.start, min(local.stop, parent.num_tags))
     local.weight_nE[: len(weight_nE)] = weight_nE.to(local.weight_nE.device)
     local.state_n[: len(state_n)] = state_n.to(local.state_n.device)
     first = max(local.start, parent.num_tags)
     if first < local.stop:
-        with safe_open(parent.new_rows, "pt") as file:
+        with Folder.of(parent.out).local(NEW_ROWS) as path, safe_open(path, "pt") as file:
             rows_nE = file.get_slice("weight")[
                 first - parent.num_tags : local.stop - parent.num_tags
             ]
@@ -74,8 +87,9 @@ def read_rows_of(parent: Parent, start: int, stop: int) -> tuple[Tensor, Tensor]
     """
     weights: list[Tensor] = []
     states: list[Tensor] = []
+    folder = parent.folder()
     for part in range(parent.table_parts):
-        path = parent.folder / table_file(part, parent.table_parts)
+        path = folder / table_file(part, parent.table_parts)
         with safe_open(path, "pt") as file:
             held = set(file.keys())
             if "state" not in held:
@@ -92,7 +106,7 @@ def read_rows_of(parent: Parent, start: int, stop: int) -> tuple[Tensor, Tensor]
         return torch.empty(0, 0), torch.empty(0)
     found = torch.cat(weights)
     if len(found) != max(0, stop - start):
-        raise InputError(f"{parent.folder}: table rows are missing")
+        raise InputError(f"{parent.bundle}: table rows are missing")
     return found, torch.cat(states)
 
 
@@ -106,7 +120,7 @@ def write_new_rows(
     start: Start,
     seed: int,
 ) -> None:
-    """Choose where new tags start, and write ``parent.new_rows``.
+    """Choose where new tags start, and write their file.
 
     random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
     tags on the same images, each by its number of common images over the root of its own count, plus
@@ -129,10 +143,8 @@ def write_new_rows(
             if part.nnz:
                 mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
         rows_nE += torch.from_numpy(mean_nE).float()
-    parent.new_rows.parent.mkdir(parents=True, exist_ok=True)
-    partial = parent.new_rows.with_name(parent.new_rows.name + ".partial")
-    save_file({"weight": rows_nE.contiguous()}, partial)
-    partial.replace(parent.new_rows)
+    with Folder.of(parent.out).writing(NEW_ROWS) as path:
+        save_file({"weight": rows_nE.contiguous()}, path)
 
 
 def _co_occurrence(

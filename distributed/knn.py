@@ -11,7 +11,9 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from distributed.bundles import Draft, local_bundle
 from distributed.feature_store import Columns
+from distributed.folder import Folder
 from distributed.pipeline import read_rows, shard
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import INLINE_BYTES, start_ray
@@ -59,17 +61,27 @@ def write_shard(survey: StoreSurvey, columns: Columns, part: int, parts: int, fo
     NeighbourShard(standard_ND, rows.tags, start).save(folder / shard_file(part, parts))
 
 
-def write_shards(survey: StoreSurvey, columns: Columns, parts: int, folder: Path) -> None:
+def _hand_in_shard(
+    survey: StoreSurvey, columns: Columns, part: int, parts: int, final: Folder
+) -> None:
+    draft = Draft(final)
+    write_shard(survey, columns, part, parts, draft.folder)
+    draft.hand_in()
+    draft.drop()
+
+
+def write_shards(survey: StoreSurvey, columns: Columns, parts: int, draft: Draft) -> None:
     """All shards: here when there is little, else a Ray task each."""
-    write_standardisation(folder, survey.mean_D, survey.std_D)
+    write_standardisation(draft.folder, survey.mean_D, survey.std_D)
     if survey.train_rows * survey.image_dim * 4 <= INLINE_BYTES:
         for part in range(parts):
-            write_shard(survey, columns, part, parts, folder)
+            write_shard(survey, columns, part, parts, draft.folder)
         return
     start_ray(parts)
     held = ray.put(survey)
-    task: Any = ray.remote(num_cpus=1)(write_shard)
-    ray.get([task.remote(held, columns, part, parts, folder) for part in range(parts)])
+    task: Any = ray.remote(num_cpus=1)(_hand_in_shard)
+    ray.get([task.remote(held, columns, part, parts, draft.final) for part in range(parts)])
+    draft.gather()
 
 
 def choose(survey: StoreSurvey, columns: Columns, tags: int, seed: int) -> tuple[int, Weighting]:
@@ -102,11 +114,11 @@ def choose(survey: StoreSurvey, columns: Columns, tags: int, seed: int) -> tuple
 class _ShardActor:
     """Holds one shard's index."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, model: str, name: str, threads: int) -> None:
         import faiss
 
         faiss.omp_set_num_threads(threads)
-        self.shard = NeighbourShard.load(path)
+        self.shard = NeighbourShard.load(local_bundle(model) / name)
 
     def tags(self) -> TagLists:
         return self.shard.tags
@@ -115,17 +127,19 @@ class _ShardActor:
         return self.shard.nearest(query_BD, k)
 
 
-def open_annotator(folder: Path) -> TrainedAnnotator:
-    """A bundle ready to score; of kNN, with its shards in actors where there is much of them.
+def open_annotator(model: str) -> TrainedAnnotator:
+    """A bundle ready to score, see ``local_bundle``; of kNN, with its shards in actors where there is much
+    of them.
 
     Raises:
         InputError: see ``load_bundle``.
     """
+    folder = local_bundle(model)
     about = read_about(folder)
     if about["method"] == "knn" and about["parts"] > 1:
         size = sum(path.stat().st_size for path in folder.glob("neighbours-*"))
         if size > INLINE_BYTES:
-            return ShardedKNN(folder, about, read_vocabulary(folder))
+            return ShardedKNN(model, about, read_vocabulary(folder))
     return load_bundle(folder)
 
 
@@ -135,14 +149,14 @@ class ShardedKNN(KNNAnnotator):
     Only tags and neighbours travel: no process holds all features.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> None:
-        parts = int(about["parts"])
+    def __init__(self, model: str, about: dict[str, Any], vocabulary: Vocabulary) -> None:
+        folder, parts = local_bundle(model), int(about["parts"])
         start_ray(parts)
         statistics = load_file(folder / "standardisation.safetensors")
         self.mean_D, self.std_D = (statistics[key].float().numpy() for key in ("mean", "std"))
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // parts)
         actor: Any = ray.remote(num_cpus=1)(_ShardActor)
-        self.actors = [actor.remote(folder / shard_file(p, parts), threads) for p in range(parts)]
+        self.actors = [actor.remote(model, shard_file(p, parts), threads) for p in range(parts)]
         tags = TagLists.cat(ray.get([actor.tags.remote() for actor in self.actors]))
         self.num_tags, self.weighting = len(vocabulary), about["weighting"]
         self.k = min(about["k_neighbours"], len(tags))

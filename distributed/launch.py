@@ -14,6 +14,8 @@ import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from distributed.folder import Folder, storage
+from distributed.scratch import Scratch
 from distributed.unit_tasks import MALLOC, local_ray, start_ray
 from distributed.worker import PROGRESS
 from drel_core.errors import InputError
@@ -55,6 +57,9 @@ def launch(
         "cuda": cuda,
         "run": os.urandom(3).hex(),
     }
+    filesystem, place = storage(Folder.of(out))
+    scratch = Scratch(Folder.of(out))
+    scratch.take_up(PROGRESS)
     trainer = TorchTrainer(
         enter,
         train_loop_config={"settings": pickle.dumps(settings)},
@@ -62,7 +67,8 @@ def launch(
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=cuda),
         run_config=RunConfig(
             name="checkpoints",
-            storage_path=out,
+            storage_path=place,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
@@ -71,7 +77,7 @@ def launch(
         ),
     )
     try:
-        with _Follower(Path(out) / PROGRESS, say):
+        with _Follower(scratch.folder / PROGRESS, say):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         cause = _input_error(error)

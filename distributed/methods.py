@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from distributed.bundles import Draft
 from distributed.config import TrainConfig
 from distributed.finish import finish_bundle
+from distributed.folder import Folder
 from distributed.knn import choose, write_shards
 from distributed.launch import Say, launch
 from distributed.store_survey import StoreSurvey
@@ -47,26 +47,25 @@ def _in_epochs(
 def _popularity(
     config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
 ) -> None:
-    keep(config, survey, features, lambda folder: None, time.perf_counter())
+    keep(config, survey, features, lambda draft: None, time.perf_counter())
 
 
 def keep(
     config: TrainConfig,
     survey: StoreSurvey,
     features: Features,
-    save: Callable[[Path], dict[str, Any] | None],
+    save: Callable[[Draft], dict[str, Any] | None],
     started: float,
 ) -> None:
     """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
 
     Args:
-        save: writes the method's tensor files into a folder, and gives what ``config.json`` says of them.
+        save: writes the method's tensor files into the draft, and gives what ``config.json`` says of them.
         started: when fitting began (``perf_counter``).
     """
-    partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    described = save(partial) or {}
+    draft = Draft(Folder.of(config.out) / "model")
+    draft.clear()
+    described = save(draft) or {}
     seconds = time.perf_counter() - started
     figures = {
         "seconds": round(seconds, 2),
@@ -77,7 +76,7 @@ def keep(
     }
     about = {"image_dim": survey.image_dim, "k": config.k, "seed": config.seed,
              "features": features, "train": figures, "config": asdict(config), **described}  # fmt: skip
-    finish_bundle(partial, final, config.method, survey, config.data.columns, about)
+    finish_bundle(draft, config.method, survey, config.data.columns, about)
 
 
 def _knn(
@@ -89,8 +88,8 @@ def _knn(
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
         say(f"chosen on training rows: k = {k}, weighting {weighting}")
 
-    def save(folder: Path) -> dict[str, Any]:
-        write_shards(survey, config.data.columns, config.workers, folder)
+    def save(draft: Draft) -> dict[str, Any]:
+        write_shards(survey, config.data.columns, config.workers, draft)
         return {"parts": config.workers, "k_neighbours": k, "weighting": weighting}
 
     keep(config, survey, features, save, started)
@@ -100,9 +99,9 @@ def _svm(
     config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
 ) -> None:
     started = time.perf_counter()
-    kept = Path(config.out) / "checkpoints"
+    kept = Folder.of(config.out) / "checkpoints"
     fitted = fit_svm(survey, config.data.columns, config.svm, config.seed, kept, mark, say)
-    keep(config, survey, features, fitted.save, started)
+    keep(config, survey, features, lambda draft: fitted.save(draft.folder), started)
 
 
 _FITS: dict[str, Fit] = {

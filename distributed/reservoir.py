@@ -24,9 +24,11 @@ from distributed.feature_store import (
     read_table,
     read_unit,
 )
+from distributed.folder import Folder
 from distributed.store_survey import StoreSurvey, hash_ids
 
 RESERVOIR = "reservoir.parquet"
+REPLAY = "replay.parquet"
 _LOOKED_AT = 20
 
 
@@ -116,14 +118,14 @@ def _best(table: pa.Table, rows: int) -> pa.Table:
 
 
 def replay_store(
-    bundle: Path, columns: Columns, into: Path, other_than: list[FeatureStore]
+    bundle: Path, columns: Columns, out: Folder, other_than: list[FeatureStore]
 ) -> FeatureStore | None:
     """The reservoir of a bundle as a store with the column names of ``columns``; None where it has none.
 
     Images that ``other_than`` holds as well are left out: the newer word on them counts.
 
     Args:
-        into: the file to write.
+        out: folder of the file to write.
     """
     if not (bundle / RESERVOIR).is_file():
         return None
@@ -136,9 +138,7 @@ def replay_store(
     table = table.filter(pa.array(~known))
     if not len(table):
         return None
-    into.parent.mkdir(parents=True, exist_ok=True)
-    partial = into.with_name(into.name + ".partial")
     names = [columns.image_id, columns.features, columns.tags]
-    pq.write_table(table.select(["image_id", "features", "tags"]).rename_columns(names), partial)
-    partial.replace(into)
-    return FeatureStore.open(str(into), columns, "--data.replay")
+    with out.writing(REPLAY) as path:
+        pq.write_table(table.select(["image_id", "features", "tags"]).rename_columns(names), path)
+    return FeatureStore.open(out.file(REPLAY), columns, "--data.replay")

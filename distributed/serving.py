@@ -32,7 +32,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.batcher import Batcher
+from distributed.bundles import find_bundle
 from distributed.feedback import Word, append
+from distributed.folder import Folder
 from distributed.serving_api import (
     MAX_K,
     AnnotateRequest,
@@ -58,7 +60,7 @@ from distributed.serving_api import (
     parse,
     read_body,
 )
-from distributed.serving_model import ServedModel, version_at
+from distributed.serving_model import ServedModel
 from drel_core.errors import InputError
 from drel_core.pictures import BadPicture
 
@@ -185,8 +187,8 @@ def _results(model: ServedModel, score_Bk: np.ndarray, tag_Bk: np.ndarray, thres
 
 def _beside(model: str) -> str:
     """``feedback`` in the training folder or folder of versions: the bundle itself never changes."""
-    place = Path(model).expanduser().absolute()
-    return str((place.parent if (place / "config.json").is_file() else place) / "feedback")
+    place = Folder.of(model)
+    return ((place.parent if place.has("config.json") else place) / "feedback").address
 
 
 def _exported() -> str:
@@ -295,7 +297,7 @@ class Scorer:
     async def _take(self, first: bool = False) -> None:
         async with self._swap:
             try:
-                _, version = await asyncio.to_thread(version_at, self.path)
+                _, version = await asyncio.to_thread(find_bundle, self.path)
                 if self.model is not None and version == self.model.version:
                     self.refused = None
                     return

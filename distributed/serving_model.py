@@ -9,7 +9,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from distributed.bundles import find_bundle, local_bundle
 from distributed.knn import open_annotator
 from distributed.reservoir import RESERVOIR
 from drel_core.backbone import Backbone, Preprocessing, load_backbone
 from drel_core.baselines.cnn import CNNAnnotator
-from drel_core.bundle import bundle_folder, read_about, read_thresholds
+from drel_core.bundle import read_thresholds
 from drel_core.drel_annotator import DRELAnnotator
 from drel_core.errors import InputError
 from drel_core.pictures import decode
@@ -47,8 +47,9 @@ class ServedModel:
     """
 
     def __init__(self, path: str, backbone: str = "") -> None:
-        self.folder = bundle_folder(path)
-        self.annotator = open_annotator(self.folder)
+        place = find_bundle(path)[0].address
+        self.folder = local_bundle(place)
+        self.annotator = open_annotator(place)
         about = self.about = self.annotator.about
         self.version: str = about["version"]
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
@@ -194,13 +195,3 @@ def _picture_reader(about: dict[str, Any], backbone: str, annotator: Any) -> _Pi
             f"backbone {loaded.name} gives D = {dim}, the model takes D = {annotator.image_dim}"
         )
     return reader
-
-
-def version_at(path: str) -> tuple[Path, str]:
-    """Folder and version of the bundle that ``path`` means now; reads one small file.
-
-    Raises:
-        InputError: there is none.
-    """
-    folder = bundle_folder(path)
-    return folder, str(read_about(folder)["version"])

@@ -12,9 +12,11 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from distributed.s3 import is_s3, open_s3, reach
 from drel_core.errors import InputError
 
 _FLOATS = (pa.float16(), pa.float32(), pa.float64())
@@ -22,6 +24,7 @@ _FLOATS = (pa.float16(), pa.float32(), pa.float64())
 # out of reach. ArrowMemoryError is caught before them and passes through: running out of memory is
 # not the file's fault.
 READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+_PARQUET = ds.ParquetFileFormat()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,8 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
     """Filesystem and path of a local path or URI. Endpoint and credentials come the standard way."""
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    if is_s3(path):
+        return open_s3(path)
     try:
         return pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -86,6 +91,8 @@ def one_line(error: Exception) -> str:
 def list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str, str, int]]]:
     """Filesystem, and of each file its address (see ``resolve``), path in the filesystem, bytes."""
     filesystem, root = resolve(path)
+    if is_s3(path):
+        reach(path)
     try:
         info = filesystem.get_file_info(root)
         if info.type == pafs.FileType.NotFound:
@@ -127,22 +134,28 @@ def read_footer(
     """Metadata and Arrow schema of a file, or an ``InputError`` that says why there is none."""
     if size == 0:
         raise InputError(f"{address}: the file is empty (0 bytes); write it again or remove it")
-    what = "cannot be read"
     try:
-        with filesystem.open_input_file(name) as source:
-            what = (
-                "truncated or damaged" if source.read_at(4, 0) == b"PAR1" else "not a Parquet file"
-            )
-            file = pq.ParquetFile(source)
-            schema = file.schema_arrow
-            _ = schema.names  # decodes the names, here where that may fail
-            return file.metadata, schema
+        # Told the size, Arrow needs one request a file on S3.
+        file = _PARQUET.make_fragment(name, filesystem, file_size=size)
+        schema = file.physical_schema
+        _ = schema.names  # decodes the names, here where that may fail
+        return file.metadata, schema
     except pa.ArrowMemoryError:
         raise
     except READ_ERRORS as error:
         raise InputError(
-            f"{address}: {what} ({one_line(error)}); write it again or remove it"
+            f"{address}: {_fault(filesystem, name)} ({one_line(error)}); write it again or remove it"
         ) from error
+
+
+def _fault(filesystem: pafs.FileSystem, name: str) -> str:
+    """What is wrong with a file that has no footer."""
+    try:
+        with filesystem.open_input_file(name) as source:
+            begins = source.read_at(4, 0)
+    except READ_ERRORS:
+        return "cannot be read"
+    return "truncated or damaged" if begins == b"PAR1" else "not a Parquet file"
 
 
 def check_schema(

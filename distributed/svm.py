@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import ray
 import torch
 
 from distributed.feature_store import Columns
+from distributed.folder import Folder
 from distributed.launch import Say
 from distributed.pipeline import Rows, block_rows, read_rows, unit_block
 from distributed.store_survey import StoreSurvey
@@ -83,7 +85,7 @@ def fit_svm(
     columns: Columns,
     config: SVMConfig,
     seed: int,
-    kept: Path,
+    kept: Folder,
     mark: dict[str, Any],
     say: Say,
 ) -> SVMAnnotator:
@@ -121,28 +123,27 @@ def fit_svm(
     return SVMAnnotator.of(ordered, survey.mean_D, survey.std_D)
 
 
-def _keep(kept: Path, batch: range, machines: list[TagSVM]) -> None:
-    partial_name = kept / f"tags-{batch.start:08d}.partial"
-    with open(partial_name, "wb") as file:
-        np.savez(
-            file, weight=np.stack([m.weight_D for m in machines]),
-            rest=np.array([(m.b, m.a, m.c) for m in machines]),
-        )  # fmt: skip
-    partial_name.rename(partial_name.with_suffix(".npz"))
+def _keep(kept: Folder, batch: range, machines: list[TagSVM]) -> None:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, weight=np.stack([m.weight_D for m in machines]),
+        rest=np.array([(m.b, m.a, m.c) for m in machines]),
+    )  # fmt: skip
+    kept.write(f"tags-{batch.start:08d}.npz", buffer.getvalue())
 
 
-def _take_up(kept: Path, mark: dict[str, Any]) -> dict[int, list[TagSVM]]:
+def _take_up(kept: Folder, mark: dict[str, Any]) -> dict[int, list[TagSVM]]:
     """Machines of finished batches, when they were fitted to the same data in the same way."""
-    kept.mkdir(parents=True, exist_ok=True)
-    note, text = kept / "mark.json", json.dumps(mark, sort_keys=True)
-    if not note.is_file() or note.read_text("utf-8") != text:
-        for path in kept.glob("tags-*"):
-            path.unlink()
-        note.write_text(text, encoding="utf-8")
+    text = json.dumps(mark, sort_keys=True).encode()
+    batches = [name for name in kept.files() if re.fullmatch(r"tags-\d+\.npz", name)]
+    if kept.read("mark.json") != text:
+        kept.remove(batches)
+        kept.write("mark.json", text)
+        return {}
     done: dict[int, list[TagSVM]] = {}
-    for path in kept.glob("tags-*.npz"):
-        with np.load(path, allow_pickle=False) as held:
-            done[int(path.stem.rpartition("-")[2])] = [
+    for name in batches:
+        with np.load(io.BytesIO(kept.read(name) or b""), allow_pickle=False) as held:
+            done[int(name[len("tags-") : -len(".npz")])] = [
                 TagSVM(weight, *rest.tolist())
                 for weight, rest in zip(held["weight"], held["rest"], strict=True)
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from typing import Any
 import torch
 
 from distributed import checkpoint, comm
+from distributed.bundles import Draft, local_bundle
 from distributed.checkpoint import Cursor
 from distributed.cnn_learner import CNNLearner
 from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.feature_store import ReadUnit
 from distributed.finish import finish_bundle
+from distributed.folder import Folder
 from distributed.learner import Learner
 from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
 from distributed.reading import Reading, epoch_reader
+from distributed.scratch import Scratch
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
@@ -96,7 +100,8 @@ def train(
     blocks: BlockSource,
     fingerprint: dict[str, Any],
     restore: Path | None,
-    report: Callable[[Path, dict[str, Any]], Path | None],
+    report: Callable[[Path, dict[str, Any]], object],
+    recall: Callable[[dict[str, Any]], AbstractContextManager[str]],
     say: Callable[[str], None],
     validated: Callable[[int, dict[str, Any]], None] | None = None,
     origin: dict[str, Any] | None = None,
@@ -109,8 +114,8 @@ def train(
         fingerprint: what a checkpoint must agree with to be resumed from.
         restore: a checkpoint folder, or None.
         say: takes a line of progress (rank 0).
-        report: hands a folder with this rank's part of a checkpoint over for keeping; gives the
-            place where the whole checkpoint can be read, if it can be read here.
+        report: hands a folder with this rank's part of a checkpoint over for keeping.
+        recall: a local folder with the whole checkpoint whose metrics hold these; waits until it is kept.
         origin: what the bundle says of the model that this one came from.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
 
@@ -142,16 +147,18 @@ def train(
         current = epoch_reader(
             data.train, cursor.readings, steps, rank, config.seed, cursor.epoch, blocks
         )
-    monitor = Monitor(str(Path(config.out) / "tensorboard"), config.epochs, total_steps, first, say)
+    scratch = Scratch(Folder.of(config.out))
+    logs = str(scratch.folder / "tensorboard")
+    monitor = Monitor(logs, config.epochs, total_steps, first, say)
     started = time.perf_counter()
     learner.model.train()
-    best_at: Path | None = None
 
-    def keep(score: float) -> Path | None:
+    def keep(score: float) -> None:
         folder = Path(tempfile.mkdtemp(prefix="drel-checkpoint-"))
         checkpoint.save(folder, learner, cursor, fingerprint)
-        metrics = {"score": score, "epoch": cursor.epoch, "step": cursor.step}
-        return report(folder, metrics)
+        report(folder, {"score": score, "epoch": cursor.epoch, "step": cursor.step})
+        if rank == 0:
+            scratch.push()
 
     stopped = False
     while cursor.epoch < config.epochs and not stopped:
@@ -174,7 +181,8 @@ def train(
                 monitor.line(epoch, done + 1, rate, world)
             cursor.step += 1
             if (done + 1) % config.checkpoint.every == 0 and cursor.step < steps:
-                keep(cursor.best_f1 if has_validation else done + 1.0)
+                # With validation below all scores: Ray keeps the last one and the best two.
+                keep(-1.0 if has_validation else done + 1.0)
         cursor.epoch, cursor.step = epoch + 1, 0
         cursor.readings, current = [replace(now, first_step=0)], reader
         done = cursor.epoch * steps
@@ -183,7 +191,7 @@ def train(
             monitor.validation(metrics, done)
             if metrics["F1"] > cursor.best_f1:
                 cursor.best_f1, cursor.best_epoch, cursor.stale_epochs = metrics["F1"], epoch, 0
-                best_at = keep(cursor.best_f1)
+                keep(cursor.best_f1)
             else:
                 cursor.stale_epochs += 1
                 stopped = cursor.stale_epochs >= config.patience
@@ -198,8 +206,9 @@ def train(
     if validated is not None:
         monitor.close()
         return {"seconds": round(seconds, 2)}
-    if has_validation and best_at is not None:
-        checkpoint.load(best_at, learner, fingerprint)
+    if has_validation and cursor.best_epoch >= 0:
+        with recall({"epoch": cursor.best_epoch + 1, "step": 0}) as at:
+            checkpoint.load(Path(at), learner, fingerprint)
     figures: dict[str, Any] = {
         "seconds": round(seconds, 2),
         "epochs": cursor.epoch,
@@ -211,10 +220,12 @@ def train(
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
     write_model(config, data, features, learner, figures, origin or {})
     if rank == 0:
-        trained = load_bundle(Path(config.out) / "model")
+        trained = load_bundle(local_bundle(f"{scratch.out / 'model'}"))
         if isinstance(trained, DRELAnnotator):
             monitor.projector(trained)
     monitor.close()
+    if rank == 0:
+        scratch.push()
     return figures
 
 
@@ -223,13 +234,15 @@ def write_model(
     figures: dict[str, Any], origin: dict[str, Any],
 ) -> None:  # fmt: skip
     """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
-    partial, final = Path(config.out) / ".model.partial", Path(config.out) / "model"
+    draft = Draft(Folder.of(config.out) / "model")
     if comm.rank() == 0:
-        partial.mkdir(parents=True, exist_ok=True)
+        draft.clear()
     comm.barrier()
-    described = learner.write(partial)
+    described = learner.write(draft.folder)
+    draft.hand_in()
     comm.barrier()
     if comm.rank() == 0:
+        draft.gather()
         about = {
             **described,
             **origin,
@@ -241,5 +254,7 @@ def write_model(
             "config": asdict(config),
         }
         rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
-        finish_bundle(partial, final, config.method, data, config.data.columns, about, rows)
+        finish_bundle(draft, config.method, data, config.data.columns, about, rows)
+    else:
+        draft.drop()
     comm.barrier()

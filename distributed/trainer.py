@@ -9,13 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distributed.bundles import local_bundle
 from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
+from distributed.folder import Folder
 from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
 from distributed.picture_store import picture_columns
+from distributed.scratch import Scratch
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
@@ -70,15 +73,13 @@ def run(
     Raises:
         InputError: the data or ``--out`` do not fit.
     """
-    out = Path(config.out)
-    config.out = str(out.expanduser().absolute())
+    out = Folder.of(config.out)
+    config.out = out.address
     for name in ("train", "test"):
         path = getattr(config.data, name)
         if path is not None and "://" not in path:
             setattr(config.data, name, str(Path(path).expanduser().absolute()))
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: --out is a file; give a folder")
+    out.check("--out")
 
     pictures = config.method in PICTURE_METHODS
     if pictures:
@@ -118,20 +119,20 @@ def run(
     _say_survey(say, config, survey, test_survey)
     mark = fingerprint(config, survey)
 
-    if (out / "model" / "config.json").is_file():
+    if out.has("model/config.json"):
         check_finished(out, mark)
         say(f"{out / 'model'} is trained already; scoring it")
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        make_ready(out)
         begin()
         fit(config, survey, features, mark, say)
         write_fingerprint(out, mark)
     if test_survey is None:
         return None
-    annotator = open_annotator(out / "model")
+    annotator = open_annotator((out / "model").address)
     metrics = evaluate_store(
         annotator, annotator.vocabulary, test_survey, config.data.columns, config.k,
-        read_thresholds(out / "model"),
+        read_thresholds(local_bundle((out / "model").address)),
     )  # fmt: skip
     metrics["train"] = annotator.about["train"]
     return metrics
@@ -158,19 +159,27 @@ def _say_survey(
                 say(f"  and {len(what.skipped) - 20} more")
 
 
-def write_fingerprint(out: Path, mark: dict[str, Any]) -> None:
+def make_ready(out: Folder) -> None:
+    """Before a run begins or goes on in ``out``."""
+    if not out.remote:
+        out.path.mkdir(parents=True, exist_ok=True)
+    elif not out.has("config.yaml"):
+        Scratch(out).begin()
+
+
+def write_fingerprint(out: Folder, mark: dict[str, Any]) -> None:
     """Beside a finished model: what it was trained with."""
-    (out / "fingerprint.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+    out.write("fingerprint.json", (json.dumps(mark, indent=1) + "\n").encode())
 
 
-def check_finished(out: Path, mark: dict[str, Any]) -> None:
+def check_finished(out: Folder, mark: dict[str, Any]) -> None:
     """Raises:
     InputError: the finished model in ``out`` was trained with something else.
     """
     try:
-        before = json.loads((out / "fingerprint.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = mark  # killed between the model's rename and this file: the run was this one
+        before = json.loads(out.read("fingerprint.json") or b"")
+    except ValueError:
+        before = mark  # killed between the model's last file and this one: the run was this one
     different = [key for key in mark if before.get(key) != mark[key]]
     if different:
         raise InputError(

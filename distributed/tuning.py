@@ -130,13 +130,26 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
         while held:  # Tune has its copy
             shutil.rmtree(held.pop(), ignore_errors=True)
 
+    def recall(metrics: dict[str, Any]) -> Any:
+        raise AssertionError("a trial leaves no bundle")
+
     learner = build_learner(config, data, device)
     mark = {"values": json.dumps(values, sort_keys=True)}
     found = tune.get_checkpoint()
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
         train(
-            config, data, None, learner, blocks, mark, restore, keep, lambda line: None, validated
+            config,
+            data,
+            None,
+            learner,
+            blocks,
+            mark,
+            restore,
+            keep,
+            recall,
+            lambda line: None,
+            validated,
         )
 
 

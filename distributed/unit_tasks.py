@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import ray
 
 from distributed.feature_store import FeatureStore
+from distributed.s3 import shared_environment
 from distributed.store_survey import (
     OnBadRow,
     StoreSurvey,
@@ -51,7 +52,11 @@ def start_ray(workers: int) -> None:
     if not local_ray():
         environment = None
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git", "examples"]}
+            environment = {
+                "working_dir": str(ROOT),
+                "excludes": [".venv", ".git", "examples"],
+                "env_vars": shared_environment(),
+            }
         ray.init(runtime_env=environment, **quiet)
         return
     # On two cores Ray's own idle processes cost a training step 5 to 10%: nobody preempts this

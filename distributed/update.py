@@ -17,19 +17,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed import trainer
+from distributed.bundles import find_bundle, local_bundle
 from distributed.config import CheckpointConfig, DataConfig, TrainConfig, config_from
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import read_feedback
+from distributed.folder import Folder
 from distributed.growth import Parent, Start, write_new_rows
 from distributed.launch import Say, launch
 from distributed.reservoir import RESERVOIR, replay_store
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow, StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from distributed.whole_files import write_bytes
 from distributed.worker import enter
-from drel_core.bundle import bundle_folder, load_bundle, read_about, read_vocabulary
+from drel_core.bundle import load_bundle, read_about, read_vocabulary
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")
@@ -117,17 +118,17 @@ def run(
     Raises:
         InputError: model, data or ``--out`` do not fit.
     """
-    bundle = bundle_folder(config.model).absolute()
+    place, _ = find_bundle(config.model)
+    bundle = local_bundle(place.address)
     about = read_about(bundle)
     if about["method"] not in METHODS:
         raise InputError(
-            f"{bundle}: a model of method {about['method']}; jobs.update takes {' and '.join(METHODS)}, "
+            f"{place}: a model of method {about['method']}; jobs.update takes {' and '.join(METHODS)}, "
             "train others anew"
         )
-    out = Path(config.out).expanduser().absolute()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: --out is a file; give a folder")
-    if out in (bundle, bundle.parent):
+    out = Folder.of(config.out)
+    out.check("--out")
+    if out in (place, place.parent):
         raise InputError(
             f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
         )
@@ -137,9 +138,7 @@ def run(
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
     known = int(about["num_tags"])
-    parent = Parent(
-        bundle, about["version"], known, int(about["table_parts"]), out / "new_rows.safetensors"
-    )
+    parent = Parent(place.address, about["version"], known, int(about["table_parts"]), out.address)
     rows = sum(part.train_rows for part in surveys)
     say(
         f"version {parent.version} with {known} tags learns from {rows} new images with "
@@ -151,11 +150,11 @@ def run(
             say(f"  left out: {path}: row {row}: {reason}")
     mark = {**trainer.fingerprint(training, survey), "parent": parent.version,
             "start": config.start}  # fmt: skip
-    if (out / "model" / "config.json").is_file():
+    if out.has("model/config.json"):
         trainer.check_finished(out, mark)
         say(f"{out / 'model'} is there already")
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        trainer.make_ready(out)
         begin()
         write_new_rows(
             parent, survey.names, survey.count_T, [read for part in surveys for read in part.train],
@@ -171,18 +170,18 @@ def run(
             "fingerprint": mark, "parent": parent, "origin": origin,
         }  # fmt: skip
         launch(
-            enter, settings, out=str(out), workers=config.workers, threads=config.threads,
+            enter, settings, out=out.address, workers=config.workers, threads=config.threads,
             device=config.device, say=say,
         )  # fmt: skip
         trainer.write_fingerprint(out, mark)
     if not config.data.test:
         return None
     return {
-        name: _score(folder, config) for name, folder in (("old", bundle), ("new", out / "model"))
+        name: _score(folder, config) for name, folder in (("old", place), ("new", out / "model"))
     }
 
 
-def _training(config: UpdateConfig, about: dict[str, Any], out: Path) -> TrainConfig:
+def _training(config: UpdateConfig, about: dict[str, Any], out: Folder) -> TrainConfig:
     """The run that the model came from, with what differs now."""
     if "config" not in about:
         raise InputError(
@@ -198,7 +197,7 @@ def _training(config: UpdateConfig, about: dict[str, Any], out: Path) -> TrainCo
         memory_gib=training.data.memory_gib,
         shuffle_rows=training.data.shuffle_rows,
     )
-    training.out = str(out)
+    training.out = out.address
     training.optim.lr *= config.lr
     training.table.lr *= config.lr
     for name in ("epochs", "workers", "seed", "patience", "k", "threads", "device", "checkpoint"):
@@ -208,7 +207,7 @@ def _training(config: UpdateConfig, about: dict[str, Any], out: Path) -> TrainCo
 
 
 def _new_stores(
-    config: UpdateConfig, about: dict[str, Any], bundle: Path, out: Path
+    config: UpdateConfig, about: dict[str, Any], bundle: Path, out: Folder
 ) -> list[FeatureStore]:
     dim = int(about["image_dim"])
     stores = []
@@ -219,8 +218,8 @@ def _new_stores(
         )
         stores.append(store)
     if config.from_feedback:
-        path = out / "feedback.parquet"
-        if not path.is_file():  # a run that is taken up again learns from what it began with
+        name = "feedback.parquet"
+        if not out.has(name):  # a run that is taken up again learns from what it began with
             kept = bundle / RESERVOIR
             table = feedback_rows(
                 read_feedback(config.from_feedback, dim),
@@ -229,8 +228,8 @@ def _new_stores(
             )
             buffer = io.BytesIO()
             pq.write_table(table, buffer)
-            write_bytes(str(path), buffer.getvalue())
-        stores.append(FeatureStore.open(str(path), config.data.columns, "--from_feedback"))
+            out.write(name, buffer.getvalue())
+        stores.append(FeatureStore.open(out.file(name), config.data.columns, "--from_feedback"))
     if not stores:
         raise InputError(
             "nothing to learn from; give --data a store, --from_feedback a folder, or both"
@@ -290,7 +289,7 @@ def _survey(store: FeatureStore, config: UpdateConfig, training: TrainConfig) ->
 
 
 def _replay(
-    config: UpdateConfig, bundle: Path, out: Path, new: list[FeatureStore], training: TrainConfig
+    config: UpdateConfig, bundle: Path, out: Folder, new: list[FeatureStore], training: TrainConfig
 ) -> StoreSurvey | None:
     if config.data.replay:
         store = FeatureStore.open(config.data.replay, config.data.columns, "--data.replay")
@@ -300,7 +299,7 @@ def _replay(
                 f"{new[0].image_dim}; both must come from the same features"
             )
         return _survey(store, config, training)
-    kept = replay_store(bundle, config.data.columns, out / "replay.parquet", new)
+    kept = replay_store(bundle, config.data.columns, out, new)
     return None if kept is None else _survey(kept, config, training)
 
 
@@ -345,8 +344,8 @@ def combined(
     )
 
 
-def _score(folder: Path, config: UpdateConfig) -> dict[str, Any]:
-    annotator = load_bundle(folder)
+def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:
+    annotator = load_bundle(local_bundle(folder.address))
     store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
     survey = survey_store(store, config.data.on_bad_row, statistics=False)
     metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.data.columns, config.k)

@@ -6,6 +6,7 @@ import os
 
 import pyarrow.fs as pafs
 
+from distributed.s3 import denied
 from distributed.store_files import resolve
 
 
@@ -19,7 +20,7 @@ def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
     """
     filesystem, name = resolve(path)
     if not isinstance(filesystem, pafs.LocalFileSystem):
-        with filesystem.open_output_stream(name) as stream:
+        with denied(path), filesystem.open_output_stream(name) as stream:
             stream.write(data)
         return
     folder = os.path.dirname(name)

@@ -13,7 +13,7 @@ PROGRESS = "progress.log"
 
 
 def enter(arguments: dict[str, bytes]) -> None:
-    from contextlib import nullcontext
+    from contextlib import AbstractContextManager, nullcontext
     from pathlib import Path
 
     import ray.train
@@ -21,7 +21,9 @@ def enter(arguments: dict[str, bytes]) -> None:
     import torch
 
     from distributed.config import TrainConfig
+    from distributed.folder import Folder
     from distributed.pipeline import inline_blocks
+    from distributed.scratch import Scratch
     from distributed.store_survey import StoreSurvey
     from distributed.train_loop import build_learner, train
     from distributed.unit_tasks import INLINE_BYTES
@@ -45,9 +47,14 @@ def enter(arguments: dict[str, bytes]) -> None:
 
         assert isinstance(learner, Stepper)
         grow(learner, settings["parent"])
-    kept = Path(config.out) / "checkpoints"
+    scratch = Scratch(Folder.of(config.out))
+    if ray.train.get_context().get_world_rank() == 0:
+        scratch.take_up(PROGRESS)
+    # A local folder takes a checkpoint faster than another thread is started.
+    mode = ray.train.CheckpointUploadMode
+    upload = mode.ASYNC if scratch.out.remote else mode.SYNC
 
-    def report(folder: Path, metrics: dict[str, Any]) -> Path:
+    def report(folder: Path, metrics: dict[str, Any]) -> None:
         # The name holds the world size: a report into an existing folder would mix with its files.
         name = (
             f"epoch-{metrics['epoch']:05d}-step-{metrics['step']:08d}-of-{world}-{settings['run']}"
@@ -56,13 +63,22 @@ def enter(arguments: dict[str, bytes]) -> None:
             metrics,
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_dir_name=name,
+            checkpoint_upload_mode=upload,
             delete_local_checkpoint_after_upload=True,
         )
-        return kept / name
+
+    def recall(metrics: dict[str, Any]) -> AbstractContextManager[str]:
+        known = ray.train.get_all_reported_checkpoints(
+            consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
+        )
+        # The last one: an epoch that was cut off and run again was reported twice.
+        found = [one.checkpoint for one in known if metrics.items() <= one.metrics.items()][-1]
+        whole: AbstractContextManager[str] = found.as_directory()
+        return whole
 
     def say(line: str) -> None:
         print(line, flush=True)
-        with open(Path(config.out) / PROGRESS, "a", encoding="utf-8") as file:
+        with open(scratch.folder / PROGRESS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     found = ray.train.get_checkpoint()
@@ -70,6 +86,6 @@ def enter(arguments: dict[str, bytes]) -> None:
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
         train(
-            config, data, settings["features"], learner, blocks, mark, restore, report, say,
-            origin=settings.get("origin"),
+            config, data, settings["features"], learner, blocks, mark, restore, report, recall,
+            say, origin=settings.get("origin"),
         )  # fmt: skip

@@ -54,11 +54,7 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
     The version is a hash of the tensor files and the vocabulary.
     """
     write_json(folder / "vocabulary.json", vocabulary.to_dict())
-    digest = hashlib.sha256()
-    for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json"]:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    version = digest.hexdigest()[:12]
+    version = content_version(folder)
     config = {
         "format": FORMAT,
         "method": method,
@@ -69,6 +65,15 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
     }
     write_json(folder / "config.json", config)
     return version
+
+
+def content_version(folder: Path) -> str:
+    """Hash of the tensor files and the vocabulary."""
+    digest = hashlib.sha256()
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json"]:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -82,35 +87,43 @@ def _write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def bundle_folder(folder: str | Path) -> Path:
-    """Where ``config.json`` is: the folder itself, ``model`` in it, or either in the folder that the
-    file ``latest`` in it names.
+def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
+    """Where below a folder ``config.json`` is: "" for the folder itself, ``model``, or either in the folder
+    that the file ``latest`` in it names.
+
+    Args:
+        read: content of a file below the folder; None where it is not there.
+        folder: its name, for messages.
 
     Raises:
         InputError: in none of them.
     """
-    at = Path(folder)
-    pointer = at / LATEST
-    if pointer.is_file():
-        name = pointer.read_text(encoding="utf-8").strip()
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InputError(f"{pointer}: names {name!r}; it must name a folder beside it")
-        at = at / name
-    for place in (at, at / "model"):
-        if (place / "config.json").is_file():
-            return place
+    version = ""
+    pointer = read(LATEST)
+    if pointer is not None:
+        version = pointer.strip()
+        if not version or Path(version).is_absolute() or ".." in Path(version).parts:
+            raise InputError(
+                f"{folder}/{LATEST}: names {version!r}; it must name a folder beside it"
+            )
+        version += "/"
+    for place in (version, f"{version}model/"):
+        if read(f"{place}config.json") is not None:
+            return place.rstrip("/")
+    at = f"{folder}/{version}".rstrip("/")
     raise InputError(f"{at}: no model bundle (config.json is missing); give --model a "
                      "folder written by jobs.train, OUT/model")  # fmt: skip
 
 
-def publish(versions: str | Path, name: str) -> None:
-    """Let ``latest`` of a folder of versions name one of them; who follows it sees the old or the new.
+def bundle_folder(folder: str | Path) -> Path:
+    """The folder of ``bundle_place``."""
+    at = Path(folder)
 
-    Raises:
-        InputError: there is no bundle of that name.
-    """
-    bundle_folder(Path(versions) / name)
-    _write_text(Path(versions) / LATEST, name + "\n")
+    def read(name: str) -> str | None:
+        path = at / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    return at / bundle_place(read, str(at))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -120,7 +133,17 @@ def read_about(folder: Path) -> dict[str, Any]:
         InputError: damaged, or of a format or method that this version does not know.
     """
     with reading(folder):
-        about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return parse_about((folder / "config.json").read_text(encoding="utf-8"), str(folder))
+
+
+def parse_about(text: str, folder: str) -> dict[str, Any]:
+    """``config.json`` of its text; ``folder`` names the bundle in messages.
+
+    Raises:
+        InputError: see ``read_about``.
+    """
+    with reading(folder):
+        about: dict[str, Any] = json.loads(text)
         if about.get("format") != FORMAT:
             raise InputError(
                 f"{folder}: bundle format {about.get('format')!r}; this version reads {FORMAT}"
@@ -148,7 +171,7 @@ def read_thresholds(folder: Path) -> Tensor | None:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: str | Path) -> Iterator[None]:
     """Whatever reading damaged files of a bundle raises becomes one line."""
     try:
         yield

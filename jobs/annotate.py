@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from distributed import annotate
+from distributed.bundles import find_bundle, local_bundle
 from distributed.feature_store import Columns, FeatureStore
+from distributed.folder import Folder
 from distributed.picture_store import bundle_columns
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
-from drel_core.bundle import bundle_folder, read_about, read_thresholds
+from drel_core.bundle import read_about, read_thresholds
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -58,16 +59,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(AnnotateConfig)
     config = build(parser, parser.parse_args(arguments), AnnotateConfig)
-    bundle = bundle_folder(config.model).absolute()
+    place = find_bundle(config.model)[0].address
+    bundle = local_bundle(place)
     about = read_about(bundle)
     if config.thresholds and read_thresholds(bundle) is None:
         raise InputError(
-            f"{bundle}: has no per-tag thresholds; train with --data.validation, or give --threshold"
+            f"{place}: has no per-tag thresholds; train with --data.validation, or give --threshold"
         )
-    paths = {
-        name: path if "://" in path else str(Path(path).expanduser().absolute())
-        for name, path in (("data", config.data), ("out", config.out))
-    }
+    out = Folder.of(config.out)
+    out.check("--out")
+    paths = {"data": Folder.of(config.data).address, "out": out.address}
     columns = bundle_columns(about, paths["data"], config.columns, "--data")
     store = FeatureStore.open(paths["data"], columns, "--data", tags_needed=False)
     dim = int(about["image_dim"])
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> None:
         about.get("features"), config.model, features_of(paths["data"]), config.data
     )
     plan = annotate.AnnotatePlan(
-        bundle, paths["out"], columns, dim, config.k, config.threshold, config.thresholds,
+        place, paths["out"], columns, dim, config.k, config.threshold, config.thresholds,
         config.on_bad_row,
     )  # fmt: skip
     done = annotate.run(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from distributed.whole_files import write_bytes
 from drel_core.errors import InputError
 
 Config = TypeVar("Config", bound=Any)
@@ -68,15 +69,12 @@ def _given(arguments: list[str], option: str) -> str | None:
     return found
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under another name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file, local or on s3://, whole or not at all."""
+    write_bytes(str(path), text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from distributed import trainer
 from distributed.config import PICTURE_METHODS
 from distributed.evaluate import evaluate_store, upper_bound
 from distributed.feature_store import Columns, FeatureStore
+from distributed.folder import Folder
 from distributed.reservoir import RESERVOIR
 from distributed.unit_tasks import survey_store
 from drel_core.baselines.popularity import PopularityAnnotator
@@ -92,10 +92,10 @@ def chosen(config: CompareConfig) -> list[str]:
 def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
     """The command line of jobs.train that trains one entry."""
     method, _, preset = name.partition(":")
-    out = Path(config.out) / name.replace(":", "-").replace("/", "-") / f"seed-{seed}"
+    out = Folder.of(config.out) / name.replace(":", "-").replace("/", "-") / f"seed-{seed}"
     stores: Any = config.images if method in PICTURE_METHODS else config.data
     arguments = ["--method", method, "--data.train", stores.train, "--data.test", stores.test,
-                 "--out", str(out), "--seed", str(seed), "--workers", str(config.workers),
+                 "--out", out.address, "--seed", str(seed), "--workers", str(config.workers),
                  "--k", str(config.k)]  # fmt: skip
     if preset.endswith((".yaml", ".yml")):
         arguments = ["--config", preset, *arguments]
@@ -117,11 +117,10 @@ def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
 
     metrics = trainer.run(settings, say=say, begin=lambda: write_config(settings, text))
     assert metrics is not None
-    write_json(Path(settings.out) / "metrics.json", metrics)
-    files = (Path(settings.out) / "model").iterdir()
-    size = sum(
-        path.stat().st_size for path in files if path.name != RESERVOIR
-    )  # no part of scoring
+    out = Folder.of(settings.out)
+    write_json(out.file("metrics.json"), metrics)
+    files = (out / "model").files()
+    size = sum(size for name, size in files.items() if name != RESERVOIR)  # no part of scoring
     return {**metrics, "model_bytes": size}
 
 
@@ -152,7 +151,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(CompareConfig)
     config = build(parser, parser.parse_args(arguments), CompareConfig)
-    names = chosen(config)
+    names, out = chosen(config), Folder.of(config.out)
+    out.check("--out")
     for name in names:  # a wrong name or option is told before hours of training
         parse(train_arguments(config, name, 0))
     columns = config.data.columns
@@ -176,8 +176,8 @@ def main(arguments: list[str]) -> None:
                     f"{floor.runs[0]['tags']}: --images and --data hold different images"
                 )
     entries = [floor, *tried, bound]
-    write_comparison(Path(config.out), entries, config.data.train, config.data.test, config.k)
-    print((Path(config.out) / "table.md").read_text("utf-8"))
+    write_comparison(out, entries, config.data.train, config.data.test, config.k)
+    print((out.read("table.md") or b"").decode())
     if any(entry.failed for entry in entries):
         raise SystemExit(1)
 

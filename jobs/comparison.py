@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 
+from distributed.folder import Folder
 from jobs.cli import write_json, write_text
 
 matplotlib.use("agg")
@@ -63,10 +64,10 @@ class Entry:
         return text if len(values) < 2 else f"{text} ±{format(statistics.stdev(values), form)}"
 
 
-def write_comparison(out: Path, entries: list[Entry], train: str, test: str, k: int) -> None:
+def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k: int) -> None:
     """Write the three files. ``entries`` begin with the floor and end with the bound."""
     write_json(
-        out / "results.json",
+        out.file("results.json"),
         {
             "train": train,
             "test": test,
@@ -80,8 +81,9 @@ def write_comparison(out: Path, entries: list[Entry], train: str, test: str, k: 
             ],
         },
     )  # fmt: skip
-    write_text(out / "table.md", markdown(entries, train, test, k))
-    picture(entries, out / "table.png")
+    write_text(out.file("table.md"), markdown(entries, train, test, k))
+    with out.writing("table.png") as path:
+        picture(entries, path)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -169,7 +171,5 @@ def picture(entries: list[Entry], path: Path) -> None:
                           textcoords="offset points", fontsize=9)  # fmt: skip
     axes.set(xscale="log", xlabel="images annotated a second (this machine)", ylabel="F1 over tags")
     axes.set_ylim(bottom=0)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=130)
+    figure.savefig(path, format="png", dpi=130)
     pyplot.close(figure)
-    partial.replace(path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from distributed.bundles import find_bundle, local_bundle
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.knn import open_annotator
@@ -12,7 +12,7 @@ from distributed.picture_store import bundle_columns
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from drel_core.bundle import bundle_folder, read_thresholds
+from drel_core.bundle import read_thresholds
 from drel_core.errors import InputError
 from drel_core.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json
@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(EvaluateConfig)
     config = build(parser, parser.parse_args(arguments), EvaluateConfig)
-    bundle = bundle_folder(config.model)
-    annotator = open_annotator(bundle)
+    place = find_bundle(config.model)[0].address
+    annotator = open_annotator(place)
     columns = bundle_columns(annotator.about, config.data, config.columns, "--data")
     store = FeatureStore.open(config.data, columns, "--data")
     if store.image_dim != annotator.image_dim:
@@ -64,7 +64,12 @@ def main(arguments: list[str]) -> None:
         start_ray(1)
     survey = survey_store(store, config.on_bad_row, statistics=False)
     metrics = evaluate_store(
-        annotator, annotator.vocabulary, survey, columns, config.k, read_thresholds(bundle)
+        annotator,
+        annotator.vocabulary,
+        survey,
+        columns,
+        config.k,
+        read_thresholds(local_bundle(place)),
     )
     metrics["train"] = annotator.about["train"]
     metrics["skipped_rows"] = len(survey.skipped)
@@ -75,7 +80,7 @@ def main(arguments: list[str]) -> None:
         print(f"with per-tag thresholds: F1 {said['F1']:.3f}, N+ {said['N+']}, "
               f"{said['tags_per_image']} tags an image")  # fmt: skip
     if config.json is not None:
-        write_json(Path(config.json), metrics)
+        write_json(config.json, metrics)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from drel_core.bundle import bundle_folder
+from distributed.bundles import local_bundle
 from drel_core.errors import InputError
 from drel_core.export import Format, export_bundle
 from jobs.cli import OneLineParser, build, run_job
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
             f"{config.out}: --out must be a folder on this machine; copy it from there"
         )
     out = Path(config.out).expanduser().absolute()
-    done = export_bundle(bundle_folder(config.model).absolute(), out, config.format)
+    done = export_bundle(local_bundle(config.model), out, config.format)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     programs = ", ".join(done["programs"]) or "no program: the method has no image tower"
     print(

@@ -9,9 +9,10 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-from drel_core.bundle import bundle_folder, read_about
+from distributed.bundles import local_bundle
+from distributed.folder import Folder
+from drel_core.bundle import read_about
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(ServeConfig)
     config = build(parser, parser.parse_args(arguments), ServeConfig)
-    about = read_about(bundle_folder(config.model))  # one clear line now, not in a replica's log
+    about = read_about(local_bundle(config.model))  # one clear line now, not in a replica's log
     port = _free_port(config.host, config.port)
     if config.haproxy:
         # Read when ray.serve is imported.
@@ -93,10 +94,9 @@ def _serve(config: ServeConfig, port: int, version: str, tags: int) -> None:
 
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     args = ServeArgs(**{name: values[name] for name in ServeArgs.model_fields})
-    args.model = str(Path(config.model).expanduser().absolute())
+    args.model = Folder.of(config.model).address
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // replicas)
-    if args.feedback and "://" not in args.feedback:
-        args.feedback = str(Path(args.feedback).expanduser().absolute())
+    args.feedback = Folder.of(args.feedback).address if args.feedback else ""
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
 from jsonargparse import Namespace
 
 from distributed import trainer
 from distributed.config import TrainConfig
+from distributed.folder import Folder
 from drel_core.metrics import format_table
 from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, write_text
 
@@ -48,7 +47,7 @@ def write_config(config: TrainConfig, text: str) -> None:
     for name in ("train", "test"):
         resolved["data"][name] = getattr(config.data, name)
     resolved["out"] = config.out
-    write_text(Path(config.out) / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    write_text(Folder.of(config.out).file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))
 
 
 def main(arguments: list[str]) -> None:
@@ -58,9 +57,9 @@ def main(arguments: list[str]) -> None:
         say=lambda line: print(line, flush=True),
         begin=lambda: write_config(config, text),
     )
-    out = Path(config.out)
+    out = Folder.of(config.out)
     if metrics is not None:
-        write_json(out / "metrics.json", metrics)
+        write_json(out.file("metrics.json"), metrics)
         print(format_table([("popularity", metrics["floor"]), (config.method, metrics)]))
     print(f"model        {out / 'model'}")
     print(f"TensorBoard  tensorboard --logdir {out / 'tensorboard'}")

@@ -48,6 +48,8 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--method {config.method}: jobs.tune searches for drel and wsabie")
     space = read_space(extra.space)
     domains(space, config)
+    if "://" in config.out:
+        raise InputError(f"{config.out}: --out of jobs.tune must be a local or mounted folder")
     config.out = str(Path(config.out).expanduser().absolute())
     config.data.validation = config.data.validation or VALIDATION
     config.patience = config.epochs  # ASHA decides

@@ -8,8 +8,10 @@ from pathlib import Path
 import yaml
 
 from distributed import update
+from distributed.bundles import local_bundle, publish
+from distributed.folder import Folder
 from distributed.update import UpdateConfig
-from drel_core.bundle import bundle_folder, publish, read_about
+from drel_core.bundle import read_about
 from drel_core.errors import InputError
 from drel_core.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json, write_text
@@ -33,8 +35,8 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(UpdateJob)
     namespace = parser.parse_args([_long(argument) for argument in arguments])
     config = build(parser, namespace, UpdateJob)
-    out = Path(config.out)
-    if config.publish and ".." in out.parts:
+    out = Folder.of(config.out)
+    if config.publish and ".." in out.address.split("/"):
         raise InputError(f"{out}: with --publish give --out without `..`")
     for name in ("new", "replay", "test"):
         path = getattr(config.data, name)
@@ -42,16 +44,16 @@ def main(arguments: list[str]) -> None:
             setattr(config.data, name, str(Path(path).expanduser().absolute()))
     resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
     resolved.pop("config", None)
-    write = lambda: write_text(out / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
+    write = lambda: write_text(out.file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
     metrics = update.run(config, say=lambda line: print(line, flush=True), begin=write)
-    about = read_about(bundle_folder(out))
+    about = read_about(local_bundle(out.address))
     if metrics is not None:
-        write_json(out / "metrics.json", metrics["new"])
+        write_json(out.file("metrics.json"), metrics["new"])
         rows = [("popularity", metrics["new"]["floor"]), ("old model", metrics["old"])]
         print(format_table([*rows, ("new model", metrics["new"])]))
     print(f"model        {out / 'model'} (version {about['version']}, from {about['parent']})")
     if config.publish:
-        publish(out.parent, out.name)
+        publish(out.parent.address, out.name)
         print(f"published    {out.parent / 'latest'} names {out.name}")
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fault_proxy import FaultProxy
+from tests.s3_server import Bucket, bucket_environment, make_bucket, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,6 +21,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of an S3 server, a process of its own."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as port:
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket behind a proxy that can spoil requests, and the environment to use it."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    make_bucket(s3_port, name)
+    with FaultProxy(s3_port) as proxy:
+        for variable, value in bucket_environment(proxy.url, tmp_path).items():
+            monkeypatch.setenv(variable, value)
+        yield Bucket(name, proxy)
 
 
 @pytest.fixture(scope="session")

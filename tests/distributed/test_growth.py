@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from distributed import comm
 from distributed.config import TrainConfig, config_from
 from distributed.feature_store import Columns, FeatureStore
-from distributed.growth import Parent, grow, write_new_rows
+from distributed.folder import Folder
+from distributed.growth import NEW_ROWS, Parent, grow, write_new_rows
 from distributed.optim import OptimConfig
 from distributed.reservoir import RESERVOIR, fill_reservoir, replay_store
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
@@ -81,8 +82,7 @@ def test_growth_leaves_old_rows_their_state_and_scores_as_they_are(tmp_path: Pat
     names = tuple(f"t{tag}" for tag in range(OLD))
     about = {**described, "train": {}, "image_dim": DIM}
     write_bundle(folder, "drel", Vocabulary(names, np.arange(1, OLD + 1)), about)
-    new_rows = tmp_path / "new.safetensors"
-    parent = Parent(folder, "v", OLD, described["table_parts"], new_rows)
+    parent = Parent(str(folder), "v", OLD, described["table_parts"], str(tmp_path))
     every = pa.array([*names, *(f"n{tag}" for tag in range(NEW))])
     write_new_rows(parent, every, np.ones(OLD + NEW), [], Columns(), MODEL, "random", seed=5)
     expected = init_embedding_rows(torch.arange(OLD, OLD + NEW), MODEL, 5)
@@ -122,9 +122,9 @@ def test_new_tags_start_near_those_they_occur_with(tmp_path: Path) -> None:
     )
     names, count_T = pa.array(["a", "b", "c", "x", "y"]), np.array([4, 9, 16, 2, 2])
     config = ModelConfig(image_hidden=16, tag_dim=6, tag_hidden=7, latent=5)
-    parent = Parent(bundle, "v", 3, 1, tmp_path / "rows.safetensors")
+    parent = Parent(str(bundle), "v", 3, 1, str(tmp_path))
     write_new_rows(parent, names, count_T, survey.train, Columns(), config, "co-occurring", seed=2)
-    found = load_file(parent.new_rows)["weight"]
+    found = load_file(tmp_path / NEW_ROWS)["weight"]
     old = load_file(bundle / "tag_embedding-00000-of-00001.safetensors")["weight"]
     random = init_embedding_rows(torch.arange(3, 5), config, 2)
     x = (old[0] * 2 / 2 + old[1] * 1 / 3) / (2 / 2 + 1 / 3)  # common images / root of the old count
@@ -184,11 +184,11 @@ def test_rehearsed_rows_leave_out_images_that_are_new_again(tmp_path: Path) -> N
     again = planted_table(30, first=25).rename_columns(["key", "vector", "words"])
     pq.write_table(again, tmp_path / "new.parquet")
     new = FeatureStore.open(str(tmp_path / "new.parquet"), columns)
-    store = replay_store(bundle, columns, tmp_path / "replay.parquet", [new])
+    store = replay_store(bundle, columns, Folder(str(tmp_path)), [new])
     assert store is not None
     ids = pq.read_table(tmp_path / "replay.parquet").column("key").to_pylist()
     assert sorted(ids) == sorted(f"image-{i}" for i in range(25))
-    assert replay_store(tmp_path, columns, tmp_path / "x.parquet", [new]) is None
+    assert replay_store(tmp_path, columns, Folder(str(tmp_path)), [new]) is None
 
 
 def test_ids_and_counts_grow_at_their_end(tmp_path: Path) -> None:

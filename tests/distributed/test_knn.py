@@ -10,11 +10,14 @@ import pytest
 import ray
 import torch
 
+from distributed.bundles import Draft
 from distributed.feature_store import Columns, FeatureStore
+from distributed.folder import Folder
 from distributed.knn import ShardedKNN, choose, write_shards
 from distributed.pipeline import read_rows
 from distributed.unit_tasks import start_ray, survey_store
 from drel_core.baselines.knn import KNNAnnotator
+from drel_core.bundle import write_bundle
 from drel_core.vocabulary import Vocabulary
 from tests.stores import write_planted
 
@@ -34,15 +37,17 @@ def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     queries = rows.features_BD[:40] + 0.01 * torch.randn(40, 16)
     for parts in (1, 2, 3):
+        draft = Draft(Folder(str(tmp_path / str(parts))))
+        draft.clear()
+        write_shards(survey, Columns(), parts, draft)
+        about = {"parts": parts, "k_neighbours": 7, "weighting": "distance", "image_dim": 16}
+        draft.finish(write_bundle(draft.folder, "knn", vocabulary, about))
         folder = tmp_path / str(parts)
-        folder.mkdir()
-        write_shards(survey, Columns(), parts, folder)
-        about = {"parts": parts, "k_neighbours": 7, "weighting": "distance"}
         loaded = KNNAnnotator.load(folder, about, vocabulary)
         torch.testing.assert_close(
             loaded.scores(queries), whole.scores(queries), atol=1e-4, rtol=1e-4
         )
-    sharded = ShardedKNN(folder, about, vocabulary)
+    sharded = ShardedKNN(str(folder), about, vocabulary)
     torch.testing.assert_close(sharded.scores(queries), loaded.scores(queries))
     k, weighting = choose(survey, Columns(), 12, seed=0)
     assert k in (5, 10, 20, 50) and weighting in ("uniform", "distance")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from distributed.bundles import find_bundle, publish
 from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import Word, append, read_feedback
 from distributed.reservoir import fill_reservoir
@@ -21,9 +22,9 @@ from distributed.serving_api import (
     binary_rows,
     infer_question,
 )
-from distributed.serving_model import ServedModel, version_at
+from distributed.serving_model import ServedModel
 from distributed.unit_tasks import survey_store
-from drel_core.bundle import bundle_folder, publish, read_thresholds
+from drel_core.bundle import bundle_folder, read_thresholds
 from drel_core.errors import InputError
 from tests.bundles import write_drel
 from tests.stores import write_planted
@@ -151,11 +152,11 @@ def test_latest_names_the_version_to_use(tmp_path: Path) -> None:
     write_drel(tmp_path / "v1")
     write_drel(tmp_path / "v2" / "model", seed=1)
     publish(tmp_path, "v1")
-    first = version_at(str(tmp_path))
-    assert first[0] == tmp_path / "v1"
+    first = find_bundle(str(tmp_path))
+    assert first[0].path == tmp_path / "v1"
     publish(tmp_path, "v2")
     assert bundle_folder(tmp_path) == tmp_path / "v2" / "model"
-    assert version_at(str(tmp_path))[1] != first[1]
+    assert find_bundle(str(tmp_path))[1] != first[1]
     with pytest.raises(InputError, match="no model bundle"):
         publish(tmp_path, "v3")
     assert bundle_folder(tmp_path) == tmp_path / "v2" / "model"  # as it was

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distributed.bundles import publish
 from distributed.reservoir import RESERVOIR
-from drel_core.bundle import load_bundle, publish
+from drel_core.bundle import load_bundle
 from tests.bundles import write_drel
 from tests.jobs.test_serve import Server, start
 

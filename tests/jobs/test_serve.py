@@ -28,8 +28,9 @@ import pytest
 import torch
 from PIL import Image
 
+from distributed.bundles import publish
 from distributed.feedback import read_feedback
-from drel_core.bundle import load_bundle, publish
+from drel_core.bundle import load_bundle
 from tests.bundles import write_drel
 from tests.conftest import ROOT
 

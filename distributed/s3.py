@@ -1,0 +1,202 @@
+"""S3 as this project reaches it: endpoint, region and credentials the standard way, and retries.
+
+Endpoint and region come from a URI's options, else from where botocore finds them (AWS_ENDPOINT_URL,
+AWS_REGION, the profile of AWS_PROFILE); credentials from the AWS SDK inside pyarrow: environment, profile,
+web identity, container or machine role. No secret passes through this project.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from drel_core.errors import InputError
+
+_OPTIONS = ("endpoint_override", "region", "scheme")
+_VARIABLES = (
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_REGION",
+    "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME",
+)  # fmt: skip
+_SHARED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
+           "AWS_MAX_ATTEMPTS", "DREL_SCRATCH")  # fmt: skip
+# The SDK waits 0, 50, 100, 200, … ms between attempts: ten of them outlast 25 s.
+_ATTEMPTS = 10
+_DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN",
+           "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "HTTP status 403")  # fmt: skip
+
+
+class S3(pafs.S3FileSystem):
+    """pyarrow's, with this project's settings; they also hold where it is sent to another process.
+
+    Of the SDK's two retry strategies the default one: it repeats 500 and 503, dropped connections and
+    answers that break off, each time. The standard one stops doing so once its quota is spent, which
+    5% of failing requests do (docs/log.md).
+    """
+
+    def __init__(self, endpoint: str, region: str, attempts: int) -> None:
+        self._settings = (endpoint, region, attempts)
+        super().__init__(
+            endpoint_override=endpoint or None,
+            region=region,
+            retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts),
+            allow_delayed_open=True,  # a small file is one request, there whole or not at all
+        )
+
+    def __reduce__(self) -> Any:
+        return _open, self._settings
+
+
+@lru_cache(maxsize=64)
+def _open(endpoint: str, region: str, attempts: int) -> S3:
+    return S3(endpoint, region, attempts)
+
+
+def is_s3(path: str) -> bool:
+    return path.startswith("s3://")
+
+
+def open_s3(uri: str) -> tuple[S3, str]:
+    """Filesystem and ``bucket/key`` of ``s3://bucket/key?options``; connections are shared by all callers.
+
+    Raises:
+        InputError: not such a URI, or nobody can say in which region the bucket lies.
+    """
+    place, _, query = uri.removeprefix("s3://").partition("?")
+    bucket, _, key = place.partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise InputError(
+            f"s3://…/{key}: keys in a URI end up in logs; give them by AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or by a profile"
+        )
+    if not bucket:
+        raise InputError(f"{uri}: names no bucket; write s3://BUCKET/PATH")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(options.keys() - set(_OPTIONS))
+    if unknown:
+        raise InputError(
+            f"s3://{place}: unknown option {unknown[0]!r}; known are {', '.join(_OPTIONS)}"
+        )
+    endpoint, region = _configured(*(os.environ.get(name) for name in _VARIABLES))
+    endpoint = options.get("endpoint_override", endpoint)
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
+    region = options.get("region") or ((region or "us-east-1") if endpoint else _region_of(bucket))
+    filesystem = _open(endpoint, region, _attempts())
+    return filesystem, f"{bucket}/{unquote(key)}".rstrip("/")
+
+
+@lru_cache(maxsize=16)
+def _configured(*_: str | None) -> tuple[str, str]:
+    """Endpoint and region as botocore finds them, empty where nothing says; looked up again when one
+    of ``_VARIABLES`` changes."""
+    import botocore.session
+    from botocore.configprovider import ConfiguredEndpointProvider
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = botocore.session.get_session()
+        found = ConfiguredEndpointProvider(
+            full_config=session.full_config,
+            scoped_config=session.get_scoped_config(),
+            client_name="s3",
+        ).provide()
+        region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
+    except BotoCoreError as error:  # no such profile, a config file that cannot be parsed
+        raise InputError(f"AWS configuration: {error}") from None
+    return found or "", region or ""
+
+
+@lru_cache(maxsize=64)
+def _region_of(bucket: str) -> str:
+    try:
+        return str(pafs.resolve_s3_region(bucket))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"s3://{bucket}: its region cannot be found ({str(error)[:200]}); check the bucket's name, or "
+            "set AWS_ENDPOINT_URL where S3 is not Amazon's"
+        ) from None
+
+
+def _attempts() -> int:
+    given = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(given) if given.isdigit() and int(given) else _ATTEMPTS
+
+
+def shared_environment() -> dict[str, str]:
+    """Variables that all nodes of a cluster need as the driver has them. Keys are not among them: a runtime
+    environment is shown in logs and on the dashboard, so nodes have their own role or secret."""
+    return {name: os.environ[name] for name in _SHARED if name in os.environ}
+
+
+def reach(uri: str) -> None:
+    """Make sure that endpoint, credentials and bucket are good, before anything waits for them.
+
+    Raises:
+        InputError: they are not; it says which, within some seconds.
+    """
+    filesystem, name = open_s3(uri)
+    endpoint = filesystem._settings[0]
+    if endpoint:
+        _connect(endpoint)
+    try:
+        with denied(uri):
+            if filesystem.get_file_info(name).type != pafs.FileType.NotFound:
+                return
+            bucket = name.partition("/")[0]
+            if filesystem.get_file_info(bucket).type != pafs.FileType.NotFound:
+                return
+    except OSError as error:
+        raise InputError(f"{uri}: S3 cannot be reached ({str(error)[:200]})") from None
+    at = f" at {endpoint}" if endpoint else ""
+    raise InputError(f"{uri}: there is no bucket {bucket!r}{at}; make it, or check the name")
+
+
+def _connect(endpoint: str) -> None:
+    parts = urlsplit(endpoint)
+    try:
+        place = (parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443))
+    except ValueError:
+        raise InputError(f"{endpoint}: not an address of S3; check AWS_ENDPOINT_URL") from None
+    for attempt in range(3):
+        try:
+            socket.create_connection(place, timeout=5).close()
+            return
+        except OSError as error:
+            if attempt == 2:
+                raise InputError(
+                    f"{endpoint}: no S3 answers there ({error.strerror or error}); check "
+                    "AWS_ENDPOINT_URL, or the endpoint of your AWS profile"
+                ) from None
+            time.sleep(0.5)
+
+
+@contextmanager
+def denied(uri: str) -> Iterator[None]:
+    """What S3 refuses becomes one line; everything else passes through.
+
+    Raises:
+        InputError: the credentials are not good for this, or there is no such bucket.
+    """
+    try:
+        yield
+    except OSError as error:
+        text = str(error)
+        if any(code in text for code in _DENIED):
+            raise InputError(
+                f"{uri}: S3 refuses access; check the credentials (AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or this machine's role) and what they may do"
+            ) from None
+        if "NO_SUCH_BUCKET" in text:
+            raise InputError(
+                f"{uri}: there is no such bucket; make it, or check the name"
+            ) from None
+        raise
