@@ -154,7 +154,10 @@ class Draft:
     def finish(self, version: str) -> None:
         """All files are in ``folder``: give the bundle its name."""
         if not self.final.remote:
-            self.folder.rename(self.final.path)
+            if self.final.has(CONFIG):  # by this run, before one of its workers died
+                shutil.rmtree(self.folder)
+            else:
+                self.folder.rename(self.final.path)
             return
         there = self.final.files()
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name == CONFIG):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distributed.s3 import is_s3
 from distributed.store_files import (
     READ_ERRORS,
     check_schema,
@@ -28,6 +29,9 @@ from distributed.store_files import (
 )
 from distributed.store_files import Columns as Columns
 from drel_core.errors import InputError
+
+_FOOTERS = 256
+_footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def read_table(unit: StoreUnit, columns: list[str]) -> pa.Table:
     filesystem, name = resolve(unit.path)
     try:
         with filesystem.open_input_file(name) as source:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
+            file = _parquet_file(source, unit.path)
             if unit.rows == file.metadata.row_group(unit.row_group).num_rows:
                 table = file.read_row_group(unit.row_group, columns=columns)
             else:
@@ -189,6 +193,21 @@ def read_table(unit: StoreUnit, columns: list[str]) -> pa.Table:
             f"{unit.rows}; the file is damaged or has changed: write it again or remove it"
         )
     return table
+
+
+def _parquet_file(source: pa.NativeFile, address: str) -> pq.ParquetFile:
+    """On S3 the footer is fetched once a process and columns that lie together by one request."""
+    if not is_s3(address):
+        return pq.ParquetFile(source, page_checksum_verification=True)
+    known = (address, source.size())
+    file = pq.ParquetFile(
+        source, metadata=_footers.get(known), pre_buffer=True, page_checksum_verification=True
+    )
+    if known not in _footers:
+        while len(_footers) >= _FOOTERS:
+            _footers.pop(next(iter(_footers)), None)
+        _footers[known] = file.metadata
+    return file
 
 
 def _range_of_group(file: pq.ParquetFile, unit: StoreUnit, columns: list[str]) -> pa.Table:
