@@ -6,10 +6,12 @@ import concurrent.futures
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +20,29 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from distributed import comm
 from distributed.bundles import Draft, find_bundle, local_bundle, publish
 from distributed.feature_store import Columns, FeatureStore, read_unit
 from distributed.folder import Folder
+from distributed.pipeline import inline_blocks
 from distributed.s3 import open_s3
 from distributed.scratch import Scratch
 from distributed.serving_model import ServedModel
 from distributed.store_files import list_files
+from distributed.store_survey import Validation
+from distributed.train_loop import build_learner, train
+from distributed.unit_tasks import survey_store
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
 from jobs.evaluate import main as evaluate
+from jobs.train import parse
 from tests.bundles import write_drel
 from tests.distributed.store_helpers import read_back, survey, table
 from tests.fault_proxy import KINDS, FaultProxy
+from tests.jobs.test_train import SMALL
 from tests.s3_server import ROOT, Bucket, bucket_environment, make_bucket, s3_server
+from tests.spawn_ranks import spawn_ranks
 from tests.stores import planted_table
 
 
@@ -248,6 +258,51 @@ def test_annotate_and_evaluate_wholly_on_s3_equal_local_ones(
     capsys.readouterr()
     annotate(["--model", s3.at("v"), "--data", at, "--out", s3.at("tags")])
     assert "is there already" in capsys.readouterr().out
+
+
+def train_as_a_rank(data: str, out: str, checkpoints: str) -> None:
+    """The training loop, with its checkpoints in a folder that all ranks see."""
+    config, _, _ = parse(["--data.train", data, "--out", out, "--data.validation", "0.2", "--epochs", "6",
+                          "--patience", "2", "--checkpoint.every", "4", *SMALL])  # fmt: skip
+    found = survey_store(
+        FeatureStore.open(data), "fail", Validation(0.2, config.seed), power=config.model.power
+    )
+
+    def place(metrics: dict[str, object]) -> Path:
+        return Path(checkpoints) / f"{metrics['epoch']}-{metrics['step']}"
+
+    def report(folder: Path, metrics: dict[str, object]) -> None:
+        shutil.copytree(folder, place(metrics), dirs_exist_ok=True)
+        comm.barrier()
+
+    learner = build_learner(config, found, torch.device("cpu"))
+    blocks = inline_blocks(config.data.columns, found.names)
+    train(
+        config, found, None, learner, blocks, {}, None, report,
+        lambda metrics: nullcontext(str(place(metrics))), lambda line: None,
+    )  # fmt: skip
+
+
+def test_two_ranks_leave_the_bundle_in_s3_that_they_leave_locally(
+    s3: Bucket, tmp_path: Path
+) -> None:
+    pq.write_table(planted_table(200), tmp_path / "data.parquet", row_group_size=64)
+    data = str(tmp_path / "data.parquet")
+    outs = [Folder.of(tmp_path / "out"), Folder.of(s3.at("out"))]
+    s3.proxy.rate = 0.05
+    for number, out in enumerate(outs):
+        (out / "model").write("tag_embedding-00002-of-00003.safetensors", b"of a stopped run")
+        if not out.remote:
+            (out / "model").path.rename(out.path / ".model.partial")
+        spawn_ranks(2, train_as_a_rank, tmp_path, data, out.address, str(tmp_path / str(number)))
+    one, other = (set((out / "model").files()) for out in outs)
+    assert one == other and "thresholds.safetensors" in one and "reservoir.parquet" in one
+    for name in one - {"config.json"}:  # names its out, and the time
+        first, second = ((out / "model").read(name) for out in outs)
+        assert first == second, name
+    versions = [find_bundle(out.address)[1] for out in outs]
+    assert versions[0] == versions[1]
+    assert any("tfevents" in name for name in outs[1].files())
 
 
 def test_growing_files_are_copied_when_they_have_changed(
