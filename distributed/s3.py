@@ -109,6 +109,8 @@ def _configured(*_: str | None) -> tuple[str, str]:
             scoped_config=session.get_scoped_config(),
             client_name="s3",
         ).provide()
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            found = None
         region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
     except BotoCoreError as error:  # no such profile, a config file that cannot be parsed
         raise InputError(f"AWS configuration: {error}") from None

@@ -35,6 +35,7 @@ from distributed.unit_tasks import survey_store
 from drel_core.bundle import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
+from jobs.compare import main as compare
 from jobs.evaluate import main as evaluate
 from jobs.train import parse
 from tests.bundles import write_drel
@@ -258,6 +259,29 @@ def test_annotate_and_evaluate_wholly_on_s3_equal_local_ones(
     capsys.readouterr()
     annotate(["--model", s3.at("v"), "--data", at, "--out", s3.at("tags")])
     assert "is there already" in capsys.readouterr().out
+
+
+def test_compare_writes_its_tables_and_models_to_s3(
+    s3: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method that is fitted once (kNN, in two shards) goes through the same draft."""
+    train_at = put_store(s3, "train", planted_table(90), tmp_path / "part")
+    test_at = put_store(s3, "test", planted_table(30, seed=1, first=500), tmp_path / "part")
+    s3.proxy.rate = 0.05
+    arguments = ["--data.train", train_at, "--data.test", test_at, "--out", s3.at("out"),
+                 "--methods", "knn", "--workers", "2"]  # fmt: skip
+    compare(arguments)
+    out = Folder.of(s3.at("out"))
+    assert {"results.json", "table.md", "table.png", "knn/seed-0/model/config.json"} <= set(
+        out.files()
+    )
+    assert (out.read("table.png") or b"").startswith(b"\x89PNG")
+    first = json.loads(out.read("results.json") or b"")
+    capsys.readouterr()
+    compare(arguments)
+    assert "is trained already" in capsys.readouterr().out
+    again = json.loads(out.read("results.json") or b"")
+    assert [m["mean"] for m in first["methods"]] == [m["mean"] for m in again["methods"]]
 
 
 def train_as_a_rank(data: str, out: str, checkpoints: str) -> None:
