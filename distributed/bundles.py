@@ -74,7 +74,8 @@ def local_bundle(model: str | Path) -> Path:
 
 
 def _kept(folder: Folder, version: str) -> Path:
-    return work_folder("bundles") / f"{version}-{address_mark(folder.address)}"
+    # The version is what a file in the bucket says: it must not become a path.
+    return work_folder("bundles") / address_mark(f"{folder.address} {version}")
 
 
 def _fetch(folder: Folder, version: str, place: Path) -> None:

@@ -21,7 +21,8 @@ _CHUNK = 8 << 20
 
 @dataclass(frozen=True)
 class Folder:
-    """
+    """Names of files in it are relative, with ``/`` where they lie deeper.
+
     Attributes:
         address: an absolute path, or ``s3://bucket/key`` with or without ``?options``.
     """
@@ -121,7 +122,13 @@ class Folder:
         write_bytes(self.file(name), data)
 
     def fetch(self, name: str, into: Path) -> None:
-        """Copy a file of the folder to a local folder."""
+        """Copy a file of the folder to a local folder.
+
+        Raises:
+            InputError: its name leads out of that folder, as a name in a bucket may.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InputError(f"{self}: holds a file named {name!r}; remove it")
         filesystem, path = resolve(self.file(name))
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)

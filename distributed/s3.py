@@ -38,8 +38,8 @@ class S3(pafs.S3FileSystem):
     """pyarrow's, with this project's settings; they also hold where it is sent to another process.
 
     Of the SDK's two retry strategies the default one: it repeats 500 and 503, dropped connections and
-    answers that break off, each time. The standard one stops doing so once its quota is spent, which
-    5% of failing requests do (docs/log.md).
+    answers that break off, each time. The standard one stops doing so once its quota is spent
+    (docs/log.md).
     """
 
     def __init__(self, endpoint: str, region: str, attempts: int) -> None:

@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -227,6 +229,28 @@ def test_a_bundle_of_mixed_or_damaged_files_is_refused(s3: Bucket, tmp_path: Pat
     with pytest.raises(InputError, match="damaged"):
         find_bundle(mixed.address)
     assert not list((tmp_path / "local").rglob("config.json")), "no part of it stays here"
+
+
+def test_a_bundle_cannot_write_outside_its_local_folder(s3: Bucket, tmp_path: Path) -> None:
+    write_drel(tmp_path / "a")
+    about = json.loads((tmp_path / "a" / "config.json").read_text())
+    bad = Folder.of(s3.at("bad"))
+    for path in (tmp_path / "a").iterdir():
+        bad.put(path.name, path)
+    key = "deep/../../../../out.safetensors"  # no client of ours writes such a key
+    request = urllib.request.Request(
+        f"{s3.proxy.url}/{s3.name}/bad/{quote(key, safe='')}", data=b"x", method="PUT"
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+    assert key in bad.files()
+    with pytest.raises(InputError, match="holds a file named"):
+        local_bundle(bad.address)
+    bad.write("config.json", json.dumps({**about, "version": "../../../../x"}).encode())
+    with pytest.raises(InputError):
+        local_bundle(bad.address)
+    local = tmp_path / "local"
+    assert [path for path in local.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob("out*"))
 
 
 def test_annotate_and_evaluate_wholly_on_s3_equal_local_ones(
