@@ -310,7 +310,8 @@ def merge_surveys(
         )
     table = pa.table(
         {
-            "tag": pa.concat_arrays([s.tag.cast(pa.string()) for s in ordered]),
+            # Chunks, not one array: all units' tags together may pass the 2 GiB of a string array.
+            "tag": pa.chunked_array([s.tag.cast(pa.string()) for s in ordered]),
             "count": pa.array(np.concatenate([s.tag_count for s in ordered])),
         }
     )
