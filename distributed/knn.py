@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from safetensors.torch import load_file
 
 from distributed.bundles import Draft, local_bundle
 from distributed.feature_store import Columns
@@ -22,6 +21,7 @@ from drel_core.baselines.knn import (
     KNNAnnotator,
     NeighbourShard,
     Weighting,
+    check_settings,
     merge_nearest,
     neighbour_scores,
     shard_file,
@@ -30,6 +30,7 @@ from drel_core.baselines.knn import (
 )
 from drel_core.bundle import load_bundle, read_about, read_vocabulary
 from drel_core.metrics import MetricCounts
+from drel_core.safe_loading import check_files, load_tensors
 from drel_core.tag_lists import TagLists
 from drel_core.vocabulary import Vocabulary
 
@@ -114,11 +115,11 @@ def choose(survey: StoreSurvey, columns: Columns, tags: int, seed: int) -> tuple
 class _ShardActor:
     """Holds one shard's index."""
 
-    def __init__(self, model: str, name: str, threads: int) -> None:
+    def __init__(self, model: str, name: str, num_tags: int, threads: int) -> None:
         import faiss
 
         faiss.omp_set_num_threads(threads)
-        self.shard = NeighbourShard.load(local_bundle(model) / name)
+        self.shard = NeighbourShard.load(local_bundle(model) / name, num_tags)
 
     def tags(self) -> TagLists:
         return self.shard.tags
@@ -136,9 +137,12 @@ def open_annotator(model: str) -> TrainedAnnotator:
     """
     folder = local_bundle(model)
     about = read_about(folder)
-    if about["method"] == "knn" and about["parts"] > 1:
-        size = sum(path.stat().st_size for path in folder.glob("neighbours-*"))
-        if size > INLINE_BYTES:
+    if about["method"] == "knn":
+        parts = list(folder.glob("neighbours-*"))
+        size = sum(path.stat().st_size for path in parts)
+        # With another number of parts the bundle is damaged; load_bundle says how.
+        if about.get("parts") == len(parts) > 1 and size > INLINE_BYTES:
+            check_files(folder)
             return ShardedKNN(model, about, read_vocabulary(folder))
     return load_bundle(folder)
 
@@ -152,11 +156,15 @@ class ShardedKNN(KNNAnnotator):
     def __init__(self, model: str, about: dict[str, Any], vocabulary: Vocabulary) -> None:
         folder, parts = local_bundle(model), int(about["parts"])
         start_ray(parts)
-        statistics = load_file(folder / "standardisation.safetensors")
+        check_settings(about)
+        statistics = load_tensors(folder / "standardisation.safetensors")
         self.mean_D, self.std_D = (statistics[key].float().numpy() for key in ("mean", "std"))
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // parts)
         actor: Any = ray.remote(num_cpus=1)(_ShardActor)
-        self.actors = [actor.remote(model, shard_file(p, parts), threads) for p in range(parts)]
+        self.actors = [
+            actor.remote(model, shard_file(p, parts), len(vocabulary), threads)
+            for p in range(parts)
+        ]
         tags = TagLists.cat(ray.get([actor.tags.remote() for actor in self.actors]))
         self.num_tags, self.weighting = len(vocabulary), about["weighting"]
         self.k = min(about["k_neighbours"], len(tags))

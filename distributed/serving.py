@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from fastapi import FastAPI, Query
+from fastapi import Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,6 +60,7 @@ from distributed.serving_api import (
     parse,
     read_body,
 )
+from distributed.serving_auth import VARIABLE, Api, BearerAuth, read_token, require
 from distributed.serving_model import ServedModel
 from drel_core.errors import InputError
 from drel_core.pictures import BadPicture
@@ -95,6 +96,10 @@ class ServeArgs(BaseModel):
     poll_seconds: float = Field(
         5.0, gt=0, description="how often a replica looks for a new version"
     )
+    token_file: str = Field(
+        "", description="file with the token to ask for; empty: DREL_SCORER_TOKEN of the nodes"
+    )
+    require_token: bool = Field(False, description="without a token, do not start")
 
 
 def _described(kind: type[BaseModel], *others: str) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def _answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse} for status in statuses}
 
 
-app = FastAPI(
+app = Api(
     title="DREL scorer",
     description="Tags for images, from their features or from pictures.",
     version="1",
@@ -239,6 +244,7 @@ class _ShortPath:
 
 
 app.add_middleware(_ShortPath)
+app.add_middleware(BearerAuth)  # added last, it is asked first: no other way in may come after it
 
 
 @serve.deployment(
@@ -257,6 +263,10 @@ class Scorer:
 
     def __init__(self, args: ServeArgs) -> None:
         self.args = args
+        token = read_token(args.token_file)
+        if args.require_token and not token:
+            raise InputError(f"a token is required: set {VARIABLE} for the nodes, or token_file")
+        require(token)
         if args.threads:
             torch.set_num_threads(args.threads)
         self.model: ServedModel | None = None

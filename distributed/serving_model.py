@@ -19,7 +19,13 @@ import torch
 from distributed.bundles import find_bundle, local_bundle
 from distributed.knn import open_annotator
 from distributed.reservoir import RESERVOIR
-from drel_core.backbone import Backbone, Preprocessing, load_backbone
+from drel_core.backbone import (
+    Backbone,
+    Preprocessing,
+    check_named_by_bundle,
+    load_backbone,
+    trust_backbone,
+)
 from drel_core.baselines.cnn import CNNAnnotator
 from drel_core.bundle import read_thresholds
 from drel_core.drel_annotator import DRELAnnotator
@@ -47,6 +53,8 @@ class ServedModel:
     """
 
     def __init__(self, path: str, backbone: str = "") -> None:
+        if backbone:
+            trust_backbone(backbone)
         place = find_bundle(path)[0].address
         self.folder = local_bundle(place)
         self.annotator = open_annotator(place)
@@ -56,7 +64,14 @@ class ServedModel:
         self.counts = self.annotator.vocabulary.counts
         threshold_T = read_thresholds(self.folder)
         self.threshold_T = None if threshold_T is None else threshold_T.numpy()
-        self._pictures = _picture_reader(about, backbone, self.annotator)
+        try:
+            self._pictures = _picture_reader(about, backbone, self.annotator)
+        except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self.folder}: the model bundle is damaged (features: {error})".splitlines()[0]
+            ) from error
         self._check()
         keys = [name.casefold() for name in self.names]
         self._order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
@@ -174,6 +189,7 @@ def _picture_reader(about: dict[str, Any], backbone: str, annotator: Any) -> _Pi
         return _Pictures(annotator.model.preprocessing, None)
     named = about.get("features") or {}
     if named.get("kind") == "cnn":
+        check_named_by_bundle(named["name"])
         loaded = load_backbone(named["name"])
         if loaded.weights_sha256 != named["weights_sha256"]:
             raise InputError(

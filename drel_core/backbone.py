@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,6 +132,33 @@ class Backbone:
         }
 
 
+TRUSTED = "DREL_TRUSTED_BACKBONES"
+"""Environment variable: further backbones that a bundle may name, separated by commas."""
+_told: set[str] = set()
+
+
+def trust_backbone(name: str) -> None:
+    """The person who started this process named it: a bundle may name it too."""
+    _told.add(name)
+
+
+def check_named_by_bundle(name: Any) -> None:
+    """A bundle must not choose what code runs: a network file is a program, and timm fetches from wherever a
+    name says. What this process was told itself (an option), or the environment lists, may be named.
+
+    Raises:
+        InputError: it is none of these and not one of the well-known names.
+    """
+    plain = r"efficientnet-lite0|(timm|torchvision):[A-Za-z0-9_.-]+"
+    trusted = _told.union(os.environ.get(TRUSTED, "").split(",")) - {""}
+    if isinstance(name, str) and (re.fullmatch(plain, name) or name in trusted):
+        return
+    raise InputError(
+        f"the bundle names the network {str(name)[:200]!r}, whose code would run; if you trust it, set "
+        f"{TRUSTED}={str(name)[:200]}"
+    )
+
+
 def load_backbone(
     name: str, device: torch.device | None = None, precision: Precision = "fp32"
 ) -> Backbone:
@@ -138,6 +167,7 @@ def load_backbone(
     Raises:
         InputError: no such network, its package is not installed, or the file cannot be read.
     """
+    trust_backbone(name)
     kind, _, rest = name.partition(":")
     if name == "efficientnet-lite0":
         features, preprocessing, digest = _efficientnet_lite0()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from drel_core.annotator import TrainedAnnotator
@@ -28,6 +27,7 @@ from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.baselines.svm import SVMAnnotator
 from drel_core.drel_annotator import DRELAnnotator
 from drel_core.errors import InputError
+from drel_core.safe_loading import check_about, check_files, load_tensors, read_text
 from drel_core.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -102,9 +102,10 @@ def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
     pointer = read(LATEST)
     if pointer is not None:
         version = pointer.strip()
-        if not version or Path(version).is_absolute() or ".." in Path(version).parts:
+        plain = 0 < len(version) < 256 and version.isprintable()
+        if not plain or Path(version).is_absolute() or ".." in Path(version).parts:
             raise InputError(
-                f"{folder}/{LATEST}: names {version!r}; it must name a folder beside it"
+                f"{folder}/{LATEST}: names {version[:256]!r}; it must name a folder beside it"
             )
         version += "/"
     for place in (version, f"{version}model/"):
@@ -121,9 +122,15 @@ def bundle_folder(folder: str | Path) -> Path:
 
     def read(name: str) -> str | None:
         path = at / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:  # of config.json only whether it is there
+            return file.read(1024).decode("utf-8", errors="replace")
 
-    return at / bundle_place(read, str(at))
+    place = at / bundle_place(read, str(at))
+    if not place.resolve().is_relative_to(at.resolve()):
+        raise InputError(f"{place}: a link that leads out of {at}; copy the bundle in its place")
+    return place
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -133,7 +140,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         InputError: damaged, or of a format or method that this version does not know.
     """
     with reading(folder):
-        return parse_about((folder / "config.json").read_text(encoding="utf-8"), str(folder))
+        return parse_about(read_text(folder / "config.json"), str(folder))
 
 
 def parse_about(text: str, folder: str) -> dict[str, Any]:
@@ -153,13 +160,13 @@ def parse_about(text: str, folder: str) -> dict[str, Any]:
                 f"{folder}: bundle of method {about.get('method')!r}; this version reads "
                 f"{', '.join(LOADERS)}"
             )
+        check_about(about, str(folder))
         return about
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
     with reading(folder):
-        text = (folder / "vocabulary.json").read_text(encoding="utf-8")
-        return Vocabulary.from_dict(json.loads(text))
+        return Vocabulary.from_dict(json.loads(read_text(folder / "vocabulary.json")))
 
 
 def read_thresholds(folder: Path) -> Tensor | None:
@@ -167,7 +174,10 @@ def read_thresholds(folder: Path) -> Tensor | None:
     if not (folder / THRESHOLDS).is_file():
         return None
     with reading(folder):
-        return load_file(folder / THRESHOLDS)["threshold"]
+        threshold_T = load_tensors(folder / THRESHOLDS)["threshold"].float()
+        if threshold_T.shape != (read_about(folder)["num_tags"],):
+            raise InputError(f"{folder}: {THRESHOLDS} is of another number of tags")
+        return threshold_T
 
 
 @contextmanager
@@ -192,6 +202,11 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
         InputError: not a bundle, an unknown format or method, or a part that is missing or damaged.
     """
     folder = bundle_folder(folder)
+    check_files(folder)
     about, vocabulary = read_about(folder), read_vocabulary(folder)
+    if len(vocabulary) != about["num_tags"]:
+        raise InputError(
+            f"{folder}: {len(vocabulary)} tags in the vocabulary, {about['num_tags']} in config.json"
+        )
     with reading(folder):
         return LOADERS[about["method"]](folder, about, vocabulary)

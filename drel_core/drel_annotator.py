@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.errors import InputError
 from drel_core.model import DREL, ModelConfig, prior_bias
+from drel_core.safe_loading import is_finite, load_tensors
 from drel_core.scorer import topk_blockwise
 from drel_core.vocabulary import Vocabulary
 
@@ -101,11 +102,18 @@ class DRELAnnotator:
 
 
 def read_towers(folder: Path, about: dict[str, Any]) -> DREL:
-    """Towers and M of a bundle, in evaluation mode."""
+    """Towers and M of a bundle, in evaluation mode.
+
+    Raises:
+        Exception: what reading damaged files raises.
+    """
     config = dict(about["model"])
-    model = DREL(config.pop("image_dim"), ModelConfig(**config)).eval()
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model
+    # Sizes come from a file: on "meta" nothing is allocated before they are held against the tensors.
+    with torch.device("meta"):
+        model = DREL(config.pop("image_dim"), ModelConfig(**config))
+    held = load_tensors(folder / "model.safetensors")
+    model.load_state_dict({name: value.float() for name, value in held.items()}, assign=True)
+    return model.eval()
 
 
 def encoded_tags(
@@ -132,6 +140,8 @@ def encoded_tags(
                     tag_nL1 = model.encode_tags(weight[low : low + block], with_metric=True)
                     start = found + low
                     tag_nL1[:, -1] += prior_T[start : start + len(tag_nL1)]
+                if not is_finite(tag_nL1):
+                    raise InputError(f"{folder}: {table_file(part, count)} gives NaN or Inf")
                 yield tag_nL1
         found += rows
     if found != len(vocabulary):

@@ -35,6 +35,18 @@ class TagLists:
         if self.values.dim() != 1 or self.offsets.dim() != 1 or len(self.offsets) < 1:
             raise ValueError("values must be [nnz] and offsets [rows + 1]")
 
+    def check(self, num_tags: int) -> None:
+        """For lists out of a file: sparse products read wherever an id or an offset points.
+
+        Raises:
+            ValueError: an id is no tag, or offsets do not rise from 0 to the number of ids.
+        """
+        whole = self.offsets[0] == 0 and self.offsets[-1] == len(self.values)
+        if not whole or bool((self.counts < 0).any()):
+            raise ValueError("offsets do not rise from 0 to the number of ids")
+        if bool(((self.values < 0) | (self.values >= num_tags)).any()):
+            raise ValueError(f"an id is not one of {num_tags} tags")
+
     @staticmethod
     def from_lists(rows: Iterable[Sequence[int]]) -> TagLists:
         """Build from Python lists. For tests and small inputs only."""

@@ -58,4 +58,14 @@ class Vocabulary:
 
     @staticmethod
     def from_dict(state: dict[str, Any]) -> Vocabulary:
-        return Vocabulary(tuple(state["names"]), np.array(state["counts"], dtype=np.int64))
+        """Of a parsed file.
+
+        Raises:
+            ValueError: a name is no text, or a count no number from 0 up.
+        """
+        names, counts = state["names"], np.array(state["counts"])
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError("a tag is no text, or empty")
+        if counts.size and (counts.dtype != np.int64 or counts.ndim != 1 or counts.min() < 0):
+            raise ValueError("counts must be whole numbers from 0 up")
+        return Vocabulary(tuple(names), counts.astype(np.int64))

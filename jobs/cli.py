@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.whole_files import write_bytes
 from drel_core.errors import InputError
+
+_CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
 Config = TypeVar("Config", bound=Any)
 PRESETS = Path(__file__).parent / "presets"
@@ -35,11 +38,26 @@ def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> C
     Raises:
         InputError: a value is out of its range, as the dataclasses check it.
     """
+    for key, value in vars(namespace.as_flat()).items():
+        refuse_credentials(value, f"--{key}")
     try:
         ready = parser.instantiate(namespace)
         return kind(**{name: getattr(ready, name) for name in kind.__dataclass_fields__})
     except ValueError as error:
         raise InputError(f"{error} (see --help)") from error
+
+
+def refuse_credentials(value: Any, option: str) -> None:
+    """What is written into a URI would be in logs, in config.yaml and in the bundle.
+
+    Raises:
+        InputError: there is a user or a password in it; shows neither.
+    """
+    if isinstance(value, str) and (found := _CREDENTIALS.search(value)):
+        raise InputError(
+            f"{option}: holds a user or password before the @ ({found[1]}://…@…); leave it out and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role"
+        )
 
 
 def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
@@ -89,6 +107,8 @@ def _underscores(argument: str) -> str:
 def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job: 0 done, 2 the input is wrong (one line), 130 interrupted, 1 anything else."""
     try:
+        for place, argument in enumerate(sys.argv[1:], 1):
+            refuse_credentials(argument, f"argument {place}")
         main([_underscores(argument) for argument in sys.argv[1:]])
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

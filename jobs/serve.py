@@ -44,6 +44,9 @@ class ServeConfig:
     """rows that may wait in a replica; beyond, requests get 503 and Retry-After"""
     poll_seconds: float = 5.0
     """how often a replica looks for a new version"""
+    token_file: str = ""
+    """file with the bearer token that requests must show; empty: DREL_SCORER_TOKEN; with neither everybody \
+    may ask"""
     haproxy: bool = False
     """Ray's HAProxy ingress and throughput mode: more requests/s, but it listens on all addresses"""
 
@@ -71,15 +74,18 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(ServeConfig)
     config = build(parser, parser.parse_args(arguments), ServeConfig)
     about = read_about(local_bundle(config.model))  # one clear line now, not in a replica's log
+    from distributed.serving_auth import read_token
+
+    token = bool(read_token(config.token_file))
     port = _free_port(config.host, config.port)
     if config.haproxy:
         # Read when ray.serve is imported.
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
         os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    _serve(config, port, about["version"], int(about["num_tags"]))
+    _serve(config, port, about["version"], int(about["num_tags"]), token)
 
 
-def _serve(config: ServeConfig, port: int, version: str, tags: int) -> None:
+def _serve(config: ServeConfig, port: int, version: str, tags: int, token: bool) -> None:
     from distributed.unit_tasks import local_ray, start_ray
 
     replicas = int(config.replicas.rpartition(":")[2])
@@ -93,7 +99,10 @@ def _serve(config: ServeConfig, port: int, version: str, tags: int) -> None:
     from distributed.serving import ServeArgs, build_app
 
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    args = ServeArgs(**{name: values[name] for name in ServeArgs.model_fields})
+    args = ServeArgs(**{name: values[name] for name in ServeArgs.model_fields if name in values})
+    args.require_token = token  # the nodes of a cluster must have it too: no open scorer by mistake
+    if args.token_file:
+        args.token_file = Folder.of(args.token_file).address
     args.model = Folder.of(config.model).address
     args.threads = args.threads or max(1, (os.cpu_count() or 1) // replicas)
     args.feedback = Folder.of(args.feedback).address if args.feedback else ""
@@ -110,6 +119,10 @@ def _serve(config: ServeConfig, port: int, version: str, tags: int) -> None:
         f"model {version} with {tags} tags at http://{shown}:{port} (page at /, API at /docs)",
         flush=True,
     )
+    if not token and (config.haproxy or config.host not in ("127.0.0.1", "::1", "localhost")):
+        where = "any address" if config.haproxy else config.host
+        print(f"warning: whoever reaches {where}, port {port}, may ask and give feedback; a token stops "
+              "that (--token_file, or DREL_SCORER_TOKEN)", file=sys.stderr, flush=True)  # fmt: skip
     stop.wait()
     print("stopping: requests that have begun are answered", flush=True)
     serve.delete("drel")

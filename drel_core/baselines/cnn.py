@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from drel_core.annotator import DenseScores
-from drel_core.backbone import Preprocessing, load_backbone
+from drel_core.backbone import Preprocessing, check_named_by_bundle, load_backbone
 from drel_core.errors import InputError
 from drel_core.losses import triplet_hinge, warp_weight
+from drel_core.safe_loading import load_tensors
 from drel_core.tag_lists import TagLists
 from drel_core.vocabulary import Vocabulary
 
@@ -207,11 +208,12 @@ class CNNAnnotator(DenseScores):
 
     @classmethod
     def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> CNNAnnotator:
-        held = load_file(folder / "cnn.safetensors")
+        held = load_tensors(folder / "cnn.safetensors")
         if len(held["head.weight"]) != len(vocabulary):
             raise InputError(
                 f"{folder}: a network of {len(held['head.weight'])} tags for {len(vocabulary)} tags"
             )
+        check_named_by_bundle(about["cnn"].get("backbone", CNNConfig.backbone))
         model = CNN(CNNConfig(**about["cnn"]), len(vocabulary))
         model.load_state_dict(held)
         return cls(model, vocabulary, about)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from drel_core.annotator import DenseScores
 from drel_core.errors import InputError
+from drel_core.safe_loading import load_tensors
 from drel_core.tag_lists import TagLists
 from drel_core.vocabulary import Vocabulary
 
@@ -60,11 +61,25 @@ class NeighbourShard:
         save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
 
     @staticmethod
-    def load(path: Path) -> NeighbourShard:
-        held = load_file(path)
-        return NeighbourShard(
-            held["features"], TagLists(held["tags"], held["offsets"]), int(held["start"])
-        )
+    def load(path: Path, num_tags: int) -> NeighbourShard:
+        """Raises:
+        Exception: what reading a damaged file raises.
+        """
+        held = load_tensors(path)
+        tags = TagLists(held["tags"], held["offsets"])
+        tags.check(num_tags)
+        if held["features"].shape[0] != len(tags):
+            raise ValueError(f"{path.name}: {held['features'].shape[0]} rows, tags of {len(tags)}")
+        return NeighbourShard(held["features"], tags, int(held["start"]))
+
+
+def check_settings(about: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: neighbours or weighting out of range.
+    """
+    k = about["k_neighbours"]
+    if type(k) is not int or k < 1 or about["weighting"] not in get_args(Weighting):
+        raise ValueError(f"k_neighbours {k!r}, weighting {about['weighting']!r}")
 
 
 def shard_file(part: int, parts: int) -> str:
@@ -164,13 +179,17 @@ class KNNAnnotator(DenseScores):
     @classmethod
     def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> KNNAnnotator:
         parts = int(about["parts"])
-        shards = [NeighbourShard.load(folder / shard_file(part, parts)) for part in range(parts)]
+        check_settings(about)
+        shards = [
+            NeighbourShard.load(folder / shard_file(part, parts), len(vocabulary))
+            for part in range(parts)
+        ]
         at = 0
         for part, shard in enumerate(shards):
             if shard.start != at:
                 raise InputError(f"{folder}: {shard_file(part, parts)} is out of place")
             at += len(shard.tags)
-        statistics = load_file(folder / "standardisation.safetensors")
+        statistics = load_tensors(folder / "standardisation.safetensors")
         annotator = cls(
             shards, len(vocabulary), statistics["mean"].numpy(), statistics["std"].numpy(),
             about["k_neighbours"], about["weighting"],

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.annotator import DenseScores
 from drel_core.errors import InputError
+from drel_core.safe_loading import load_tensors
 from drel_core.vocabulary import Vocabulary
 
 _CERTAIN = 20.0  # log odds of a tag that every or no training image has
@@ -138,9 +139,12 @@ class SVMAnnotator(DenseScores):
 
     @classmethod
     def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> SVMAnnotator:
-        held = load_file(folder / "svm.safetensors")
+        held = load_tensors(folder / "svm.safetensors")
         names = {"weight_TD": "weight", "bias_T": "bias", "slope_T": "slope", "offset_T": "offset",
                  "mean_D": "mean", "std_D": "std"}  # fmt: skip
+        rows = held["weight"].shape[:1]
+        if any(held[key].shape != rows for key in ("bias", "slope", "offset")):
+            raise InputError(f"{folder}: weights and biases of other numbers of tags")
         annotator = cls(**{name: held[key] for name, key in names.items()})
         if annotator.num_tags != len(vocabulary):
             raise InputError(

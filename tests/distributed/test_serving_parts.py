@@ -172,7 +172,7 @@ def test_a_model_whose_scores_are_not_finite_is_refused(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["log_scale"] = torch.tensor(float("nan"))
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="NaN or Inf"):
         ServedModel(str(folder))
 
 

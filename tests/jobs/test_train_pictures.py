@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,10 @@ from tests.pictures import picture_table, tiny_network, write_pictures
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(verb: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=280,
+        cwd=ROOT, capture_output=True, text=True, timeout=280, env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -50,8 +51,19 @@ def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(stores: Path)
     threshold_T = read_thresholds(out / "model")
     assert threshold_T is not None and len(threshold_T) == 4
 
-    again = run("evaluate", "--model", out, "--data", stores / "test.parquet", "--k", 2,
-                "--json", stores / "again.json")  # fmt: skip
+    asked = (
+        "--model",
+        out,
+        "--data",
+        stores / "test.parquet",
+        "--k",
+        2,
+        "--json",
+        stores / "again.json",
+    )
+    refused = run("evaluate", *asked)  # a bundle alone does not choose what code runs
+    assert refused.returncode == 2 and "whose code would run" in refused.stderr, refused.stderr
+    again = run("evaluate", *asked, DREL_TRUSTED_BACKBONES=f"file:{stores / 'tiny.pt'}")
     assert again.returncode == 0, again.stderr
     assert "with per-tag thresholds" in again.stdout
     assert json.loads((stores / "again.json").read_text("utf-8"))["F1"] == metrics["F1"]
