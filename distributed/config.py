@@ -14,6 +14,8 @@ from distributed.step import PoolConfig
 from distributed.store_survey import OnBadRow
 from drel_core.baselines.cnn import CNNConfig
 from drel_core.baselines.svm import SVMConfig
+from drel_core.decision import DecisionConfig
+from drel_core.kernel import KernelConfig
 from drel_core.model import ModelConfig
 from drel_core.tag_embedding import TableConfig
 from drel_core.train_step import LossConfig
@@ -100,6 +102,10 @@ class TrainConfig:
     """candidate tags of a step"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how the towers learn"""
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    """how scores become the words of an image; methods drel and wsabie"""
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    """kernel regression whose evidence is added to scores; methods drel and wsabie"""
     knn: KNNConfig = field(default_factory=KNNConfig)
     """method knn"""
     svm: SVMConfig = field(default_factory=SVMConfig)
@@ -115,6 +121,11 @@ class TrainConfig:
         for name in ("workers", "epochs", "batch_size", "k", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.kernel.landmarks and not self.decision.fits:
+            raise ValueError(
+                f"kernel.landmarks is {self.kernel.landmarks}, which needs decision.fits of 1 or more "
+                "to weigh it against the towers; raise that, or set kernel.landmarks 0"
+            )
 
 
 def config_from(kind: type[Kind], values: dict[str, Any]) -> Kind:

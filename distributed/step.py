@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from distributed import comm
 from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.pipeline import Rows
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
+from drel_core.decision import DECISION, DecisionRule
 from drel_core.drel_annotator import write_table_part, write_towers
+from drel_core.kernel import KERNEL, KernelHead
 from drel_core.losses import tag_frequency_weight
 from drel_core.metrics import MetricCounts
 from drel_core.model import DREL, prior_bias
@@ -49,7 +51,14 @@ class Stepper:
         table: the sharded rows.
         count_T: training counts of the tags (int64).
         seed: with (epoch, step) decides candidates and dropout.
+
+    Attributes:
+        kernel: regression whose evidence is added to scores when evaluating, alike on all ranks.
+        rule: how scores become words when evaluating, alike on all ranks.
     """
+
+    kernel: KernelHead | None = None
+    rule: DecisionRule | None = None
 
     def __init__(
         self,
@@ -148,10 +157,33 @@ class Stepper:
         Each tag is encoded once, by its owner, ``block`` rows a rank at a time; every rank keeps the
         best k of its own images. All ranks get the same answer.
         """
+        rows = Rows.cat(list(batches))
+        rule = None if self.rule is None else self.rule.to(self.device)
+        best = torch.empty(len(rows), 0, device=self.device)
+        ids = best.long()
+        for tag_p, score_np in self._score_blocks(rows, block):
+            worth_np = score_np if rule is None else rule.worth(score_np, tag_p)
+            best, place = topk(torch.cat([best, worth_np], dim=1), k)
+            ids = torch.cat([ids, tag_p.expand(len(rows), -1)], dim=1).gather(1, place)
+        found = MetricCounts(self.table.num_tags, k)
+        found.update_topk(ids, rows.tags)
+        self.model.train()
+        return sum_counts(found, self.device).result(trained_T)
+
+    @torch.no_grad()
+    def scores(self, rows: Rows, block: int = 16384) -> Tensor:
+        """``[n, T]`` scores of this rank's rows, with evidence of the kernel, by no rule; every rank must
+        call."""
+        score_nT = torch.empty(len(rows), self.num_tags, device=self.device)
+        for tag_p, score_np in self._score_blocks(rows, block):
+            score_nT[:, tag_p] = score_np
+        self.model.train()
+        return score_nT
+
+    def _score_blocks(self, rows: Rows, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tag ids and scores of this rank's rows for them, ``block`` tags a rank at a time."""
         model, table = self.model, self.table
         model.eval()
-        parts = list(batches)
-        rows = Rows.cat(parts)
         image_nL = torch.cat(
             [
                 model.encode_images(part.to(self.device), with_metric=False)
@@ -160,8 +192,12 @@ class Stepper:
             ]
             or [torch.zeros(0, model.config.latent, device=self.device)]
         )
-        best = image_nL.new_empty(len(image_nL), 0)
-        ids = best.long()
+        kernel = None if self.kernel is None else self.kernel.to(self.device)
+        if kernel is not None:
+            input_nD = model.standardised(
+                rows.features_BD.to(self.device).reshape(-1, model.image_dim)
+            )
+            kernel_nR = kernel.kernel(input_nD)
         every = torch.arange(table.num_tags, device=self.device)
         owned, per_rank = table.split_pool(every)
         starts = np.cumsum([0, *per_rank[:-1]]).tolist()
@@ -177,13 +213,10 @@ class Stepper:
                 ]
             )
             all_pL1[:, -1] += self.prior_T[tag_p]
-            both = torch.cat([best, model.score(image_nL, all_pL1)], dim=1)
-            best, place = topk(both, k)
-            ids = torch.cat([ids, tag_p.expand(len(image_nL), -1)], dim=1).gather(1, place)
-        found = MetricCounts(table.num_tags, k)
-        found.update_topk(ids, rows.tags)
-        model.train()
-        return sum_counts(found, self.device).result(trained_T)
+            score_np = model.score(image_nL, all_pL1)
+            if kernel is not None:
+                score_np += kernel.evidence(kernel_nR, tag_p)
+            yield tag_p, score_np
 
     def write(self, folder: Path) -> dict[str, Any]:
         """This rank's rows of the table; rank 0 the towers as well."""
@@ -191,4 +224,8 @@ class Stepper:
         write_table_part(folder, comm.rank(), world, table.start, table.weight_nE, table.state_n)
         if comm.rank() == 0:
             write_towers(folder, self.model)
+            if self.kernel is not None:
+                self.kernel.save(folder / KERNEL)
+            if self.rule is not None:
+                self.rule.save(folder / DECISION)
         return {"model": self.model.to_dict(), "table_parts": world}

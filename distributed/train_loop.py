@@ -17,9 +17,11 @@ from distributed.bundles import Draft, local_bundle
 from distributed.checkpoint import Cursor
 from distributed.cnn_learner import CNNLearner
 from distributed.config import PICTURE_METHODS, TrainConfig
+from distributed.cross_fit import Decided, has_room, learn_decision
 from distributed.feature_store import ReadUnit
 from distributed.finish import finish_bundle
 from distributed.folder import Folder
+from distributed.kernel_fit import fit_kernel
 from distributed.learner import Learner
 from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
@@ -105,6 +107,7 @@ def train(
     say: Callable[[str], None],
     validated: Callable[[int, dict[str, Any]], None] | None = None,
     origin: dict[str, Any] | None = None,
+    decided: Decided | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
@@ -117,6 +120,8 @@ def train(
         report: hands a folder with this rank's part of a checkpoint over for keeping.
         recall: a local folder with the whole checkpoint whose metrics hold these; waits until it is kept.
         origin: what the bundle says of the model that this one came from.
+        decided: for a model that came from another: how scores become words. A new one learns that first,
+            where the configuration asks.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
 
     Returns:
@@ -151,6 +156,26 @@ def train(
     logs = str(scratch.folder / "tensorboard")
     monitor = Monitor(logs, config.epochs, total_steps, first, say)
     started = time.perf_counter()
+    if isinstance(learner, Stepper):
+        if config.decision.fits and origin is None and validated is None:
+            if has_room(len(data.count_T)):
+                decided = learn_decision(
+                    config, data,
+                    lambda own: build_stepper(own, data, learner.device),
+                    lambda own, reads, training: make_reader(
+                        own, data, reads, blocks, not training or is_resident(config, data)
+                    ),
+                    fingerprint, say,
+                )  # fmt: skip
+            elif rank == 0:
+                say(f"no decision rule and no kernel: too many tags ({len(data.count_T)})")
+        if decided is not None:
+            learner.rule = decided.rule
+            if decided.kernel_factor is not None:
+                count_T = torch.tensor(data.count_T)
+                head = fit_kernel(config.kernel, learner.model, reader, count_T, config.seed)
+                learner.kernel = head.weighed(decided.kernel_factor)
+    ruled = time.perf_counter() - started
     learner.model.train()
 
     def keep(score: float) -> None:
@@ -212,10 +237,12 @@ def train(
     figures: dict[str, Any] = {
         "seconds": round(seconds, 2),
         "epochs": cursor.epoch,
-        "images_per_second": round(monitor.total_images / max(seconds, 1e-9), 1),
-        "triplets_per_second": round(monitor.total_triplets / max(seconds, 1e-9), 1),
+        "images_per_second": round(monitor.total_images / max(seconds - ruled, 1e-9), 1),
+        "triplets_per_second": round(monitor.total_triplets / max(seconds - ruled, 1e-9), 1),
         "workers": world,
     }
+    if decided is not None:
+        figures["decision_seconds"] = round(ruled, 2)
     if has_validation:
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
     write_model(config, data, features, learner, figures, origin or {})

@@ -51,6 +51,8 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
         "table": digest(asdict(config.table)),
         "loss": digest(asdict(config.loss)),
         "pool": digest(asdict(config.pool)),
+        "decision": digest(asdict(config.decision)),
+        "kernel": digest(asdict(config.kernel)),
         "knn": digest(asdict(config.knn)),
         "svm": digest(asdict(config.svm)),
         "cnn": digest(asdict(config.cnn)),
@@ -112,6 +114,12 @@ def run(
         raise InputError(
             f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
             "raise it or leave it out"
+        )
+    parts = round(1 / config.decision.held_out)
+    if config.decision.fits and survey.train_rows < 2 * parts:
+        raise InputError(
+            f"decision.fits {config.decision.fits} leaves out 1/{parts} of the rows at a time, and there are "
+            f"only {survey.train_rows}; give more rows, or --decision.fits 0"
         )
     test_survey = (
         survey_store(test, config.data.on_bad_row, statistics=False) if test is not None else None

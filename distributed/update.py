@@ -202,6 +202,9 @@ def _training(config: UpdateConfig, about: dict[str, Any], out: Folder) -> Train
     training.table.lr *= config.lr
     for name in ("epochs", "workers", "seed", "patience", "k", "threads", "device", "checkpoint"):
         setattr(training, name, getattr(config, name))
+    training.decision.fits = (
+        0  # the rule of the older model grows: fits without part of new rows alone say little
+    )
     training.batch_size = config.batch_size or training.batch_size
     return training
 

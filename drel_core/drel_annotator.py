@@ -2,11 +2,13 @@
 
 model.safetensors                        towers, M, feature statistics
 tag_embedding-00000-of-00002.safetensors rows of the table, one file a rank that trained them
+kernel.safetensors                       kernel regression beside the towers, where there is one
+decision.safetensors                     how scores become words, where training learned that
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from drel_core.decision import DecisionRule
 from drel_core.errors import InputError
+from drel_core.kernel import KernelHead
 from drel_core.model import DREL, ModelConfig, prior_bias
 from drel_core.safe_loading import is_finite, load_tensors
 from drel_core.scorer import topk_blockwise
@@ -56,16 +60,26 @@ class DRELAnnotator:
         tag_TL1: encoded tags with M applied, and their bias as the last column.
         vocabulary: names and training counts.
         about: ``config.json``.
+        kernel: regression whose evidence is added to the scores, if any.
+        rule: what the scores are put through, if anything; outside, its outcome is the score.
     """
 
     def __init__(
-        self, model: DREL, tag_TL1: Tensor, vocabulary: Vocabulary, about: dict[str, Any]
+        self,
+        model: DREL,
+        tag_TL1: Tensor,
+        vocabulary: Vocabulary,
+        about: dict[str, Any],
+        kernel: KernelHead | None = None,
+        rule: DecisionRule | None = None,
     ) -> None:
         self.model = model.eval()
         self.tag_TL = tag_TL1[:, :-1].contiguous()
         self.bias_T = tag_TL1[:, -1].contiguous()
         self.vocabulary = vocabulary
         self.about = about
+        self.kernel = kernel
+        self.rule = rule
         self.name = about["method"]
         self.num_tags = len(vocabulary)
 
@@ -83,7 +97,9 @@ class DRELAnnotator:
         for tag_nL1 in encoded_tags(folder, about, vocabulary, model):
             tag_TL1[start : start + len(tag_nL1)] = tag_nL1
             start += len(tag_nL1)
-        return cls(model, tag_TL1, vocabulary, about)
+        kernel = KernelHead.load(folder, model.image_dim, len(vocabulary))
+        rule = DecisionRule.load(folder, len(vocabulary))
+        return cls(model, tag_TL1, vocabulary, about, kernel, rule)
 
     @property
     def image_dim(self) -> int:
@@ -92,13 +108,28 @@ class DRELAnnotator:
     @torch.inference_mode()
     def scores(self, features_BD: Tensor) -> Tensor:
         image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return torch.addmm(self.bias_T, image_BL, self.tag_TL.T)
+        score_BT = torch.addmm(self.bias_T, image_BL, self.tag_TL.T)
+        worth = self._worth(features_BD)
+        return score_BT if worth is None else worth(score_BT, slice(None))
 
     @torch.inference_mode()
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """Best k scores and tag ids ``[B, k]``, without a B x T of scores."""
         image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T)
+        return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T, worth=self._worth(features_BD))
+
+    def _worth(self, features_BD: Tensor) -> Callable[[Tensor, slice], Tensor] | None:
+        """What these images' scores of some tags become; None where they stay as they are."""
+        kernel, rule = self.kernel, self.rule
+        if kernel is None:
+            return None if rule is None else rule.worth
+        kernel_BR = kernel.kernel(self.model.standardised(features_BD))
+
+        def worth(score_Bn: Tensor, tag_n: slice) -> Tensor:
+            score_Bn = score_Bn + kernel.evidence(kernel_BR, tag_n)
+            return score_Bn if rule is None else rule.worth(score_Bn, tag_n)
+
+        return worth
 
 
 def read_towers(folder: Path, about: dict[str, Any]) -> DREL:

@@ -5,6 +5,8 @@ vocabulary.json                 names and training counts
 image_tower.safetensors         weights of the image tower; empty where features are compared as they are
 image_tower.onnx, .pt2          the same as a program (cnn-*: the network, which has no other form here)
 tags-00000.safetensors          tag, bias and threshold (where there are any) of some tags, in order
+kernel.safetensors                   kernel regression beside the tower, where there is one
+decision.safetensors                 how scores become words, where there is a rule
 examples/annotate.py, README.md
 
 Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S side of a picture.
@@ -30,7 +32,9 @@ from drel_core.bundle import (
     reading,
     write_json,
 )
+from drel_core.decision import DECISION
 from drel_core.errors import InputError
+from drel_core.kernel import KERNEL
 from drel_core.portable import Portable, portable
 
 Format = Literal["onnx", "torch", "both"]
@@ -80,6 +84,9 @@ def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> d
         files = _write_tags(model, len(vocabulary), threshold_T, folder)
     save_file(model.tower, folder / "image_tower.safetensors")
     programs = _write_programs(model, folder, form)
+    beside = [name for name in (KERNEL, DECISION) if (bundle / name).is_file()]
+    for name in beside:
+        shutil.copyfile(bundle / name, folder / name)
     method, pictures = about["method"], about["method"].startswith("cnn-")
     described = {
         "export_format": FORMAT,
@@ -93,6 +100,8 @@ def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> d
         "thresholds": threshold_T is not None,
         "tag_files": files,
         "programs": programs,
+        "kernel": KERNEL in beside,
+        "rule": DECISION in beside,
         "features": about.get("features"),
         **model.how,
     }
@@ -186,6 +195,7 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         "",
         "    score = tag @ image + bias"
         + ("    then its sigmoid, a probability" if about["probability"] else ""),
+        *_further(about),
         "",
         "Of equal scores the tag that comes first in the vocabulary is the better one.",
         "",
@@ -202,6 +212,12 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         empty = "" if about["programs"] else "empty: features are compared as they are"
         holds = empty or "weights that turn features into `image`"
         lines.append(f"| image_tower.safetensors | {holds} |")
+    if about["kernel"]:
+        lines.append(
+            f"| {KERNEL} | regression on landmarks: standardised features, weights, shares |"
+        )
+    if about["rule"]:
+        lines.append(f"| {DECISION} | the rule's slope, and shift, gain and offset of each tag |")
     for program in about["programs"]:
         kind = "ONNX" if program.endswith("onnx") else "torch.export program"
         shape = f"`{name}` to `latents` [B, {about['L']}] = `image`"
@@ -210,3 +226,15 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         told = json.dumps(about["features"], indent=1, ensure_ascii=False)
         lines += ["", "The features come from", "", *(f"    {line}" for line in told.splitlines())]
     return "\n".join(lines) + "\n"
+
+
+def _further(about: dict[str, Any]) -> list[str]:
+    """What becomes of the score, where something does."""
+    lines = []
+    if about["kernel"]:
+        lines.append(
+            "    score = score + factor log(max(floor, exp(-sharpness |x - landmark|^2) @ weight + share))"
+        )
+    if about["rule"]:
+        lines.append("    score = gain sigmoid(slope score + shift) + offset")
+    return lines

@@ -176,14 +176,18 @@ class DREL(nn.Module):
         if self.bias_head is not None:
             nn.init.zeros_(self.bias_head.weight)
 
+    def standardised(self, features_BD: Tensor) -> Tensor:
+        """Raw features after ``signed_power``, less their mean, over their standard deviation."""
+        input_BD = signed_power(features_BD.to(self.mean_D.dtype), self.config.power)
+        return (input_BD - self.mean_D).div_(self.std_D)  # in place: features need no gradient
+
     def encode_images(self, features_BD: Tensor, *, with_metric: bool) -> Tensor:
         """Latents ``[B, L]`` of raw features ``[B, D]``; M applied when asked (Eq 1, 3)."""
         if features_BD.dim() != 2 or features_BD.shape[1] != self.image_dim:
             raise ValueError(
                 f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
             )
-        input_BD = signed_power(features_BD.to(self.mean_D.dtype), self.config.power)
-        input_BD = (input_BD - self.mean_D).div_(self.std_D)  # in place: features need no gradient
+        input_BD = self.standardised(features_BD)
         if self.training and self.config.input_noise:
             input_BD = torch.addcmul(
                 input_BD, torch.randn_like(input_BD), input_BD.new_tensor(self.config.input_noise)

@@ -5,6 +5,8 @@ Shapes: B images, L latent size, T tags.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -48,9 +50,17 @@ def merge_topk(
 
 
 def topk_blockwise(
-    image_BL: Tensor, tag_TL: Tensor, k: int, bias_T: Tensor | None = None, block: int = 65536
+    image_BL: Tensor,
+    tag_TL: Tensor,
+    k: int,
+    bias_T: Tensor | None = None,
+    block: int = 65536,
+    worth: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Top k of ``image_BL @ tag_TL.T + bias_T``, ``block`` tags at a time.
+
+    Args:
+        worth: what takes the place of the scores of some tags (``DecisionRule.worth``).
 
     Returns:
         float32 scores and int64 tag ids, both ``[B, min(k, T)]``, best first, ties by lowest id.
@@ -62,6 +72,8 @@ def topk_blockwise(
         score_Bn = image_BL @ part_nL.T
         if bias_T is not None:
             score_Bn += bias_T[start : start + block]
+        if worth is not None:
+            score_Bn = worth(score_Bn, slice(start, start + block))
         score, column = topk(score_Bn, k)
         if start == 0:
             best, ids = score, column

@@ -13,6 +13,8 @@ FOLDER = Path(__file__).resolve().parent.parent
 MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
 NAMES = np.array(json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"])
 TOWER = load_file(FOLDER / "image_tower.safetensors")  # empty where features are the latents
+PARTS = [FOLDER / f"{name}.safetensors" for name in ("kernel", "decision")]
+KERNEL, RULE = (load_file(path) if path.exists() else {} for path in PARTS)
 erf = np.vectorize(math.erf, otypes=[np.float32])
 ACTIVATION: dict[str, Any] = {
     "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
@@ -22,11 +24,35 @@ ACTIVATION: dict[str, Any] = {
 }
 
 
+def standardised(x: np.ndarray) -> np.ndarray:
+    """Raw features [B, D] as the tower and the kernel regression take them."""
+    if not TOWER:
+        return x
+    return (np.sign(x) * np.abs(x) ** MODEL["power"] - TOWER["mean"]) / TOWER["std"]
+
+
+def near(x: np.ndarray) -> np.ndarray:
+    """Gaussian kernel [B, R] of standardised features and the landmarks of the regression."""
+    marks = KERNEL["landmark_RD"]
+    square = (x * x).sum(1, keepdims=True) + (marks * marks).sum(1) - 2 * x @ marks.T
+    return np.exp(-KERNEL["sharpness"] * np.maximum(square, 0))
+
+
+def worth(score: np.ndarray, near_BR: np.ndarray, part: slice) -> np.ndarray:
+    """What saying some tags is worth: evidence of the regression added, then the decision rule."""
+    if KERNEL:
+        estimate = near_BR @ KERNEL["weight_RT"][:, part] + KERNEL["share_T"][part]
+        score = score + KERNEL["factor"] * np.log(np.maximum(estimate, KERNEL["floor"]))
+    if RULE:
+        chance = 1 / (1 + np.exp(-(RULE["slope"] * score + RULE["shift_T"][part])))
+        score = RULE["gain_T"][part] * chance + RULE["offset_T"][part]
+    return score
+
+
 def latents(x: np.ndarray) -> np.ndarray:
-    """float32 [B, L] of raw features [B, D]."""
+    """float32 [B, L] of standardised features [B, D]."""
     if not TOWER:
         return x[:, : MODEL["L"]]
-    x = (np.sign(x) * np.abs(x) ** MODEL["power"] - TOWER["mean"]) / TOWER["std"]
     latent: Any = x @ TOWER["linear.weight"].T if "linear.weight" in TOWER else 0
     if "hidden.weight" in TOWER:
         activation = ACTIVATION[MODEL["activation"]]
@@ -44,11 +70,13 @@ def latents(x: np.ndarray) -> np.ndarray:
 
 def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Names and scores [B, k] of the best k tags, best first, of raw features [B, D]."""
-    image_BL = latents(np.asarray(images, np.float32))
+    input_BD = standardised(np.asarray(images, np.float32))
+    image_BL, near_BR = latents(input_BD), near(input_BD) if KERNEL else input_BD
     score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
     for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
         part = load_file(path)
         more = image_BL @ part["tag"].T + part["bias"]
+        more = worth(more, near_BR, slice(start, start + more.shape[1]))
         score = np.hstack([score, more])
         tag = np.hstack([tag, np.broadcast_to(start + np.arange(more.shape[1]), more.shape)])
         best = np.argsort(-score, axis=1, kind="stable")[:, :k]

@@ -17,7 +17,9 @@ from drel_core import portable
 from drel_core.baselines.cnn import CNN, CNNConfig
 from drel_core.baselines.svm import SVMAnnotator
 from drel_core.bundle import load_bundle, write_bundle
+from drel_core.decision import DECISION, DecisionRule
 from drel_core.errors import InputError
+from drel_core.kernel import KERNEL, KernelHead
 from drel_core.model import ModelConfig
 from drel_core.vocabulary import Vocabulary
 from jobs.export import main
@@ -82,7 +84,27 @@ def write_svm(folder: Path) -> Path:
     return described(folder, "svm")
 
 
+def with_rule(folder: Path) -> Path:
+    """A bundle of DREL with kernel regression and a decision rule."""
+    generator = torch.Generator().manual_seed(5)
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator)
+
+    write_drel(folder, DIM, TAGS, shape=SHAPES["best"], thresholds=True)
+    one = torch.ones(1)
+    head = KernelHead(
+        random(9, DIM), one * 0.05, random(9, TAGS), random(TAGS), one * 0.01, one * 0.7
+    )
+    head.save(folder / KERNEL)
+    rule = DecisionRule(one * 0.6, random(TAGS), random(TAGS) + 0.1, -random(TAGS))
+    rule.save(folder / DECISION)
+    return folder
+
+
 def bundle_of(kind: str, folder: Path) -> Path:
+    if kind == "ruled":
+        return with_rule(folder)
     if kind in SHAPES:
         method = "wsabie" if kind == "wsabie" else "drel"
         return write_drel(folder, DIM, TAGS, shape=SHAPES[kind], method=method, thresholds=True)
@@ -118,11 +140,11 @@ def check(model: Path, out: Path, images: np.ndarray, k: int, refused: tuple[str
     np.testing.assert_allclose(scores, score_Bk.numpy(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [*SHAPES, "svm", "popularity"])
+@pytest.mark.parametrize("kind", [*SHAPES, "ruled", "svm", "popularity"])
 def test_the_example_gives_the_same_tags_and_scores_without_this_project(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind == "best":
+    if kind in ("best", "ruled"):
         monkeypatch.setattr(portable, "PIECE_BYTES", 4 * 6 * 5)  # 5 tags a file
     model, out = bundle_of(kind, tmp_path / "model"), tmp_path / "out"
     main(["--model", str(model), "--out", str(out), "--format", "torch"])
@@ -131,7 +153,7 @@ def test_the_example_gives_the_same_tags_and_scores_without_this_project(
     check(model, out, features[:1], 100, (*PROJECT, "torch"))
     check(model, out, features[:0], 4, (*PROJECT, "torch"))
     files = sorted(path.name for path in out.glob("tags-*"))
-    assert len(files) == (3 if kind == "best" else 1)
+    assert len(files) == (3 if kind in ("best", "ruled") else 1)
     if kind in SHAPES:
         found = np.concatenate([load_file(out / name)["threshold"] for name in files])
         np.testing.assert_array_equal(found, torch.linspace(-1, 1, TAGS).numpy())

@@ -1,0 +1,264 @@
+"""Which k tags to say of an image when every tag counts alike: the rule that maximises macro F1.
+
+The best k scores are not the best k words. Where few tags are true, k forced words hold wrong ones, and on
+which tags those fall decides mean precision. With calibrated probabilities the optimal rule says the k tags
+with the largest ``gain_t p(t | i) + offset_t`` (Schultheis et al., 2023; 2024, "Consistent algorithms for
+multi-label classification with macro-at-k metrics"): the gain is what a hit adds to the tag's recall and
+precision, the offset what a word costs its precision. Both follow from how often the rule itself says the
+tag and hits, so they are found by Frank-Wolfe on images that the model was not fitted to.
+
+Shapes: n images held out, T tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from drel_core.errors import InputError
+
+DECISION = "decision.safetensors"
+_NEIGHBOURS = (
+    20  # tags on either side, by training count, that a rare tag's statistics are drawn to
+)
+_PSEUDO_COUNT = 2.0  # how many training images that pull is worth
+_ITERATIONS = 40
+
+
+@dataclass(kw_only=True)
+class DecisionConfig:
+    """How scores become words: learned from fits that leave out some training rows each."""
+
+    fits: int = 0
+    """extra fits, each without `held_out` of the rows; 0: an image's words are its k best scores"""
+    held_out: float = 0.1
+    """share of the training rows that each extra fit leaves out"""
+    images: int = 500
+    """images over which precision and recall are counted: the fewer, the less a rare tag's words are worth"""
+    hit: float = 0.003
+    """worth of a hit of any tag, where 1 is that of a whole tag's precision or recall: more raises overall \
+    precision, and lowers N+"""
+
+    def __post_init__(self) -> None:
+        if self.fits < 0:
+            raise ValueError(f"decision.fits is {self.fits}; it must be 0 or more")
+        if not 0 < self.held_out <= 0.5:
+            raise ValueError(f"decision.held_out is {self.held_out}; it must be in (0, 0.5]")
+        if self.fits * self.held_out > 1 + 1e-9:
+            raise ValueError(
+                f"decision.fits {self.fits} times decision.held_out {self.held_out} is more than all rows; "
+                "lower one of them"
+            )
+        if self.images < 1:
+            raise ValueError(f"decision.images is {self.images}; it must be 1 or more")
+        if self.hit < 0:
+            raise ValueError(f"decision.hit is {self.hit}; it must be 0 or more")
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """Turns a score into what saying the tag is worth: ``gain sigmoid(slope score + shift) + offset``.
+
+    Grows with the score of each tag, so that no tag's order of images changes.
+
+    Args:
+        slope: float32 ``[1]``, above 0.
+        shift_T, gain_T, offset_T: float32 ``[T]``; gains are above 0.
+    """
+
+    slope: Tensor
+    shift_T: Tensor
+    gain_T: Tensor
+    offset_T: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shift_T)
+
+    def to(self, device: torch.device) -> DecisionRule:
+        return DecisionRule(*(getattr(self, name).to(device) for name in _PARTS))
+
+    def worth(self, score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
+        """``[B, n]`` of the scores of some tags; takes the place of the scores."""
+        probability_Bn = (
+            score_Bn.mul(self.slope.to(score_Bn.dtype)).add_(self.shift_T[tag_n]).sigmoid_()
+        )
+        return probability_Bn.mul_(self.gain_T[tag_n]).add_(self.offset_T[tag_n])
+
+    def extended(self, old_count_T: Tensor, count_T: Tensor) -> DecisionRule:
+        """The rule of a vocabulary that grew at its end: a new tag takes the mean of the old tags that are
+        nearest to it in training count."""
+        new_n = count_T[len(self) :]
+        if not len(new_n) or not len(self):
+            return self
+        distance_nT = (
+            new_n.clamp(min=1).double().log()[:, None]
+            - old_count_T.clamp(min=1).double().log()[None]
+        ).abs()
+        near_nk = distance_nT.topk(min(_NEIGHBOURS, len(self)), largest=False).indices
+        parts = [getattr(self, name) for name in _PARTS[1:]]
+        grown = [torch.cat([part_T, part_T[near_nk].mean(1)]) for part_T in parts]
+        return DecisionRule(self.slope, *grown)
+
+    def save(self, path: Path, about: dict[str, str] | None = None) -> None:
+        """Write the file, with what else to say in its header."""
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in _PARTS}
+        save_file(tensors, path, about)
+
+    @staticmethod
+    def load(folder: Path, num_tags: int) -> DecisionRule | None:
+        """A bundle's rule; None where it has none.
+
+        Raises:
+            InputError: the rule is of another number of tags.
+        """
+        path = folder / DECISION
+        if not path.is_file():
+            return None
+        tensors = load_file(path)
+        rule = DecisionRule(*(tensors[name] for name in _PARTS))
+        lengths = {len(getattr(rule, name)) for name in _PARTS[1:]}
+        if lengths != {num_tags} or len(rule.slope) != 1:
+            raise InputError(f"{path}: a rule for {sorted(lengths)} tags, but there are {num_tags}")
+        return rule
+
+
+_PARTS = ("slope", "shift_T", "gain_T", "offset_T")
+
+
+def learn_rule(
+    score_nT: Tensor, hit_nT: Tensor, count_T: Tensor, rows: int, k: int, config: DecisionConfig
+) -> DecisionRule:
+    """The rule from the scores of images that the model was not fitted to.
+
+    Args:
+        score_nT: their scores.
+        hit_nT: bool, the tag is relevant to the image.
+        count_T: training images with each tag.
+        rows: training images.
+        k: words for each image.
+    """
+    share_T = image_share(count_T, rows)
+    (slope,), at_zero, on_share = calibrate([score_nT], hit_nT, share_T)
+    shift_T = (at_zero + on_share * share_T.log()).float()
+    probability_nT = score_nT.float().mul(slope).add_(shift_T).sigmoid_()
+    gain_T, offset_T = frank_wolfe(probability_nT, share_T, count_T.double(), k, config)
+    return DecisionRule(
+        torch.tensor([slope], dtype=torch.float32), shift_T, gain_T.float(), offset_T.float()
+    )
+
+
+def image_share(count_T: Tensor, rows: int) -> Tensor:
+    """float64 ``[T]``: share of images that carry a tag; one not seen in training counts as half an image."""
+    return count_T.double().clamp(min=0.5) / rows
+
+
+def calibrate(
+    evidence: Sequence[Tensor], hit_nT: Tensor, share_T: Tensor
+) -> tuple[list[float], float, float]:
+    """Logistic regression of relevance on scores and log share, over all pairs, by Newton's method.
+
+    Args:
+        evidence: ``[n, T]`` scores of each kind; the first is the model's.
+
+    Returns:
+        slope of each kind, constant, slope of the log share. The first is kept above 0, others at 0 or above.
+    """
+    columns = [score_nT.double().flatten() for score_nT in evidence]
+    columns += [torch.ones(hit_nT.numel(), dtype=torch.float64),
+                share_T.log().expand(hit_nT.shape).flatten()]  # fmt: skip
+    input_mS = torch.stack(columns, 1)
+    hit_m = hit_nT.flatten().double()
+    weight_S = torch.zeros(len(columns), dtype=torch.float64)
+    weight_S[-2] = hit_m.mean().clamp(1e-6, 1 - 1e-6).logit()
+    ridge_SS = 1e-6 * torch.eye(len(columns), dtype=torch.float64) * len(hit_m)
+
+    def loss(weight_S: Tensor) -> float:
+        logit_m = input_mS @ weight_S
+        return float((torch.nn.functional.softplus(logit_m) - hit_m * logit_m).sum())
+
+    now = loss(weight_S)
+    for _ in range(50):
+        chance_m = (input_mS @ weight_S).sigmoid()
+        gradient_S = input_mS.T @ (chance_m - hit_m)
+        hessian_SS = (input_mS * (chance_m * (1 - chance_m))[:, None]).T @ input_mS + ridge_SS
+        step_S = torch.linalg.solve(hessian_SS, gradient_S)
+        size = 1.0
+        while (then := loss(weight_S - size * step_S)) > now and size > 1e-4:
+            size /= 2
+        if then >= now:
+            break
+        weight_S, before, now = weight_S - size * step_S, now, then
+        if before - now <= 1e-9 * before:
+            break
+    *slopes, constant, on_share = weight_S.tolist()
+    return [max(slopes[0], 1e-6), *(max(slope, 0.0) for slope in slopes[1:])], constant, on_share
+
+
+def frank_wolfe(
+    probability_nT: Tensor, share_T: Tensor, count_T: Tensor, k: int, config: DecisionConfig
+) -> tuple[Tensor, Tensor]:
+    """Gains and offsets ``[T]`` of the rule with the highest expected F1 of mean precision and recall.
+
+    With M_t images of ``config.images`` that carry tag t, said S_t times with H_t hits, a tag's
+    expected precision is ``H/S (1 - exp(-S))`` (0 where it is never said), its recall ``H/M`` where it
+    occurs at all, which it does with probability ``1 - exp(-M)``. Statistics of a rare tag are drawn to
+    those of tags of like count.
+    """
+    tags = len(share_T)
+    expected_T = config.images * share_T
+    occurs_T = -torch.expm1(-expected_T)
+    own_T = count_T / (count_T + _PSEUDO_COUNT)
+    order = share_T.argsort(stable=True)
+    scale = config.images / len(probability_nT)
+    gain_T, offset_T = expected_T.rsqrt(), torch.zeros_like(expected_T)
+    said_T, hits_T = torch.zeros_like(expected_T), torch.zeros_like(expected_T)
+    for iteration in range(_ITERATIONS):
+        worth_nT = probability_nT * gain_T.float() + offset_T.float()
+        best_nk = worth_nT.topk(min(k, tags), dim=1).indices
+        now_said_T = torch.bincount(best_nk.flatten(), minlength=tags).double()
+        now_hits_T = torch.zeros_like(expected_T).index_add_(
+            0, best_nk.flatten(), probability_nT.gather(1, best_nk).flatten().double()
+        )
+        step = 2 / (iteration + 2)
+        for total_T, now_T in ((said_T, now_said_T), (hits_T, now_hits_T)):
+            like_T = (
+                expected_T
+                * _neighbourhood(now_T * scale, order)
+                / _neighbourhood(expected_T, order)
+            )
+            drawn_T = own_T * now_T * scale + (1 - own_T) * like_T
+            total_T.lerp_(drawn_T, step)
+        gain_T, offset_T = _slopes(said_T, hits_T, expected_T, occurs_T, config.hit)
+    return gain_T, offset_T
+
+
+def _slopes(
+    said_T: Tensor, hits_T: Tensor, expected_T: Tensor, occurs_T: Tensor, hit: float
+) -> tuple[Tensor, Tensor]:
+    """What a hit adds to the F1 of the means, and what a word takes, in units of one tag's share."""
+    said_T = said_T.clamp(min=1e-6)
+    ever_T = -torch.expm1(-said_T)  # said at least once
+    precision_T = hits_T / said_T
+    mean_precision = (precision_T * ever_T).sum() / occurs_T.sum()
+    mean_recall = (hits_T / expected_T * occurs_T).sum() / occurs_T.sum()
+    total = (mean_precision + mean_recall).clamp(min=1e-12)
+    on_precision = 2 * (mean_recall / total) ** 2
+    on_recall = 2 * (mean_precision / total) ** 2
+    gain_T = on_recall * occurs_T / expected_T + on_precision * ever_T / said_T + hit
+    offset_T = on_precision * precision_T * ((-said_T).exp() - ever_T / said_T)
+    return gain_T, offset_T
+
+
+def _neighbourhood(value_T: Tensor, order: Tensor) -> Tensor:
+    """Sum over each tag and its neighbours in ``order``."""
+    summed = torch.cat([value_T.new_zeros(1), value_T[order].cumsum(0)])
+    place = torch.arange(len(order))
+    low, high = (place - _NEIGHBOURS).clamp(min=0), (place + _NEIGHBOURS + 1).clamp(max=len(order))
+    out_T = torch.empty_like(value_T)
+    out_T[order] = (summed[high] - summed[low]).clamp(min=0)
+    return out_T

@@ -1,0 +1,50 @@
+"""Kernel regression over ranks is that of one process, resident or streamed; scores take its evidence in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed import comm
+from distributed.kernel_fit import fit_kernel
+from distributed.pipeline import inline_blocks, read_rows, shard
+from distributed.train_loop import build_stepper, make_reader
+from drel_core.kernel import KernelConfig
+from tests.distributed.test_cross_fit import surveyed
+from tests.spawn_ranks import spawn_ranks
+
+
+def work(folder: str, landmarks: int, resident: bool) -> list[Tensor]:
+    world, rank = comm.world_size(), comm.rank()
+    config, data = surveyed(Path(folder) / str(world) / str(rank))
+    torch.manual_seed(7)
+    stepper = build_stepper(config, data, torch.device("cpu"))
+    blocks = inline_blocks(config.data.columns, data.names)
+    reader = make_reader(config, data, data.train, blocks, resident)
+    kernel = KernelConfig(landmarks=landmarks)
+    head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
+    mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
+    before_nT = stepper.scores(mine, 3)
+    stepper.kernel = head
+    after_nT = stepper.scores(mine, 3)
+    input_nD = stepper.model.standardised(mine.features_BD)
+    expected_nT = before_nT + head.evidence(head.kernel(input_nD), slice(None))
+    torch.testing.assert_close(after_nT, expected_nT, atol=1e-3, rtol=1e-4)
+    return [head.landmark_RD, head.weight_RT, head.sharpness, after_nT]
+
+
+@pytest.mark.parametrize("landmarks", [40, 1000])
+def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int) -> None:
+    [one] = spawn_ranks(1, work, tmp_path, str(tmp_path), landmarks, True)
+    assert len(one[0]) == min(landmarks, 150)
+    for resident in (True, False):
+        ranks = spawn_ranks(2, work, tmp_path, str(tmp_path), landmarks, resident)
+        for head in ranks:
+            torch.testing.assert_close(head[0], one[0])
+            torch.testing.assert_close(head[1], one[1], atol=2e-3, rtol=2e-2)
+        torch.testing.assert_close(
+            torch.cat([part[3] for part in ranks]), one[3], atol=2e-2, rtol=2e-2
+        )

@@ -1,0 +1,130 @@
+"""Kernel regression is scikit-learn's, its evidence goes into scores, and a wrong file is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.kernel_ridge import KernelRidge
+from torch import Tensor
+
+from drel_core.bundle import load_bundle
+from drel_core.decision import DECISION, DecisionRule
+from drel_core.drel_annotator import DRELAnnotator
+from drel_core.errors import InputError
+from drel_core.kernel import (
+    KERNEL,
+    KernelConfig,
+    KernelHead,
+    RidgeSums,
+    gaussian,
+    median_square_distance,
+)
+from drel_core.scorer import topk
+from tests.bundles import write_drel
+
+
+def problem(rows: int = 90, dim: int = 6, tags: int = 7) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    input_ND = torch.randn(rows, dim)
+    return input_ND, input_ND @ torch.randn(dim, tags) > 2.0
+
+
+def fitted(input_ND: Tensor, relevant_NT: Tensor, landmark_RD: Tensor, ridge: float) -> KernelHead:
+    sharpness = 2.0 / median_square_distance(landmark_RD)
+    sums = RidgeSums(landmark_RD, sharpness, relevant_NT.float().mean(0))
+    for start in (0, 40):  # in pieces of any size
+        sums.add(input_ND[start : start + 40 or None], relevant_NT[start : start + 40 or None])
+    sums.add(input_ND[80:], relevant_NT[80:])
+    return sums.solve(ridge, len(input_ND))
+
+
+def test_with_every_image_a_landmark_it_is_scikit_learns() -> None:
+    input_ND, relevant_NT = problem()
+    head = fitted(input_ND, relevant_NT, input_ND, 0.3)
+    share = relevant_NT.double().mean(0).numpy()
+    gamma = float(head.sharpness)
+    other = KernelRidge(alpha=0.3, kernel="rbf", gamma=gamma)
+    other.fit(input_ND.double().numpy(), relevant_NT.double().numpy() - share)
+    new_BD = torch.randn(20, 6)
+    expected = np.log(np.maximum(other.predict(new_BD.double().numpy()) + share, 0.5 / 90))
+    found = head.weighed(1.5).evidence(head.kernel(new_BD), slice(None)).numpy()
+    assert found == pytest.approx(1.5 * expected, abs=2e-2)
+    some_p = torch.tensor([5, 1])
+    torch.testing.assert_close(
+        head.evidence(head.kernel(new_BD), some_p),
+        head.evidence(head.kernel(new_BD), slice(None))[:, some_p],
+    )
+
+
+def test_fewer_landmarks_minimise_what_they_should() -> None:
+    input_ND, relevant_NT = problem()
+    landmark_RD = input_ND[::6]
+    head = fitted(input_ND, relevant_NT, landmark_RD, 0.3)
+    kernel_NR = gaussian(input_ND, landmark_RD, float(head.sharpness)).double()
+    own_RR = gaussian(landmark_RD, landmark_RD, float(head.sharpness)).double()
+    weight_RT = head.weight_RT.double().requires_grad_()
+    left_NT = relevant_NT.double() - head.share_T - kernel_NR @ weight_RT
+    loss = left_NT.square().sum() + 0.3 * (weight_RT * (own_RR @ weight_RT)).sum()
+    loss.backward()
+    assert weight_RT.grad is not None
+    assert float(weight_RT.grad.abs().max()) < 1e-2 * loss.item()
+
+
+def test_landmarks_that_are_alike_do_no_harm() -> None:
+    input_ND, relevant_NT = problem()
+    twice = fitted(input_ND, relevant_NT, torch.cat([input_ND, input_ND]), 0.3)
+    assert torch.isfinite(twice.weight_RT).all()
+
+
+def test_distances_of_one_or_no_landmark() -> None:
+    assert median_square_distance(torch.zeros(1, 3)) == 1.0
+    assert median_square_distance(torch.zeros(4, 3)) > 0
+    two = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    assert median_square_distance(two) == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize("ruled", [False, True])
+def test_a_bundle_with_a_regression_adds_its_evidence(tmp_path: Path, ruled: bool) -> None:
+    folder = write_drel(tmp_path / "model")
+    plain = load_bundle(folder)
+    assert isinstance(plain, DRELAnnotator)
+    features_BD = torch.randn(5, plain.image_dim)
+    head = fitted(torch.randn(80, plain.image_dim), torch.rand(80, plain.num_tags) > 0.8,
+                  torch.randn(30, plain.image_dim), 0.3)  # fmt: skip
+    head.weighed(0.7).save(folder / KERNEL)
+    expected_BT = plain.scores(features_BD).clone()
+    for i in range(5):
+        for t in range(plain.num_tags):
+            near = [
+                np.exp(-float(head.sharpness) * float((features_BD[i] - mark).square().sum()))
+                for mark in head.landmark_RD
+            ]
+            estimate = float(np.dot(near, head.weight_RT[:, t].numpy()) + head.share_T[t])
+            expected_BT[i, t] += 0.7 * np.log(max(estimate, 0.5 / 80))
+    if ruled:
+        tags = plain.num_tags
+        rule = DecisionRule(torch.ones(1), torch.randn(tags), torch.rand(tags), torch.randn(tags))
+        rule.save(folder / DECISION)
+        expected_BT = rule.worth(expected_BT, slice(None))
+    both = load_bundle(folder)
+    torch.testing.assert_close(both.scores(features_BD), expected_BT, atol=1e-3, rtol=1e-3)
+    assert (both.annotate(features_BD, 3)[1] == topk(both.scores(features_BD), 3)[1]).all()
+
+
+def test_a_regression_of_other_features_or_tags_is_refused(tmp_path: Path) -> None:
+    folder = write_drel(tmp_path / "model")
+    model = load_bundle(folder)
+    for dim, tags in ((model.image_dim + 1, model.num_tags), (model.image_dim, model.num_tags + 1)):
+        relevant_NT = torch.rand(80, tags) > 0.8
+        fitted(torch.randn(80, dim), relevant_NT, torch.randn(9, dim), 1.0).save(folder / KERNEL)
+        with pytest.raises(InputError, match="but the model has"):
+            load_bundle(folder)
+
+
+@pytest.mark.parametrize("values", [{"landmarks": -1}, {"width": 0.0}, {"ridge": -1.0}])
+def test_values_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="kernel"):
+        KernelConfig(**values)  # type: ignore[arg-type]
