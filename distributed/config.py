@@ -121,11 +121,6 @@ class TrainConfig:
         for name in ("workers", "epochs", "batch_size", "k", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.kernel.landmarks and not self.decision.fits:
-            raise ValueError(
-                f"kernel.landmarks is {self.kernel.landmarks}, which needs decision.fits of 1 or more "
-                "to weigh it against the towers; raise that, or set kernel.landmarks 0"
-            )
 
 
 def config_from(kind: type[Kind], values: dict[str, Any]) -> Kind:

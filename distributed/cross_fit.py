@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,10 @@ from distributed.config import TrainConfig
 from distributed.feature_store import ReadUnit
 from distributed.folder import Folder
 from distributed.kernel_fit import fit_kernel
-from distributed.pipeline import Rows, ShardReader
+from distributed.pipeline import ShardReader
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
-from drel_core.decision import DECISION, DecisionRule, calibrate, image_share, learn_rule
-from drel_core.kernel import KernelHead
+from drel_core.decision import DECISION, DecisionRule, learn_rule
 from drel_core.sampling import mix_seed
 
 _PAIRS = 8 << 20  # (image, tag) pairs that the rule is learned from: half a GiB while it is
@@ -57,19 +56,6 @@ def split_rows(
     return rest, held
 
 
-@dataclass(frozen=True)
-class Decided:
-    """How scores become words.
-
-    Attributes:
-        rule: of the scores, evidence of the kernel included.
-        kernel_factor: what that evidence counts; None without a kernel.
-    """
-
-    rule: DecisionRule
-    kernel_factor: float | None
-
-
 def has_room(num_tags: int) -> bool:
     """The vocabulary is small enough for a rule: its scores of enough rows fit into memory."""
     return _PAIRS // max(1, num_tags) >= _LEAST_ROWS
@@ -82,7 +68,7 @@ def learn_decision(
     read: Read,
     fingerprint: dict[str, Any],
     say: Callable[[str], None],
-) -> Decided:
+) -> DecisionRule:
     """The rule of ``config.decision``, alike on all ranks; kept in ``OUT`` for a run that is taken up again.
 
     Args:
@@ -97,7 +83,6 @@ def learn_decision(
     fits, parts = config.decision.fits, round(1 / config.decision.held_out)
     most = max(1, _PAIRS // (fits * tags))
     scores: list[Tensor] = []
-    evidence: list[Tensor] = []
     masks: list[Tensor] = []
     count_T = torch.from_numpy(data.count_T)
     for fit in range(fits):
@@ -113,31 +98,19 @@ def learn_decision(
         reader = read(own, held, False)
         rows = reader.load()
         counts = list(reader.plan.rows_per_rank)
+        if config.kernel.landmarks:
+            learner.kernel = fit_kernel(config.kernel, learner.model, training, count_T, own.seed)
         scores.append(comm.gather_rows(learner.scores(rows), counts).cpu())
         mask_nT = rows.tags.mask(tags).to(learner.device, torch.uint8)
         masks.append(comm.gather_rows(mask_nT, counts).cpu())
-        if config.kernel.landmarks:
-            head = fit_kernel(config.kernel, learner.model, training, count_T, own.seed)
-            evidence.append(comm.gather_rows(_evidence(head, learner, rows), counts).cpu())
         del learner
-    score_nT, hit_nT, factor = torch.cat(scores), torch.cat(masks).bool(), None
-    if evidence:
-        evidence_nT = torch.cat(evidence)
-        share_T = image_share(count_T, data.train_rows)
-        slopes, _, _ = calibrate([score_nT, evidence_nT], hit_nT, share_T)
-        factor = slopes[1] / slopes[0]
-        score_nT.add_(evidence_nT, alpha=factor)
+    score_nT, hit_nT = torch.cat(scores), torch.cat(masks).bool()
     rule = learn_rule(score_nT, hit_nT, count_T, data.train_rows, config.k, config.decision)
     if comm.rank() == 0:
         with out.writing(DECISION) as path:
-            rule.save(path, {"of": mark, "kernel_factor": json.dumps(factor)})
+            rule.save(path, {"of": mark})
     comm.barrier()
-    return Decided(rule, factor)
-
-
-def _evidence(head: KernelHead, learner: Stepper, rows: Rows) -> Tensor:
-    features_nD = rows.features_BD.to(learner.device).reshape(-1, learner.model.image_dim)
-    return head.evidence(head.kernel(learner.model.standardised(features_nD)), slice(None))
+    return rule
 
 
 def _fit(config: TrainConfig, learner: Stepper, reader: ShardReader) -> None:
@@ -156,7 +129,7 @@ def _fit(config: TrainConfig, learner: Stepper, reader: ShardReader) -> None:
             )
 
 
-def _kept(out: Folder, mark: str, tags: int) -> Decided | None:
+def _kept(out: Folder, mark: str, tags: int) -> DecisionRule | None:
     """What this run, and no other, learned before."""
     if not out.has(DECISION):
         return None
@@ -166,5 +139,4 @@ def _kept(out: Folder, mark: str, tags: int) -> Decided | None:
                 said = file.metadata() or {}
         except SafetensorError:
             return None
-        rule = DecisionRule.load(path.parent, tags) if said.get("of") == mark else None
-    return None if rule is None else Decided(rule, json.loads(said["kernel_factor"]))
+        return DecisionRule.load(path.parent, tags) if said.get("of") == mark else None

@@ -21,7 +21,6 @@ from scipy import sparse
 from torch import Tensor
 
 from distributed.bundles import local_bundle
-from distributed.cross_fit import Decided
 from distributed.feature_store import Columns, ReadUnit, encode_tags, flat_tags, read_table
 from distributed.folder import Folder
 from distributed.step import Stepper
@@ -29,7 +28,6 @@ from drel_core.bundle import read_vocabulary
 from drel_core.decision import DecisionRule
 from drel_core.drel_annotator import table_file
 from drel_core.errors import InputError
-from drel_core.kernel import KernelHead
 from drel_core.model import ModelConfig, init_embedding_rows
 
 Start = Literal["co-occurring", "random"]
@@ -83,18 +81,14 @@ def grow(stepper: Stepper, parent: Parent) -> None:
         local.weight_nE[first - local.start :] = rows_nE.to(local.weight_nE.device)
 
 
-def grown_decision(parent: Parent, image_dim: int, count_T: np.ndarray) -> Decided | None:
-    """How the parent's scores become words, if it has a rule for it, with a place for every new tag."""
+def grown_rule(parent: Parent, count_T: np.ndarray) -> DecisionRule | None:
+    """The parent's decision rule, if it has one, with a place for every new tag."""
     folder = parent.folder()
     rule = DecisionRule.load(folder, parent.num_tags)
     if rule is None:
         return None
-    kernel = KernelHead.load(folder, image_dim, parent.num_tags)
     before = torch.from_numpy(read_vocabulary(folder).counts)
-    return Decided(
-        rule.extended(before, torch.from_numpy(count_T)),
-        None if kernel is None else float(kernel.factor),
-    )
+    return rule.extended(before, torch.from_numpy(count_T))
 
 
 def read_rows_of(parent: Parent, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def fit_kernel(
         sums.add(model.standardised(rows.features_BD.to(device)), relevant_BT)
     sums.gram_RR = comm.sum_over_ranks(sums.gram_RR)
     sums.hits_RT = comm.sum_over_ranks(sums.hits_RT)
-    return sums.solve(config.ridge, total)
+    return sums.solve(config.ridge, config.factor, total)
 
 
 def _pieces(reader: ShardReader) -> Iterator[Rows]:

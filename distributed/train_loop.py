@@ -17,7 +17,7 @@ from distributed.bundles import Draft, local_bundle
 from distributed.checkpoint import Cursor
 from distributed.cnn_learner import CNNLearner
 from distributed.config import PICTURE_METHODS, TrainConfig
-from distributed.cross_fit import Decided, has_room, learn_decision
+from distributed.cross_fit import has_room, learn_decision
 from distributed.feature_store import ReadUnit
 from distributed.finish import finish_bundle
 from distributed.folder import Folder
@@ -31,6 +31,7 @@ from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
 from drel_core.bundle import load_bundle
+from drel_core.decision import DecisionRule
 from drel_core.drel_annotator import DRELAnnotator
 from drel_core.model import DREL
 
@@ -107,7 +108,7 @@ def train(
     say: Callable[[str], None],
     validated: Callable[[int, dict[str, Any]], None] | None = None,
     origin: dict[str, Any] | None = None,
-    decided: Decided | None = None,
+    rule: DecisionRule | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
@@ -120,8 +121,8 @@ def train(
         report: hands a folder with this rank's part of a checkpoint over for keeping.
         recall: a local folder with the whole checkpoint whose metrics hold these; waits until it is kept.
         origin: what the bundle says of the model that this one came from.
-        decided: for a model that came from another: how scores become words. A new one learns that first,
-            where the configuration asks.
+        rule: of a model that came from another, its decision rule. A new model learns one first, where the
+            configuration asks.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
 
     Returns:
@@ -154,28 +155,11 @@ def train(
         )
     scratch = Scratch(Folder.of(config.out))
     logs = str(scratch.folder / "tensorboard")
-    monitor = Monitor(logs, config.epochs, total_steps, first, say)
     started = time.perf_counter()
-    if isinstance(learner, Stepper):
-        if config.decision.fits and origin is None and validated is None:
-            if has_room(len(data.count_T)):
-                decided = learn_decision(
-                    config, data,
-                    lambda own: build_stepper(own, data, learner.device),
-                    lambda own, reads, training: make_reader(
-                        own, data, reads, blocks, not training or is_resident(config, data)
-                    ),
-                    fingerprint, say,
-                )  # fmt: skip
-            elif rank == 0:
-                say(f"no decision rule and no kernel: too many tags ({len(data.count_T)})")
-        if decided is not None:
-            learner.rule = decided.rule
-            if decided.kernel_factor is not None:
-                count_T = torch.tensor(data.count_T)
-                head = fit_kernel(config.kernel, learner.model, reader, count_T, config.seed)
-                learner.kernel = head.weighed(decided.kernel_factor)
-    ruled = time.perf_counter() - started
+    if isinstance(learner, Stepper) and validated is None:  # a search looks at the towers alone
+        _decide(config, data, learner, reader, blocks, fingerprint, rule, origin is None, say)
+    decided = time.perf_counter() - started
+    monitor = Monitor(logs, config.epochs, total_steps, first, say)
     learner.model.train()
 
     def keep(score: float) -> None:
@@ -237,12 +221,12 @@ def train(
     figures: dict[str, Any] = {
         "seconds": round(seconds, 2),
         "epochs": cursor.epoch,
-        "images_per_second": round(monitor.total_images / max(seconds - ruled, 1e-9), 1),
-        "triplets_per_second": round(monitor.total_triplets / max(seconds - ruled, 1e-9), 1),
+        "images_per_second": round(monitor.total_images / max(seconds - decided, 1e-9), 1),
+        "triplets_per_second": round(monitor.total_triplets / max(seconds - decided, 1e-9), 1),
         "workers": world,
     }
-    if decided is not None:
-        figures["decision_seconds"] = round(ruled, 2)
+    if config.decision.fits or config.kernel.landmarks:
+        figures["decision_seconds"] = round(decided, 2)
     if has_validation:
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
     write_model(config, data, features, learner, figures, origin or {})
@@ -254,6 +238,43 @@ def train(
     if rank == 0:
         scratch.push()
     return figures
+
+
+def _decide(
+    config: TrainConfig,
+    data: StoreSurvey,
+    learner: Stepper,
+    reader: ShardReader,
+    blocks: BlockSource,
+    fingerprint: dict[str, Any],
+    rule: DecisionRule | None,
+    new: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Give the learner its decision rule and its kernel regression, where the configuration asks for them.
+
+    Args:
+        reader: of this rank's training rows.
+        rule: of the model that this one came from.
+        new: it came from none, and learns its rule.
+    """
+    has_both = config.decision.fits or config.kernel.landmarks
+    if has_both and not has_room(len(data.count_T)):
+        if comm.rank() == 0:
+            say(f"{len(data.count_T)} tags are too many for a decision rule and a kernel: left out")
+        return
+    if config.decision.fits and new:
+        rule = learn_decision(
+            config, data, lambda own: build_stepper(own, data, learner.device),
+            lambda own, reads, training: make_reader(
+                own, data, reads, blocks, not training or is_resident(config, data)
+            ),
+            fingerprint, say,
+        )  # fmt: skip
+    learner.rule = rule
+    if config.kernel.landmarks:
+        count_T = torch.tensor(data.count_T)
+        learner.kernel = fit_kernel(config.kernel, learner.model, reader, count_T, config.seed)
 
 
 def write_model(

@@ -41,14 +41,14 @@ def enter(arguments: dict[str, bytes]) -> None:
 
         blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
     learner = build_learner(config, data, device)
-    decided = None
+    rule = None
     if "parent" in settings:
-        from distributed.growth import grow, grown_decision
+        from distributed.growth import grow, grown_rule
         from distributed.step import Stepper
 
         assert isinstance(learner, Stepper)
         grow(learner, settings["parent"])
-        decided = grown_decision(settings["parent"], data.image_dim, data.count_T)
+        rule = grown_rule(settings["parent"], data.count_T)
     scratch = Scratch(Folder.of(config.out))
     if ray.train.get_context().get_world_rank() == 0:
         scratch.take_up(PROGRESS)
@@ -89,5 +89,5 @@ def enter(arguments: dict[str, bytes]) -> None:
         restore = None if at is None else Path(at)
         train(
             config, data, settings["features"], learner, blocks, mark, restore, report, recall,
-            say, origin=settings.get("origin"), decided=decided,
+            say, origin=settings.get("origin"), rule=rule,
         )  # fmt: skip

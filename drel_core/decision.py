@@ -12,7 +12,6 @@ Shapes: n images held out, T tags.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +142,7 @@ def learn_rule(
         k: words for each image.
     """
     share_T = image_share(count_T, rows)
-    (slope,), at_zero, on_share = calibrate([score_nT], hit_nT, share_T)
+    slope, at_zero, on_share = calibrate(score_nT, hit_nT, share_T)
     shift_T = (at_zero + on_share * share_T.log()).float()
     probability_nT = score_nT.float().mul(slope).add_(shift_T).sigmoid_()
     gain_T, offset_T = frank_wolfe(probability_nT, share_T, count_T.double(), k, config)
@@ -157,46 +156,40 @@ def image_share(count_T: Tensor, rows: int) -> Tensor:
     return count_T.double().clamp(min=0.5) / rows
 
 
-def calibrate(
-    evidence: Sequence[Tensor], hit_nT: Tensor, share_T: Tensor
-) -> tuple[list[float], float, float]:
-    """Logistic regression of relevance on scores and log share, over all pairs, by Newton's method.
-
-    Args:
-        evidence: ``[n, T]`` scores of each kind; the first is the model's.
+def calibrate(score_nT: Tensor, hit_nT: Tensor, share_T: Tensor) -> tuple[float, float, float]:
+    """Logistic regression of relevance on score and log share, over all pairs, by Newton's method.
 
     Returns:
-        slope of each kind, constant, slope of the log share. The first is kept above 0, others at 0 or above.
+        slope of the score, constant, slope of the log share. The first is kept above 0.
     """
-    columns = [score_nT.double().flatten() for score_nT in evidence]
-    columns += [torch.ones(hit_nT.numel(), dtype=torch.float64),
-                share_T.log().expand(hit_nT.shape).flatten()]  # fmt: skip
-    input_mS = torch.stack(columns, 1)
+    columns = [score_nT.double().flatten(), torch.ones(hit_nT.numel(), dtype=torch.float64),
+               share_T.log().expand(hit_nT.shape).flatten()]  # fmt: skip
+    input_m3 = torch.stack(columns, 1)
     hit_m = hit_nT.flatten().double()
-    weight_S = torch.zeros(len(columns), dtype=torch.float64)
-    weight_S[-2] = hit_m.mean().clamp(1e-6, 1 - 1e-6).logit()
-    ridge_SS = 1e-6 * torch.eye(len(columns), dtype=torch.float64) * len(hit_m)
+    weight_3 = torch.zeros(3, dtype=torch.float64)
+    weight_3[1] = hit_m.mean().clamp(1e-6, 1 - 1e-6).logit()
+    ridge_33 = 1e-6 * torch.eye(3, dtype=torch.float64) * len(hit_m)
 
-    def loss(weight_S: Tensor) -> float:
-        logit_m = input_mS @ weight_S
+    def loss(weight_3: Tensor) -> float:
+        logit_m = input_m3 @ weight_3
         return float((torch.nn.functional.softplus(logit_m) - hit_m * logit_m).sum())
 
-    now = loss(weight_S)
+    now = loss(weight_3)
     for _ in range(50):
-        chance_m = (input_mS @ weight_S).sigmoid()
-        gradient_S = input_mS.T @ (chance_m - hit_m)
-        hessian_SS = (input_mS * (chance_m * (1 - chance_m))[:, None]).T @ input_mS + ridge_SS
-        step_S = torch.linalg.solve(hessian_SS, gradient_S)
+        chance_m = (input_m3 @ weight_3).sigmoid()
+        gradient_3 = input_m3.T @ (chance_m - hit_m)
+        hessian_33 = (input_m3 * (chance_m * (1 - chance_m))[:, None]).T @ input_m3 + ridge_33
+        step_3 = torch.linalg.solve(hessian_33, gradient_3)
         size = 1.0
-        while (then := loss(weight_S - size * step_S)) > now and size > 1e-4:
+        while (then := loss(weight_3 - size * step_3)) > now and size > 1e-4:
             size /= 2
         if then >= now:
             break
-        weight_S, before, now = weight_S - size * step_S, now, then
+        weight_3, before, now = weight_3 - size * step_3, now, then
         if before - now <= 1e-9 * before:
             break
-    *slopes, constant, on_share = weight_S.tolist()
-    return [max(slopes[0], 1e-6), *(max(slope, 0.0) for slope in slopes[1:])], constant, on_share
+    slope, constant, on_share = weight_3.tolist()
+    return max(slope, 1e-6), constant, on_share
 
 
 def frank_wolfe(

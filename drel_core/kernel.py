@@ -9,7 +9,7 @@ Shapes: B images, D feature size, R landmarks, T tags.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,17 +27,18 @@ class KernelConfig:
     """Kernel ridge regression beside the towers."""
 
     landmarks: int = 0
-    """training images that its weights live on, at most; 0 leaves it out. Needs decision.fits, which weigh \
-    it against the towers"""
+    """training images that its weights live on, at most; 0 leaves it out"""
     width: float = 3.0
     """sharpness of the Gaussian kernel `exp(-width d^2 / m)`, m the median of d^2 between landmarks"""
     ridge: float = 0.3
     """penalty on the weights"""
+    factor: float = 3.0
+    """what the log of its estimates counts beside the towers' score"""
 
     def __post_init__(self) -> None:
         if self.landmarks < 0:
             raise ValueError(f"kernel.landmarks is {self.landmarks}; it must be 0 or more")
-        for name in ("width", "ridge"):
+        for name in ("width", "ridge", "factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be above 0")
 
@@ -72,9 +73,6 @@ class KernelHead:
         """``[B, n]`` for some tags: the factor times the log of the estimate, no lower than the floor's."""
         estimate_Bn = torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
         return estimate_Bn.clamp_(min=float(self.floor)).log_().mul_(self.factor)
-
-    def weighed(self, factor: float) -> KernelHead:
-        return replace(self, factor=torch.full_like(self.factor, factor))
 
     def save(self, path: Path) -> None:
         save_file({name: getattr(self, name).cpu().contiguous() for name in _PARTS}, path)
@@ -142,20 +140,27 @@ class RidgeSums:
             self.gram_RR.addmm_(kernel_bR.T, kernel_bR)
             self.hits_RT.addmm_(kernel_bR.T, relevant_BT[part].to(kernel_bR.dtype) - self.share_T)
 
-    def solve(self, ridge: float, rows: int) -> KernelHead:
+    def solve(self, ridge: float, factor: float, rows: int) -> KernelHead:
         """Minimises ``|Y - share - K W|^2 + ridge tr(W^T K_RR W)``; with every training image a landmark
         that is kernel ridge regression itself.
 
         Args:
+            factor: what its evidence counts beside the towers' score.
             rows: training images; half of one in so many is the least estimate that counts.
         """
         own_RR = gaussian(self.landmark_RD, self.landmark_RD, self.sharpness).double()
         system_RR = self.gram_RR.double().add_(own_RR, alpha=ridge)
-        # Sums in float32 are exact to about this; it also parts landmarks that are alike.
-        system_RR.diagonal().add_(1e-6 * float(system_RR.diagonal().mean()))
-        factor_RR = torch.linalg.cholesky(system_RR)
+        # Sums in float32 are exact to about as much, and landmarks may be alike: raised until it factors.
+        more = 1e-6 * float(system_RR.diagonal().mean())
+        system_RR.diagonal().add_(more)
+        factor_RR, failed = torch.linalg.cholesky_ex(system_RR)
+        while failed:
+            system_RR.diagonal().add_(9 * more)
+            more *= 10
+            factor_RR, failed = torch.linalg.cholesky_ex(system_RR)
         weight_RT = torch.cholesky_solve(self.hits_RT.double(), factor_RR)
         one = torch.ones(1, dtype=torch.float32, device=self.landmark_RD.device)
         return KernelHead(
-            self.landmark_RD, one * self.sharpness, weight_RT.float(), self.share_T, one * (0.5 / rows), one
+            self.landmark_RD, one * self.sharpness, weight_RT.float(), self.share_T, one * (0.5 / rows),
+            one * factor,
         )  # fmt: skip
