@@ -1,7 +1,7 @@
 """A proxy before an S3 server that spoils a share of the requests, as a busy or broken one would.
 
-Faults, chosen with equal chance by a seeded generator: 503 SlowDown; a connection reset, before the
-server has the request or after it has done it; an answer whose body ends in the middle.
+Faults, chosen with equal chance by a seeded generator: 503 SlowDown; 500 InternalError; a connection
+reset, before the server has the request or after it has done it; an answer whose body ends in the middle.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
-KINDS = ("slow down", "reset", "truncated")
-SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
+KINDS = ("slow down", "internal error", "reset", "truncated")
+STATUS = {"slow down": ("503 Slow Down", b"SlowDown"),
+          "internal error": ("500 Internal Server Error", b"InternalError")}  # fmt: skip
 
 
 @dataclass
@@ -109,8 +107,10 @@ class FaultProxy:
         early = self._random.random() < 0.5
         if fault:
             self.injected[fault] += 1
-        if fault == "slow down":
-            writer.write(_answer("503 Slow Down", {"Content-Type": "application/xml"}, SLOW_DOWN))
+        if fault in STATUS:
+            status, code = STATUS[fault]
+            text = b'<?xml version="1.0"?><Error><Code>%b</Code><Message>m</Message></Error>' % code
+            writer.write(_answer(status, {"Content-Type": "application/xml"}, text))
             await writer.drain()
             return True
         if fault == "reset" and early:

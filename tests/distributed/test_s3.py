@@ -308,7 +308,12 @@ def test_compare_writes_its_tables_and_models_to_s3(
     assert [m["mean"] for m in first["methods"]] == [m["mean"] for m in again["methods"]]
 
 
-def train_as_a_rank(data: str, out: str, checkpoints: str) -> None:
+def train_as_a_rank(data: str, outs: list[str], folder: str) -> None:
+    for number, out in enumerate(outs):
+        train_once(data, out, f"{folder}/{number}")
+
+
+def train_once(data: str, out: str, checkpoints: str) -> None:
     """The training loop, with its checkpoints in a folder that all ranks see."""
     config, _, _ = parse(["--data.train", data, "--out", out, "--data.validation", "0.2", "--epochs", "6",
                           "--patience", "2", "--checkpoint.every", "4", *SMALL])  # fmt: skip
@@ -338,11 +343,12 @@ def test_two_ranks_leave_the_bundle_in_s3_that_they_leave_locally(
     data = str(tmp_path / "data.parquet")
     outs = [Folder.of(tmp_path / "out"), Folder.of(s3.at("out"))]
     s3.proxy.rate = 0.05
-    for number, out in enumerate(outs):
+    for out in outs:
         (out / "model").write("tag_embedding-00002-of-00003.safetensors", b"of a stopped run")
         if not out.remote:
             (out / "model").path.rename(out.path / ".model.partial")
-        spawn_ranks(2, train_as_a_rank, tmp_path, data, out.address, str(tmp_path / str(number)))
+    addresses = [out.address for out in outs]
+    spawn_ranks(2, train_as_a_rank, tmp_path, data, addresses, str(tmp_path))
     one, other = (set((out / "model").files()) for out in outs)
     assert one == other and "thresholds.safetensors" in one and "reservoir.parquet" in one
     for name in one - {"config.json"}:  # names its out, and the time
