@@ -217,7 +217,7 @@ def _new_stores(
     if config.data.new:
         store = FeatureStore.open(config.data.new, config.data.columns, "--data")
         check_same_features(
-            about.get("features"), str(bundle), features_of(config.data.new), config.data.new
+            about.get("features"), config.model, features_of(config.data.new), config.data.new
         )
         stores.append(store)
     if config.from_feedback:
