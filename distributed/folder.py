@@ -38,7 +38,8 @@ class Folder:
         """
         given = str(path)
         if is_s3(given):
-            return Folder(given)
+            base, mark, options = given.removeprefix("s3://").partition("?")
+            return Folder(f"s3://{base.rstrip('/')}{mark}{options}")
         if "://" in given:
             raise InputError(f"{given}: neither a local path nor s3://")
         return Folder(str(Path(given).expanduser().absolute()))

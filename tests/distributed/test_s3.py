@@ -85,6 +85,7 @@ def test_addresses_keep_options_and_odd_names(s3: Bucket, tmp_path: Path) -> Non
     assert survey(store).train_rows == 6
     folder = Folder.of(s3.at("st") + options)
     assert (folder / "deep").file("a b") == f"{s3.at('st/deep/a%20b')}{options}"
+    assert Folder.of(s3.at("st/") + options) == folder
     assert (folder / "deep").parent == folder and folder.name == "st"
     folder.remove(["a b#1%.parquet"])
     with pytest.raises(InputError, match="the file is gone"):
