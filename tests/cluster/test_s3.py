@@ -70,8 +70,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
         yield found
         print(f"\n{proxy.injected.total()} of {len(proxy.requests)} requests spoiled: "
               f"{dict(proxy.injected)}")  # fmt: skip
-        assert set(proxy.injected) == set(KINDS)
-        assert 0.03 < proxy.injected.total() / len(proxy.requests) < 0.07
+        if len(proxy.requests) > 1000:  # not when one test runs alone
+            assert set(proxy.injected) == set(KINDS)
+            assert 0.03 < proxy.injected.total() / len(proxy.requests) < 0.07
 
 
 def write_stores(at: Folder) -> None:
