@@ -128,6 +128,16 @@ def train_arguments(at: Folder, out: str, *options: object) -> list[object]:
             *options]  # fmt: skip
 
 
+def first_version(places: Places) -> None:
+    """``versions/v1`` on both sides, where the first test has not left it."""
+    local, remote = (at / "versions/v1" for at in places.both)
+    if not local.has("model/config.json"):
+        run("train", *train_arguments(places.local, "versions/v1", *TRAIN))
+    if not remote.has("model/config.json"):
+        for name in (local / "model").files():
+            (remote / "model").put(name, (local / "model").path / name)
+
+
 def tensors(model: Folder) -> dict[str, torch.Tensor]:
     found = {}
     for name in model.files():
@@ -208,6 +218,7 @@ def test_the_best_epoch_is_recalled_from_s3(places: Places) -> None:
 
 def test_evaluate_and_annotate_killed_and_run_again(places: Places, tmp_path: Path) -> None:
     local, remote = places.both
+    first_version(places)
     for at in places.both:
         run("evaluate", "--model", at / "versions/v1", "--data", at / "data/test",
             "--json", at / "evaluated.json")  # fmt: skip
@@ -234,6 +245,7 @@ def test_evaluate_and_annotate_killed_and_run_again(places: Places, tmp_path: Pa
 
 def test_serve_follows_an_update_that_is_published_in_the_bucket(places: Places) -> None:
     local, remote = places.both
+    first_version(places)
     (remote / "versions").write("latest", b"v1\n")
     server = start(remote / "versions", "--poll_seconds", "0.5")  # type: ignore[arg-type]
     try:
