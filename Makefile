@@ -11,17 +11,20 @@ MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c '$(MODERN)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-cluster lint format clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
-	while IFS='|' read -r target what; do printf '  make %-8s%s\n' "$$target" "$$what"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	while IFS='|' read -r target what; do printf '  make %-14s%s\n' "$$target" "$$what"; done
 
 demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate images
 	$(BIN)/python -m jobs.demo
 
 test: $(INSTALLED)  ## the test suite (without the markers cluster and heavy)
 	$(BIN)/python -m pytest
+
+test-cluster: $(INSTALLED)  ## the tests that start several Ray nodes (some ten minutes)
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(INSTALLED)  ## style, types and the direction of imports
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ from distributed.pipeline import Residency
 from distributed.reservoir import ReservoirConfig
 from distributed.step import PoolConfig
 from distributed.store_survey import OnBadRow
+from distributed.workers import ONE, Workers
 from drel_core.baselines.cnn import CNNConfig
 from drel_core.baselines.svm import SVMConfig
 from drel_core.decision import DecisionConfig
@@ -67,6 +68,23 @@ class CheckpointConfig:
 
 
 @dataclass(kw_only=True)
+class ClusterConfig:
+    """How a run waits for a cluster, grows with it and outlives what it loses."""
+
+    start_timeout: int = 900
+    """seconds to wait at the start until the cluster has room for the (least) workers"""
+    resize_every: int = 60
+    """with --workers MIN:MAX, seconds between looks for room for more workers"""
+    failures: int = 5
+    """times in a row that a run may fail without a new checkpoint between; lost nodes count as well"""
+
+    def __post_init__(self) -> None:
+        for name in ("start_timeout", "resize_every", "failures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """Everything that decides a training run."""
 
@@ -76,8 +94,8 @@ class TrainConfig:
     """folder for the model, checkpoints, TensorBoard and metrics; the same one resumes"""
     method: Method = "drel"
     """what to train"""
-    workers: int = 1
-    """data-parallel processes, each holding 1/workers of the tag table"""
+    workers: Workers = ONE
+    """data-parallel processes, each holding 1/workers of the tag table; 2:8 for as many as the cluster has"""
     epochs: int = 30
     """passes over the training rows"""
     batch_size: int = 128
@@ -114,11 +132,14 @@ class TrainConfig:
     """methods cnn-softmax, cnn-hinge, cnn-warp"""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """when resumable state is written"""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """how a run waits, grows and goes on"""
     reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
     """training rows kept in the bundle for jobs.update"""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "epochs", "batch_size", "k", "patience"):
+        self.workers = Workers(self.workers)  # bundles of before have a plain number
+        for name in ("epochs", "batch_size", "k", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 

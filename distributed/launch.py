@@ -6,21 +6,25 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distributed.capacity import Bundle, capacity, fits, shortage, wait_for_workers
+from distributed.config import ClusterConfig
+from distributed.desk import Desk, News, Watch
 from distributed.folder import Folder, storage
-from distributed.scratch import Scratch
+from distributed.stopping import Asked, Stopped
 from distributed.unit_tasks import MALLOC, local_ray, start_ray
-from distributed.worker import PROGRESS
+from distributed.workers import Workers
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]
+_IDLE = 10.0  # seconds without workers after which it is said what they wait for
 
 
 def launch(
@@ -28,62 +32,142 @@ def launch(
     settings: dict[str, Any],
     *,
     out: str,
-    workers: int,
+    workers: Workers,
     threads: int,
     device: Literal["auto", "cpu", "cuda"],
+    cluster: ClusterConfig,
+    every: int,
     say: Say,
 ) -> None:
     """Run ``enter`` on every worker, resuming from the last checkpoint below ``out``.
 
+    Lost workers and nodes are lived through: the run goes on from its last checkpoint, with other
+    workers when ``workers`` is a range.
+
     Args:
-        enter: gets {"settings": pickled}; to the settings are added threads, cuda and a run's mark.
+        enter: gets {"settings": pickled}; to the settings are added threads, cuda, own_cpus and a run's mark.
         threads: of each worker; 0 shares the cores of a node.
+        every: steps between checkpoints.
 
     Raises:
-        InputError: not enough GPUs, or a worker found the input wrong.
+        InputError: the cluster has not enough for the least workers, or a worker found the input wrong.
+        Stopped: the job was asked to stop; a checkpoint is written.
+        RuntimeError: the run failed again and again at the same place.
     """
-    start_ray(workers)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    cuda = device == "cuda" or (device == "auto" and gpus >= workers)
-    if cuda and gpus < workers:
+    start_ray(workers.least)
+    with Asked() as asked:
+        cuda = _on_gpus(workers, device)
+        bundle: Bundle = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
+        most = workers.most
+        if local_ray():
+            most = max(workers.least, min(most, os.cpu_count() or 1))
+        else:
+            wait_for_workers(bundle, workers.least, cluster.start_timeout, say, asked.check)
+        run = os.urandom(3).hex()
+        # On the driver's node, so that it is lost only with the driver.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        desk: Any = ray.remote(num_cpus=0)(Desk).options(
+            name=f"drel-desk-{run}", scheduling_strategy=here
+        ).remote(cluster.failures, every)  # fmt: skip
+        settings = {
+            **settings, "threads": threads, "cuda": cuda, "run": run, "own_cpus": local_ray(),
+        }  # fmt: skip
+        filesystem, place = storage(Folder.of(out))
+        trainer = TorchTrainer(
+            enter,
+            train_loop_config={"settings": pickle.dumps(settings)},
+            torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=(workers.least, most) if workers.least < most else most,  # type: ignore[arg-type]  # v1 types
+                use_gpu=cuda,
+                elastic_resize_monitor_interval_s=cluster.resize_every,  # type: ignore[call-arg]
+            ),
+            run_config=RunConfig(
+                name="checkpoints",
+                storage_path=place,
+                storage_filesystem=filesystem,
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
+                ),
+                # The desk decides when it is enough.
+                failure_config=FailureConfig(max_failures=-1),
+                callbacks=[Watch(desk)],  # type: ignore[list-item]
+                worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]
+            ),
+        )
+        fit = _Fit(trainer)
+        fit.start()
+        news = _follow(desk, fit, asked, bundle, workers, say)
+    ray.kill(desk)
+    if news.refused is not None:
+        raise InputError(news.refused)
+    if news.given_up is not None:
+        raise RuntimeError(news.given_up)
+    if fit.error is not None:
+        raise fit.error
+    if news.stopped is not None:
+        raise Stopped(asked.signum)
+
+
+def _on_gpus(workers: Workers, device: str) -> bool:
+    """Whether each worker takes a GPU.
+
+    Raises:
+        InputError: it has to, but the cluster has not enough and cannot grow to it.
+    """
+    have = capacity()
+    most = max(have.total.get("GPU", 0), (have.limit or {}).get("GPU", 0))
+    if device == "cuda" and most < workers.least:
         raise InputError(
-            f"device cuda with {workers} workers, but the cluster has {gpus} GPUs; "
+            f"device cuda with {workers.least} workers, but the cluster has {int(most)} GPUs; "
             "use fewer --workers or --device cpu"
         )
-    per_node = -(-workers // max(1, len(ray.nodes())))
-    settings = {
-        **settings,
-        "threads": threads or max(1, (os.cpu_count() or 1) // per_node),
-        "cuda": cuda,
-        "run": os.urandom(3).hex(),
-    }
-    filesystem, place = storage(Folder.of(out))
-    scratch = Scratch(Folder.of(out))
-    scratch.take_up(PROGRESS)
-    trainer = TorchTrainer(
-        enter,
-        train_loop_config={"settings": pickle.dumps(settings)},
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cuda),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=place,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
-            failure_config=FailureConfig(max_failures=3),
-            worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]  # v1 types
-        ),
-    )
-    try:
-        with _Follower(scratch.folder / PROGRESS, say):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        cause = _input_error(error)
-        if cause is not None:
-            raise InputError(cause) from None
-        raise
+    return device == "cuda" or (device == "auto" and most >= workers.least)
+
+
+class _Fit(threading.Thread):
+    """Ray Train's driver side, beside the main thread, which has the signals (Ray Train would end the
+    run without a checkpoint on Ctrl-C)."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(daemon=True)
+        self.trainer = trainer
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.trainer.fit()
+        except BaseException as error:
+            cause = _input_error(error)
+            self.error = error if cause is None else InputError(cause)
+
+
+def _follow(desk: Any, fit: _Fit, asked: Asked, bundle: Bundle, workers: Workers, say: Say) -> News:
+    """Show what the desk has to tell until the run ends; hand on the wish to stop."""
+    shown, said, handed_on = 0, "", False
+    while True:
+        fit.join(0.3)
+        ended = not fit.is_alive()
+        news: News = ray.get(desk.news.remote(shown))
+        for line in news.lines:
+            say(line)
+        shown += len(news.lines)
+        if ended:
+            return news
+        if asked.signum and not handed_on:
+            if not news.running:
+                raise Stopped(asked.signum)
+            ray.get(desk.stop.remote())
+            handed_on = True
+        if news.running:
+            said = ""
+        elif news.idle > _IDLE and not local_ray():
+            have = capacity()
+            missing = workers.least - fits(bundle, have.total)
+            line = shortage(bundle, missing, have) if missing > 0 else said
+            if line != said:
+                say(line)
+                said = line
 
 
 def _input_error(error: BaseException) -> str | None:
@@ -98,39 +182,3 @@ def _input_error(error: BaseException) -> str | None:
     text = str(error)
     mark = "InputError: "
     return text.split(mark, 1)[1].splitlines()[0] if mark in text else None
-
-
-class _Follower:
-    """Shows the lines that rank 0 adds to the progress file while the driver waits.
-
-    With a Ray of our own its log stream is off (it repeats what Ray's own helpers print). In a
-    cluster the log stream carries the lines, because the file may be on another machine.
-    """
-
-    def __init__(self, path: Path, say: Say) -> None:
-        self.path, self.say = path, say
-        self.at = path.stat().st_size if path.exists() else 0
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> None:
-        if local_ray():
-            self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        if self.thread.is_alive():
-            self.thread.join()
-
-    def _follow(self) -> None:
-        while True:
-            last = self.stop.wait(0.3)
-            if self.path.exists():
-                with open(self.path, encoding="utf-8") as file:
-                    file.seek(self.at)
-                    lines = file.read()
-                    self.at = file.tell()
-                for line in lines.splitlines():
-                    self.say(line)
-            if last:
-                return

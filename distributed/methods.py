@@ -40,7 +40,7 @@ def _in_epochs(
     settings = {"config": config, "data": survey, "features": features, "fingerprint": mark}
     launch(
         enter, settings, out=config.out, workers=config.workers, threads=config.threads,
-        device=config.device, say=say,
+        device=config.device, cluster=config.cluster, every=config.checkpoint.every, say=say,
     )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def keep(
         "epochs": 1,
         "images_per_second": round(survey.train_rows / max(seconds, 1e-9), 1),
         "triplets_per_second": 0.0,
-        "workers": config.workers,
+        "workers": config.workers.most,
     }
     about = {"image_dim": survey.image_dim, "k": config.k, "seed": config.seed,
              "features": features, "train": figures, "config": asdict(config), **described}  # fmt: skip
@@ -89,8 +89,8 @@ def _knn(
         say(f"chosen on training rows: k = {k}, weighting {weighting}")
 
     def save(draft: Draft) -> dict[str, Any]:
-        write_shards(survey, config.data.columns, config.workers, draft)
-        return {"parts": config.workers, "k_neighbours": k, "weighting": weighting}
+        write_shards(survey, config.data.columns, config.workers.most, draft)
+        return {"parts": config.workers.most, "k_neighbours": k, "weighting": weighting}
 
     keep(config, survey, features, save, started)
 

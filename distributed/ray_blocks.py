@@ -63,9 +63,17 @@ def _consecutive(reads: list[ReadUnit], parts: int) -> list[list[ReadUnit]]:
     return [reads[low:high] for low, high in pairwise(cuts)]
 
 
-def ray_blocks(columns: Columns, names: pa.Array, image_dim: int, item_bytes: int) -> BlockSource:
-    """Reads units through a streaming Ray Data pipeline, in the given order, with prefetch."""
+def ray_blocks(
+    columns: Columns, names: pa.Array, image_dim: int, item_bytes: int, own_cpus: bool = True
+) -> BlockSource:
+    """Reads units through a streaming Ray Data pipeline, in the given order, with prefetch.
+
+    Args:
+        own_cpus: reads take a CPU each, as Ray counts them. Where workers may hold all of a cluster's
+            CPUs, reads would wait for ever: there, two tasks at a time run beside them.
+    """
     reference = ray.put(names)
+    resources = {} if own_cpus else {"num_cpus": 0, "concurrency": 2}
     row_bytes = image_dim * item_bytes + 64
 
     def blocks(reads: Sequence[ReadUnit]) -> Iterable[pa.Table]:
@@ -75,7 +83,7 @@ def ray_blocks(columns: Columns, names: pa.Array, image_dim: int, item_bytes: in
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         source = UnitSource(reads, columns, reference, row_bytes)
-        dataset = ray.data.read_datasource(source, override_num_blocks=len(reads))
+        dataset = ray.data.read_datasource(source, override_num_blocks=len(reads), **resources)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
     return blocks

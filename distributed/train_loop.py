@@ -21,6 +21,7 @@ from distributed.cross_fit import has_room, learn_decision
 from distributed.feature_store import ReadUnit
 from distributed.finish import finish_bundle
 from distributed.folder import Folder
+from distributed.heartbeat import Heartbeat
 from distributed.kernel_fit import fit_kernel
 from distributed.learner import Learner
 from distributed.monitor import Monitor
@@ -29,6 +30,7 @@ from distributed.reading import Reading, epoch_reader
 from distributed.scratch import Scratch
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
+from distributed.stopping import Order
 from distributed.store_survey import StoreSurvey
 from drel_core.bundle import load_bundle
 from drel_core.decision import DecisionRule
@@ -109,6 +111,7 @@ def train(
     validated: Callable[[int, dict[str, Any]], None] | None = None,
     origin: dict[str, Any] | None = None,
     rule: DecisionRule | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
@@ -124,9 +127,10 @@ def train(
         rule: of a model that came from another, its decision rule. A new model learns one first, where the
             configuration asks.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
+        heartbeat: how a run is stopped from outside; none without.
 
     Returns:
-        Figures of the run.
+        Figures of the run; ``stopped``, the steps done, when the heartbeat said so and there is no bundle.
     """
     world, rank = comm.world_size(), comm.rank()
     resident = is_resident(config, data)
@@ -165,12 +169,15 @@ def train(
     def keep(score: float) -> None:
         folder = Path(tempfile.mkdtemp(prefix="drel-checkpoint-"))
         checkpoint.save(folder, learner, cursor, fingerprint)
-        report(folder, {"score": score, "epoch": cursor.epoch, "step": cursor.step})
+        done = cursor.epoch * steps + cursor.step
+        report(folder, {"score": score, "epoch": cursor.epoch, "step": cursor.step, "done": done})
         if rank == 0:
             scratch.push()
 
-    stopped = False
-    while cursor.epoch < config.epochs and not stopped:
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin(first)
+    stopped, stopping = has_validation and cursor.stale_epochs >= config.patience, False
+    while cursor.epoch < config.epochs and not (stopped or stopping):
         epoch, begun = cursor.epoch, cursor.readings[-1].first_step
         for batch in current.epoch(epoch, cursor.step - begun):
             step = cursor.step
@@ -189,9 +196,19 @@ def train(
                 rate = config.optim.lr * config.optim.rate(done / total_steps)
                 monitor.line(epoch, done + 1, rate, world)
             cursor.step += 1
-            if (done + 1) % config.checkpoint.every == 0 and cursor.step < steps:
-                # With validation below all scores: Ray keeps the last one and the best two.
-                keep(-1.0 if has_validation else done + 1.0)
+            order = heartbeat.after_step(done + 1)
+            stopping = stopping or order is Order.STOP
+            due = order is not Order.GO_ON or (done + 1) % config.checkpoint.every == 0
+            if cursor.step < steps:
+                if due:
+                    # With validation below all scores: Ray keeps the last one and the best two.
+                    keep(-1.0 if has_validation else done + 1.0)
+                if order is Order.CHECKPOINT and rank == 0:
+                    say(f"a node is about to go: checkpoint after step {done + 1}")
+                if stopping:
+                    break
+        if cursor.step < steps:
+            break
         cursor.epoch, cursor.step = epoch + 1, 0
         cursor.readings, current = [replace(now, first_step=0)], reader
         done = cursor.epoch * steps
@@ -204,10 +221,18 @@ def train(
             else:
                 cursor.stale_epochs += 1
                 stopped = cursor.stale_epochs >= config.patience
+                if due:
+                    keep(-1.0)
             if validated is not None:
                 validated(cursor.epoch, metrics)
-        elif done % config.checkpoint.every == 0 or cursor.epoch == config.epochs:
+        elif due or cursor.epoch == config.epochs:
             keep(float(done))
+    if stopping:
+        done = cursor.epoch * steps + cursor.step
+        if rank == 0:
+            say(f"stopped after step {done} of {total_steps}, with a checkpoint")
+        monitor.close()
+        return {"stopped": done}
     monitor.line(cursor.epoch - 1, cursor.epoch * steps, 0.0, world)
     seconds = time.perf_counter() - started
     if stopped and rank == 0:

@@ -104,7 +104,7 @@ def run(
         )
     size = store.num_rows * store.image_dim * store.dtype.itemsize
     if size > INLINE_BYTES:
-        start_ray(config.workers)
+        start_ray(config.workers.least)
     validation = Validation(config.data.validation, config.seed) if config.data.validation else None
     power = config.model.power if config.method in ("drel", "wsabie") else 1.0
     survey = survey_store(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ from distributed.store_survey import (
     merge_surveys,
     survey_unit,
 )
+from drel_core.errors import InputError
 
 Unit = TypeVar("Unit")
 Answer = TypeVar("Answer")
@@ -48,7 +51,23 @@ def start_ray(workers: int) -> None:
         return
     # Ray Train would send each line a second time through its logger.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": not local_ray()}
+    # A node is found lost sooner than by default (2 s), and a stopped job's checkpoint is noted before
+    # `ray job stop` loses patience (3 s).
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    # How long a lost node's place is waited for before the count of workers is thought over (60 s).
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    # Lines for the person who watches come over the desk; the rest is in Ray's log files.
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    # Ray's own SIGTERM handler would end this process before a checkpoint is written.
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _init_ray(workers, quiet)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
     if not local_ray():
         environment = None
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
@@ -57,7 +76,20 @@ def start_ray(workers: int) -> None:
                 "excludes": [".venv", ".git", "examples"],
                 "env_vars": shared_environment(),
             }
-        ray.init(runtime_env=environment, **quiet)
+        try:
+            ray.init(runtime_env=environment, **quiet)
+        except ConnectionError as error:
+            raise InputError(
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no cluster can be joined there "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from None
+        except (ValueError, RuntimeError) as error:
+            if "maximum size" not in str(error):
+                raise
+            raise InputError(
+                f"{ROOT} is too large to send to the cluster; name what its workers do not need in "
+                ".rayignore, such as data, models and virtual environments"
+            ) from None
         return
     # On two cores Ray's own idle processes cost a training step 5 to 10%: nobody preempts this
     # machine, and processes that read the store may go when they have nothing to do for a while.

@@ -18,7 +18,13 @@ import pyarrow.parquet as pq
 
 from distributed import trainer
 from distributed.bundles import find_bundle, local_bundle
-from distributed.config import CheckpointConfig, DataConfig, TrainConfig, config_from
+from distributed.config import (
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    TrainConfig,
+    config_from,
+)
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import read_feedback
@@ -30,6 +36,7 @@ from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow, StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
 from distributed.worker import enter
+from distributed.workers import ONE, Workers
 from drel_core.bundle import load_bundle, read_about, read_vocabulary
 from drel_core.errors import InputError
 
@@ -80,8 +87,8 @@ class UpdateConfig:
     """where new tags start: near the tags of the same images, or at random"""
     batch_size: int = 0
     """images in a step, over all workers together; 0: as the model was trained"""
-    workers: int = 1
-    """data-parallel processes"""
+    workers: Workers = ONE
+    """data-parallel processes; 2:8 for as many as the cluster has"""
     seed: int = 0
     """decides the order of rows, candidates and dropout"""
     patience: int = 5
@@ -94,9 +101,12 @@ class UpdateConfig:
     """auto takes a GPU for each worker when the cluster has enough of them"""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """when resumable state is written"""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """how a run waits, grows and goes on"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "workers", "k", "patience"):
+        self.workers = Workers(self.workers)
+        for name in ("epochs", "k", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in ("lr",):
@@ -171,7 +181,7 @@ def run(
         }  # fmt: skip
         launch(
             enter, settings, out=out.address, workers=config.workers, threads=config.threads,
-            device=config.device, say=say,
+            device=config.device, cluster=config.cluster, every=config.checkpoint.every, say=say,
         )  # fmt: skip
         trainer.write_fingerprint(out, mark)
     if not config.data.test:
@@ -200,7 +210,8 @@ def _training(config: UpdateConfig, about: dict[str, Any], out: Folder) -> Train
     training.out = out.address
     training.optim.lr *= config.lr
     training.table.lr *= config.lr
-    for name in ("epochs", "workers", "seed", "patience", "k", "threads", "device", "checkpoint"):
+    for name in ("epochs", "workers", "seed", "patience", "k", "threads", "device",
+                 "checkpoint", "cluster"):  # fmt: skip
         setattr(training, name, getattr(config, name))
     training.decision.fits = (
         0  # the rule of the older model grows: fits without part of new rows alone say little
@@ -285,7 +296,7 @@ def feedback_rows(said: pa.Table, kept: pa.Table | None, columns: Columns) -> pa
 
 def _survey(store: FeatureStore, config: UpdateConfig, training: TrainConfig) -> StoreSurvey:
     if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
-        start_ray(config.workers)
+        start_ray(config.workers.least)
     share = config.data.validation
     validation = Validation(share, training.seed) if share else None
     return survey_store(store, config.data.on_bad_row, validation, statistics=False)

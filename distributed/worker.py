@@ -6,6 +6,7 @@ this module and its arguments as well and needs none of what they import: a run 
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
 
@@ -13,6 +14,23 @@ PROGRESS = "progress.log"
 
 
 def enter(arguments: dict[str, bytes]) -> None:
+    """One attempt of one worker. What an attempt cannot mend ends the run through the desk."""
+    import ray
+
+    from drel_core.errors import InputError
+
+    settings: dict[str, Any] = pickle.loads(arguments["settings"])
+    desk = ray.get_actor(f"drel-desk-{settings['run']}")
+    if not ray.get(desk.may_begin.remote()):
+        return
+    try:
+        _train(settings, desk)
+    except InputError as error:
+        ray.get(desk.refuse.remote(str(error)))
+        raise
+
+
+def _train(settings: dict[str, Any], desk: Any) -> None:
     from contextlib import AbstractContextManager, nullcontext
     from pathlib import Path
 
@@ -22,24 +40,28 @@ def enter(arguments: dict[str, bytes]) -> None:
 
     from distributed.config import TrainConfig
     from distributed.folder import Folder
+    from distributed.heartbeat import Heartbeat
     from distributed.pipeline import inline_blocks
     from distributed.scratch import Scratch
     from distributed.store_survey import StoreSurvey
     from distributed.train_loop import build_learner, train
     from distributed.unit_tasks import INLINE_BYTES
 
-    settings: dict[str, Any] = pickle.loads(arguments["settings"])
     config: TrainConfig = settings["config"]
     data: StoreSurvey = settings["data"]
-    world = ray.train.get_context().get_world_size()
-    torch.set_num_threads(settings["threads"])
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(settings["threads"] or max(1, cores // context.get_local_world_size()))
     device = ray.train.torch.get_device() if settings["cuda"] else torch.device("cpu")
     if data.train_rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
         blocks = inline_blocks(config.data.columns, data.names)
     else:
         from distributed.ray_blocks import ray_blocks
 
-        blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
+        blocks = ray_blocks(
+            config.data.columns, data.names, data.image_dim, data.item_bytes, settings["own_cpus"]
+        )
     learner = build_learner(config, data, device)
     rule = None
     if "parent" in settings:
@@ -79,15 +101,35 @@ def enter(arguments: dict[str, bytes]) -> None:
         return whole
 
     def say(line: str) -> None:
-        print(line, flush=True)
+        desk.say.remote(line)
         with open(scratch.folder / PROGRESS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    told_of: set[int | None] = set()
+
+    def notice() -> bool:
+        if not watched:
+            return False
+        leaving = ray.train.get_preemption_info()
+        if leaving is None or leaving.deadline_ms in told_of:
+            return False
+        told_of.add(leaving.deadline_ms)
+        return True
+
+    watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") != "0"
+    heartbeat = Heartbeat(
+        begin=lambda done: ray.get(desk.begin.remote(world, done)),
+        ask=lambda done, until: ray.get(desk.beat.remote(done, until)),
+        notice=notice,
+        device=device,
+    )
     found = ray.train.get_checkpoint()
     mark = settings["fingerprint"]
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
-        train(
+        figures = train(
             config, data, settings["features"], learner, blocks, mark, restore, report, recall,
-            say, origin=settings.get("origin"), rule=rule,
+            say, origin=settings.get("origin"), rule=rule, heartbeat=heartbeat,
         )  # fmt: skip
+    if "stopped" in figures and context.get_world_rank() == 0:
+        ray.get(desk.stopped_at.remote(figures["stopped"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from distributed.stopping import Stopped, stop_at_once
 from distributed.whole_files import write_bytes
 from drel_core.errors import InputError
 
@@ -105,7 +107,9 @@ def _underscores(argument: str) -> str:
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:
-    """Run a job: 0 done, 2 the input is wrong (one line), 130 interrupted, 1 anything else."""
+    """Run a job: 0 done, 2 the input is wrong (one line), 130 or 143 stopped (SIGINT, SIGTERM), 1
+    anything else."""
+    signal.signal(signal.SIGTERM, stop_at_once)
     try:
         for place, argument in enumerate(sys.argv[1:], 1):
             refuse_credentials(argument, f"argument {place}")
@@ -113,6 +117,6 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as error:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT))

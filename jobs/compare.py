@@ -14,6 +14,7 @@ from distributed.feature_store import Columns, FeatureStore
 from distributed.folder import Folder
 from distributed.reservoir import RESERVOIR
 from distributed.unit_tasks import survey_store
+from distributed.workers import ONE, Workers
 from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.errors import InputError
 from drel_core.vocabulary import Vocabulary
@@ -61,15 +62,15 @@ class CompareConfig:
     wsabie, drel:paper, drel:best, and with --images.train and --images.test the three cnn-*"""
     seeds: int = 1
     """repetitions, with seeds 0, 1, …; mean and spread are given"""
-    workers: int = 1
-    """data-parallel processes"""
+    workers: Workers = ONE
+    """data-parallel processes; 2:8 for as many as the cluster has"""
     epochs: int = 0
     """passes over the training rows; 0: as each method's preset says"""
     k: int = 5
     """tags predicted for each image"""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "workers", "k"):
+        for name in ("seeds", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 

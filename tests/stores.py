@@ -33,3 +33,13 @@ def write_planted(path: Path, rows: int, row_group: int = 64, **options: int) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(planted_table(rows, **options), path, row_group_size=row_group)
     return path
+
+
+def write_numbered(path: Path, rows: int, row_group: int = 16) -> Path:
+    """A planted store whose first feature numbers the row."""
+    table = planted_table(rows)
+    features = np.stack(table.column("features").to_numpy(zero_copy_only=False))
+    features[:, 0] = np.arange(rows)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    pq.write_table(table.set_column(1, "features", flat), path, row_group_size=row_group)
+    return path

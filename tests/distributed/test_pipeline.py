@@ -88,6 +88,13 @@ def test_ray_data_gives_the_same_batches_as_reading_inline(survey: StoreSurvey) 
             assert seen_rows(survey, 2, 9, resident, 1, through_ray) == seen_rows(
                 survey, 2, 9, resident, 1, inline
             )
+        # As in a cluster whose CPUs are all held by workers.
+        held = ray.util.placement_group([{"CPU": 2}])
+        assert held.wait(30)
+        beside = ray_blocks(Columns(), survey.names, 16, 4, own_cpus=False)
+        assert seen_rows(survey, 2, 9, False, 1, beside) == seen_rows(
+            survey, 2, 9, False, 1, inline
+        )
     finally:
         ray.shutdown()
 

@@ -53,9 +53,10 @@ def bundle_tensors(out: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.timeout(600)  # four starts of Ray
 def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) -> None:
-    """Invariant 6: kill -9 of the driver, then the same command."""
-    options = ("--workers", 2, "--epochs", 30, "--checkpoint.every", 33)
+    """Invariant 6: kill -9 of the driver, then the same command; Ctrl-C, and the same command again."""
+    options = ("--workers", 2, "--epochs", 60, "--checkpoint.every", 33)
     whole = run("train", *train_arguments(stores, "whole", *options))
     assert whole.returncode == 0, whole.stderr
 
@@ -76,9 +77,23 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
         driver.wait()
     assert not (broken / "model").exists()
     time.sleep(3)  # the killed driver's Ray notices and ends
+
+    second = subprocess.Popen(
+        command("train", *train_arguments(stores, "broken", *options)),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert second.stdout is not None
+    assert any("resuming at epoch" in line for line in second.stdout)
+    os.killpg(second.pid, signal.SIGINT)  # as a terminal does
+    said, complained = second.communicate(timeout=100)
+    assert second.returncode == 130, complained
+    assert "stopped after step" in said and complained.startswith("stopped; the same command")
+    assert complained.count("\n") == 1
+    assert not (broken / "model").exists()
     again = run("train", *train_arguments(stores, "broken", *options))
     assert again.returncode == 0, again.stderr
-    assert "resuming at epoch" in again.stdout
+    step = said.partition("stopped after step ")[2].split()[0]
+    assert f"step {step} of 600" in again.stdout, again.stdout
     one, other = bundle_tensors(stores / "whole"), bundle_tensors(broken)
     assert one.keys() == other.keys()
     for name in one:

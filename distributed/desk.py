@@ -1,0 +1,173 @@
+"""Where workers, Ray Train's controller and the driver leave word for each other.
+
+The desk is an actor on the driver's node, so it lives as long as the driver and sees all attempts of a
+run: what a worker group had done when it was lost, and what the next one begins with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train import UserCallback
+
+from distributed.stopping import Order
+
+
+@dataclass(frozen=True)
+class News:
+    """What the driver learns.
+
+    Attributes:
+        lines: for the person who watches.
+        running: workers are there; if not, for how many seconds (``idle``).
+        refused: the input is wrong, as a worker found.
+        given_up: why the run does not go on.
+        stopped: steps done when the run was stopped as asked.
+    """
+
+    lines: list[str]
+    running: bool
+    idle: float
+    refused: str | None
+    given_up: str | None
+    stopped: int | None
+
+
+class Desk:
+    """See above. One clock, its own, times everything.
+
+    Args:
+        failures: how often in a row a run may fail without a new checkpoint between.
+        every: steps between checkpoints.
+    """
+
+    def __init__(
+        self, failures: int, every: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.failures, self.every, self.clock = failures, every, clock
+        self.lines: list[str] = []
+        self.order = Order.GO_ON
+        self.world = 0
+        self.reach = 0  # the most steps that may be done
+        self.seen = clock()  # last sign of life
+        self.running = False
+        self.open = False  # an attempt is under way
+        self.lost: tuple[int, int, float] | None = None  # reach, workers and time before a restart
+        self.begun = self.checkpoint = 0
+        self.failed = 0
+        self.checkpoint_failed = -1
+        self.refused: str | None = None
+        self.given_up: str | None = None
+        self.stopped: int | None = None
+
+    # Workers.
+
+    def may_begin(self) -> bool:
+        """Whether a new attempt makes sense; asked by every rank before it does anything."""
+        self.open = True
+        return self.refused is None and self.given_up is None
+
+    def begin(self, world: int, step: int) -> None:
+        """Rank 0: an attempt is about to take its first step, with so many steps done."""
+        if self.world:
+            self.lost = (self.reach, self.world, self.seen)
+        self.world, self.begun, self.running = world, step, True
+        self.reach, self.seen = step, self.clock()
+
+    def beat(self, done: int, until_next: int) -> int:
+        """Rank 0: steps done, and how many more until it reports again."""
+        now = self.clock()
+        if self.lost is not None and done > self.begun:
+            reach, world, since = self.lost
+            lost = max(0, min(reach - self.begun, self.every))
+            ranks = f"{self.world} worker" + "s" * (self.world > 1)
+            before = "" if world == self.world else f" ({world} before)"
+            self.lines.append(
+                f"going on after {now - since:.1f} s with {ranks}{before} from step {self.begun}: "
+                + (f"at most {lost} steps lost" if lost else "no step lost")
+            )
+            self.lost = None
+        self.reach, self.seen = done + until_next, now
+        return self.order
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def refuse(self, message: str) -> None:
+        """The input is wrong: no attempt can help."""
+        self.refused = message
+
+    def stopped_at(self, done: int) -> None:
+        self.stopped = done
+
+    # Ray Train's controller.
+
+    def kept(self, done: int) -> None:
+        """A checkpoint after so many steps is safe."""
+        self.checkpoint = done
+
+    def failure(self, what: str, detail: str) -> None:
+        """The attempt failed. Without a new checkpoint since the last time, patience ends."""
+        self.running = False
+        if not self.open:  # told before: Ray Train tells as long as the workers are there
+            return
+        self.open = False
+        self.failed = 1 if self.checkpoint > self.checkpoint_failed else self.failed + 1
+        self.checkpoint_failed = self.checkpoint
+        if self.refused is not None:
+            return
+        if self.failed > self.failures:
+            self.given_up = (
+                f"failed {self.failed} times in a row without a new checkpoint between, the last time: "
+                f"{what}\n{detail}"
+            )
+        else:
+            self.lines.append(f"{what}; starting again from the last checkpoint")
+
+    # The driver.
+
+    def stop(self) -> None:
+        self.order = Order.STOP
+
+    def news(self, after: int) -> News:
+        """What is new after so many lines."""
+        idle = 0.0 if self.running else self.clock() - self.seen
+        return News(
+            self.lines[after:], self.running, idle, self.refused, self.given_up, self.stopped
+        )
+
+
+class Watch(UserCallback):
+    """Tells the desk what Ray Train's controller sees."""
+
+    def __init__(self, desk: Any) -> None:
+        self.desk = desk
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        if checkpoint is not None:
+            self.desk.kept.remote(metrics[0]["done"])
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # Before the next attempt asks whether it may begin.
+        detail = "\n".join(f"worker {rank}: {error}" for rank, error in worker_exceptions.items())
+        ray.get(self.desk.failure.remote(told(worker_exceptions), detail))
+
+
+def told(failures: dict[int, Exception]) -> str:
+    """One line: the workers that are gone, or else the first error. When one is gone, the others fail
+    in their next collective, which tells nothing."""
+    gone = sorted(
+        rank for rank, error in failures.items() if isinstance(error, ray.exceptions.RayActorError)
+    )
+    if gone:
+        names = ", ".join(map(str, gone))
+        return f"lost worker{'s' * (len(gone) > 1)} {names} (process or node gone)"
+    rank, error = min(failures.items())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"worker {rank} failed: {type(error).__name__}: {lines[-1] if lines else ''}"
