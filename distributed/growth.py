@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy import sparse
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from drel_core.decision import DecisionRule
 from drel_core.drel_annotator import table_file
 from drel_core.errors import InputError
 from drel_core.model import ModelConfig, init_embedding_rows
+from drel_core.safe_loading import load_tensors
 
 Start = Literal["co-occurring", "random"]
 NEW_ROWS = "new_rows.safetensors"
@@ -67,7 +68,7 @@ def grow(stepper: Stepper, parent: Parent) -> None:
     Raises:
         InputError: the bundle keeps no optimiser state, or is damaged.
     """
-    stepper.model.load_state_dict(load_file(parent.folder() / "model.safetensors"))
+    stepper.model.load_state_dict(load_tensors(parent.folder() / "model.safetensors"))
     local = stepper.table.local
     weight_nE, state_n = read_rows_of(parent, local.start, min(local.stop, parent.num_tags))
     local.weight_nE[: len(weight_nE)] = weight_nE.to(local.weight_nE.device)

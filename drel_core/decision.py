@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.errors import InputError
+from drel_core.safe_loading import load_tensors
 
 DECISION = "decision.safetensors"
 _NEIGHBOURS = (
@@ -118,11 +119,11 @@ class DecisionRule:
         path = folder / DECISION
         if not path.is_file():
             return None
-        tensors = load_file(path)
+        tensors = load_tensors(path)
         rule = DecisionRule(*(tensors[name] for name in _PARTS))
-        lengths = {len(getattr(rule, name)) for name in _PARTS[1:]}
-        if lengths != {num_tags} or len(rule.slope) != 1:
-            raise InputError(f"{path}: a rule for {sorted(lengths)} tags, but there are {num_tags}")
+        shapes = {tuple(getattr(rule, name).shape) for name in _PARTS[1:]}
+        if shapes != {(num_tags,)} or rule.slope.shape != (1,):
+            raise InputError(f"{path}: a rule for {sorted(shapes)} tags, but there are {num_tags}")
         return rule
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.errors import InputError
+from drel_core.safe_loading import load_tensors
 
 KERNEL = "kernel.safetensors"
 _BLOCK = 1024
@@ -87,7 +88,7 @@ class KernelHead:
         path = folder / KERNEL
         if not path.is_file():
             return None
-        tensors = load_file(path)
+        tensors = load_tensors(path)
         head = KernelHead(*(tensors[name] for name in _PARTS))
         marks, dim = head.landmark_RD.shape
         if (
@@ -98,6 +99,11 @@ class KernelHead:
             raise InputError(
                 f"{path}: for {dim} features and {head.weight_RT.shape[1]} tags, but the model has "
                 f"{image_dim} and {num_tags}"
+            )
+        single = (head.sharpness, head.floor, head.factor)
+        if any(part.shape != (1,) for part in single) or head.floor <= 0 or head.share_T.dim() != 1:
+            raise InputError(
+                f"{path}: sharpness, floor and factor must be single numbers, floor above 0"
             )
         return head
 

@@ -23,7 +23,9 @@ from drel_core import backbone
 from drel_core.baselines.knn import KNNAnnotator, shard_file, write_standardisation
 from drel_core.baselines.svm import SVMAnnotator
 from drel_core.bundle import THRESHOLDS, bundle_folder, load_bundle, read_thresholds, write_bundle
+from drel_core.decision import DECISION, DecisionRule
 from drel_core.errors import InputError
+from drel_core.kernel import KERNEL, KernelHead
 from drel_core.tag_lists import TagLists
 from drel_core.vocabulary import Vocabulary
 from tests.bundles import write_drel
@@ -46,7 +48,15 @@ class Bomb:
 def write(folder: Path, method: str) -> Path:
     """A small sound bundle."""
     if method == "drel":
-        return write_drel(folder, dim=DIM, names=TAGS, thresholds=True)
+        written = write_drel(folder, dim=DIM, names=TAGS, thresholds=True)
+        one = torch.ones(1)
+        KernelHead(
+            torch.randn(3, DIM), one, torch.randn(3, 6), torch.rand(6), one / 9, one.clone()
+        ).save(written / KERNEL)
+        DecisionRule(one, torch.zeros(6), torch.ones(6), torch.full((6,), 0.5)).save(
+            written / DECISION
+        )
+        return written
     folder.mkdir(parents=True)
     vocabulary = Vocabulary(TAGS, np.arange(1, 7))
     torch.manual_seed(0)
@@ -288,6 +298,25 @@ def test_ids_that_point_outside_are_refused(tmp_path: Path, change: Callable[[An
 def test_settings_of_knn_out_of_range_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = write(tmp_path / "m", "knn")
     edit(folder, **change)
+    refusal(folder)
+
+
+@pytest.mark.parametrize(("file", "change"), [
+    (KERNEL, {"landmark_RD": torch.zeros(3, 9)}), (KERNEL, {"landmark_RD": torch.zeros(3)}),
+    (KERNEL, {"weight_RT": torch.zeros(2, 6)}), (KERNEL, {"weight_RT": torch.zeros(3, 7)}),
+    (KERNEL, {"share_T": torch.zeros(5)}), (KERNEL, {"share_T": torch.zeros(6, 2)}),
+    (KERNEL, {"floor": torch.zeros(1)}), (KERNEL, {"floor": -torch.ones(1)}),
+    (KERNEL, {"factor": torch.ones(2)}),
+    (KERNEL, {"sharpness": torch.tensor(1.0)}), (KERNEL, {"floor": torch.tensor([float("nan")])}),
+    (DECISION, {"slope": torch.ones(2)}), (DECISION, {"slope": torch.tensor(1.0)}),
+    (DECISION, {"gain_T": torch.ones(5)}), (DECISION, {"offset_T": torch.ones(6, 1)}),
+    (DECISION, {"shift_T": torch.full((6,), float("inf"))}),
+])  # fmt: skip
+def test_a_kernel_or_a_rule_that_does_not_fit_is_refused(
+    tmp_path: Path, file: str, change: dict[str, torch.Tensor]
+) -> None:
+    folder = write(tmp_path / "m", "drel")
+    save_file({**load_file(folder / file), **change}, folder / file)
     refusal(folder)
 
 

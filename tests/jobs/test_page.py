@@ -142,7 +142,9 @@ class Page:
         return found
 
     def best(self, count: int) -> None:
-        self.at("k").send_keys(Keys.CONTROL, "a")  # cleared, it would be a change: the page fills in 5
+        self.at("k").send_keys(
+            Keys.CONTROL, "a"
+        )  # cleared, it would be a change: the page fills in 5
         self.at("k").send_keys(str(count), Keys.ENTER)
 
 
