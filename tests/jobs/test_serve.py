@@ -384,3 +384,54 @@ def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "no model bundle" in done.stderr and done.stderr.count("\n") == 1
+
+
+def replicas_of(process: int) -> int:
+    """Scorers among the processes below one."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:
+                continue  # it has just ended
+            parents[int(entry.name)] = int(state.rpartition(")")[2].split()[1])
+    below = [process]
+    for one in below:
+        below += [child for child, parent in parents.items() if parent == one]
+    return sum("ServeReplica:drel" in names.get(one, "") for one in below)
+
+
+@pytest.mark.heavy
+def test_a_range_of_replicas_grows_under_load(tmp_path: Path) -> None:
+    """--replicas 1:2: one answers until more than 32 requests wait, then two do; none fails."""
+    names = tuple(f"t{tag}" for tag in range(50_000))
+    model = write_drel(tmp_path / "model", names=names)
+    running = start(model, "--replicas", "1:2", "--queue_rows", "100000", "--threads", "1")
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def load(seed: int) -> None:
+        body = rows(64, seed=seed).astype("<f4").tobytes()
+        while not stop.is_set():
+            statuses.append(running.ask("/v1/annotate?k=5", body, "application/octet-stream")[0])
+
+    threads = [threading.Thread(target=load, args=(seed,)) for seed in range(80)]
+    try:
+        assert replicas_of(running.process.pid) == 1
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 150
+        while replicas_of(running.process.pid) < 2:
+            assert time.monotonic() < until, f"still one replica after {len(statuses)} answers"
+            time.sleep(0.5)
+        time.sleep(5)  # the second one loads the model and takes its share
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(60)
+    assert set(statuses) == {200}
+    assert running.process.returncode == 0
