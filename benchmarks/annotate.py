@@ -1,20 +1,22 @@
 """How much of the bare scorer's rows/s `jobs.annotate` keeps, in how much memory, and what kill -9 costs.
 
     python -m benchmarks.make_store --rows 1000000 --dim 256 --out STORE
-    python -m benchmarks.annotate --store STORE [--tags 1000] [--share 0.3]
+    python -m benchmarks.annotate --store STORE [--tags 1000] [--share 2]
     python -m benchmarks.annotate --store STORE --part kill
 
 The model is the preset `best` with random weights. The bare scorer is the same annotator on the same batches,
 in memory, on all cores, without Ray, before and after the job: one process with all threads, and one process
 a core with one thread each, of which the faster counts. The job's rate is given over its whole command,
 without what comes before its workers are there, and in its steady state (from its second part file to its
-last). Memory is that of all its processes, private pages only, sampled four times a second.
+last); also rows a second of CPU time of all its processes, which other work on the machine changes less.
+Memory is that of all its processes, private pages only, sampled once a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -46,17 +48,17 @@ batches = held_BD.split(_BATCH)
 annotator.annotate(batches[0].float(), 5)
 print("ready", flush=True)
 sys.stdin.readline()
-done, start = 0, time.perf_counter()
+done, start, cpu = 0, time.perf_counter(), time.process_time()
 while done < rows:
     batch = batches[done // _BATCH % (len(batches) - 1)]
     annotator.annotate(batch.float(), 5)
     done += len(batch)
-print(done / (time.perf_counter() - start))
+print(done / (time.perf_counter() - start), done / (time.process_time() - cpu))
 """
 
 
-def bare(file: Path, model: Path, processes: int, rows: int) -> float:
-    """Rows/s of all processes together, started at the same moment."""
+def bare(file: Path, model: Path, processes: int, rows: int) -> tuple[float, float]:
+    """Rows/s of all processes together, started at the same moment, and rows a second of CPU time."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     running = [
         subprocess.Popen(
@@ -71,7 +73,8 @@ def bare(file: Path, model: Path, processes: int, rows: int) -> float:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    return sum(float(process.communicate()[0]) for process in running)
+    rates = np.array([process.communicate()[0].split() for process in running], dtype=float)
+    return float(rates[:, 0].sum()), float(rates[:, 1].mean())
 
 
 def descendants(root: int) -> list[int]:
@@ -99,20 +102,38 @@ def private_bytes(process: int) -> int:
     )
 
 
-class Memory(threading.Thread):
-    """Most private memory that a process and those below it have held at a time."""
+def cpu_seconds(process: int) -> float:
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Usage(threading.Thread):
+    """Most private memory that a process and those below it have held at a time, and their CPU time."""
 
     def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
         self.root, self.total, self.largest, self.driver, self.over = root, 0, 0, 0, False
+        self.cpu_of: dict[int, float] = {}
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU time of all of them, those that have ended included."""
+        return sum(self.cpu_of.values())
 
     def run(self) -> None:
         while not self.over:
-            sizes = {process: private_bytes(process) for process in descendants(self.root)}
+            every = descendants(self.root)
+            self.cpu_of |= {
+                process: seconds for process in every if (seconds := cpu_seconds(process))
+            }
+            sizes = {process: private_bytes(process) for process in every}
             self.total = max(self.total, sum(sizes.values()))
             self.driver = max(self.driver, sizes.pop(self.root, 0))
             self.largest = max(self.largest, max(sizes.values(), default=0))
-            time.sleep(0.25)
+            time.sleep(1)
 
 
 def command(model: Path, data: Path, out: Path) -> list[str]:
@@ -132,12 +153,12 @@ def command(model: Path, data: Path, out: Path) -> list[str]:
 def job(model: Path, data: Path, out: Path, rows: int) -> dict[str, Any]:
     started = time.time()
     process = subprocess.Popen(command(model, data, out), stdout=subprocess.PIPE, text=True)
-    memory = Memory(process.pid)
-    memory.start()
+    usage = Usage(process.pid)
+    usage.start()
     said = process.communicate()[0]
     whole = time.time() - started
-    memory.over = True
-    memory.join()
+    usage.over = True
+    usage.join()
     if process.returncode:
         raise SystemExit("jobs.annotate failed")
     parts = sorted(out.glob("part-*.parquet"), key=lambda path: path.stat().st_mtime)
@@ -151,13 +172,14 @@ def job(model: Path, data: Path, out: Path, rows: int) -> dict[str, Any]:
     print(said.strip().splitlines()[-1])
     return {
         "rows": rows, "files": len(parts), "whole": rows / whole, "working": rows / (at[-1] - begun),
-        "steady": steady, "before the workers, s": begun - started, "driver, GB": memory.driver / 1e9,
-        "largest, GB": memory.largest / 1e9, "all, GB": memory.total / 1e9,
+        "steady": steady, "before the workers, s": begun - started, "CPU, s": usage.cpu,
+        "by CPU": rows / usage.cpu, "driver, GB": usage.driver / 1e9,
+        "largest, GB": usage.largest / 1e9, "all, GB": usage.total / 1e9,
     }  # fmt: skip
 
 
 def linked(store: Path, folder: Path, share: float) -> tuple[Path, int]:
-    """A part of the files of a store, training and test part together."""
+    """A part of the files of a store, training and test part together, or all of them several times."""
     folder.mkdir()
     files = [
         *sorted((store / "test").glob("*.parquet")),
@@ -165,7 +187,8 @@ def linked(store: Path, folder: Path, share: float) -> tuple[Path, int]:
     ]
     total = sum(pq.read_metadata(file).num_rows for file in files)
     rows = 0
-    for number, file in enumerate(files):
+    for number in range(len(files) * math.ceil(share)):
+        file = files[number % len(files)]
         if rows < share * total:
             os.link(file, folder / f"{number:05d}.parquet")
             rows += pq.read_metadata(file).num_rows
@@ -204,7 +227,9 @@ def main() -> None:
     )
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--tags", type=int, default=1000)
-    parser.add_argument("--share", type=float, default=1.0, help="of the store's files")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the store's files; 2: all of them twice"
+    )
     parser.add_argument("--part", choices=("rate", "kill"), default="rate")
     args = parser.parse_args()
     cores = os.cpu_count() or 1
@@ -219,17 +244,18 @@ def main() -> None:
         bares = [bare(file, model, n, 200_000) for n in (1, cores)]
         found = job(model, data, out, rows)
         bares += [bare(file, model, n, 200_000) for n in (1, cores)]
-    one, many = (bares[0] + bares[2]) / 2, (bares[1] + bares[3]) / 2
-    print(
-        f"bare scorer, 1 x {cores} threads {one:,.0f} rows/s ({bares[0]:,.0f} before, {bares[2]:,.0f} after)"
-    )
-    print(
-        f"bare scorer, {cores} x 1 thread {many:,.0f} rows/s ({bares[1]:,.0f} before, {bares[3]:,.0f} after)"
-    )
+    rates = []
+    for n, before, after in ((1, bares[0], bares[2]), (cores, bares[1], bares[3])):
+        rates.append((before[0] + after[0]) / 2)
+        print(f"bare scorer, {n} x {cores // n} threads {rates[-1]:,.0f} rows/s ({before[0]:,.0f} before, "
+              f"{after[0]:,.0f} after)")  # fmt: skip
     for which in ("whole", "working", "steady"):
-        print(
-            f"jobs.annotate, {which} {found[which]:,.0f} rows/s, {found[which] / max(one, many):.2f}"
-        )
+        print(f"jobs.annotate, {which} {found[which]:,.0f} rows/s, {found[which] / max(rates):.2f}")
+    by_cpu = max(
+        (before[1] + after[1]) / 2 for before, after in zip(bares[:2], bares[2:], strict=True)
+    )
+    print(f"rows a second of CPU time: bare {by_cpu:,.0f}, jobs.annotate {found['by CPU']:,.0f}, "
+          f"{found['by CPU'] / by_cpu:.2f}, start of Ray included")  # fmt: skip
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
 
 

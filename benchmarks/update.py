@@ -1,10 +1,16 @@
-"""Does an update reach what training anew reaches, and in how much less time?
+"""Does an update reach what training anew reaches, and in how much less time? Do many small ones drift?
 
-    python -m benchmarks.update [--data FOLDER] [--workers 2] [--out FOLDER]
+    python -m benchmarks.update [--data FOLDER] [--seeds 0 1 2] [--validation SPLIT] [--out FOLDER]
+    python -m benchmarks.update --part stream [--updates 10] [--images 50]
 
 Of a set's tags every 9th by frequency is new, 40 at most. A model is trained on the images without any of
 them, then updated with the images that carry them; another is trained on all images from the start. Both are
-scored on the test part, over new and over old tags. Needs the larger data sets (DREL_SHARED_DATA).
+scored on the test part (with --validation: on 15% of the training rows, which nobody is then trained on),
+over new and over old tags. Other options go to jobs.update. A run goes on where it stopped.
+
+stream: the images with new tags come in many small updates instead, one after the other.
+
+Needs the larger data sets (DREL_SHARED_DATA).
 """
 
 from __future__ import annotations
@@ -23,10 +29,13 @@ import torch
 
 from distributed.feature_store import FeatureStore, encode_tags, flat_tags
 from distributed.pipeline import read_rows
+from distributed.store_survey import hash_ids
 from distributed.unit_tasks import survey_store
 from drel_core.bundle import load_bundle
 from drel_core.metrics import MetricCounts
 from drel_core.tag_lists import TagLists
+
+KINDS = ("new", "old", "all")
 
 
 def split(train: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
@@ -52,7 +61,7 @@ def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, f
     tags: TagLists = rows.tags
     counts.update_topk(annotator.annotate(rows.features_BD, 5)[1], tags)
     out = {}
-    for label, chosen in (("new", new), ("old", seen - new), ("all", seen)):
+    for label, chosen in zip(KINDS, (new, seen - new, seen), strict=True):
         found = counts.result(torch.tensor([name in chosen for name in names]))
         out |= {
             f"{label} F1": found["F1"],
@@ -69,39 +78,127 @@ def job(verb: str, *arguments: object) -> None:
     done.check_returncode()
 
 
-def main() -> None:
-    shared = Path(os.environ.get("DREL_SHARED_DATA", "../shared/data"))
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=shared / "corel5k-cnn1280")
-    parser.add_argument("--out", type=Path, default=Path("out/benchmark-update"))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    given, others = parser.parse_known_args()
-    out: Path = given.out
+def prepare(data: Path, out: Path, validation: int | None) -> tuple[Path, Path, list[str]]:
+    """The training and the test store, and base.parquet and later.parquet in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    train, test = given.data / "train.parquet", given.data / "test.parquet"
+    train, test = data / "train.parquet", data / "test.parquet"
+    if validation is not None:
+        table = pq.read_table(train)
+        ids = table.column("image_id").to_numpy().astype(object)
+        held = hash_ids(ids, validation + 1) / 2.0**64 < 0.15
+        train, test = out / "train.parquet", out / "test.parquet"
+        pq.write_table(table.filter(pa.array(~held)), train)
+        pq.write_table(table.filter(pa.array(held)), test)
     base, later, new = split(pq.read_table(train))
-    pq.write_table(base, out / "base.parquet")
-    pq.write_table(later, out / "later.parquet")
-    shared_options = ["--workers", given.workers, "--seed", given.seed]
-    job("train", "--data.train", out / "base.parquet", "--out", out / "base", *shared_options)
-    job("update", "--model", out / "base", "--data", out / "later.parquet", "--out", out / "updated",
-        *shared_options, *others)  # fmt: skip
-    job("train", "--data.train", train, "--out", out / "anew", *shared_options)
+    print(f"{len(base)} images, then {len(later)} with {len(new)} new tags")
+    for name, table in (("base", base), ("later", later)):
+        if not (
+            out / f"{name}.parquet"
+        ).exists():  # a store that a run goes on from must not change
+            pq.write_table(table, out / f"{name}.parquet")
+    return train, test, new
+
+
+def measure_update(
+    train: Path, test: Path, new: list[str], out: Path, options: list[object], more: list[str]
+) -> dict[str, dict[str, float]]:
+    """One seed: figures of the older model, the updated one and the one trained anew."""
+    base, later = out.parent / "base.parquet", out.parent / "later.parquet"
+    job("train", "--data.train", base, "--out", out / "base", *options)
+    job(
+        "update",
+        "--model",
+        out / "base",
+        "--data",
+        later,
+        "--out",
+        out / "updated",
+        *options,
+        *more,
+    )
+    job("train", "--data.train", train, "--out", out / "anew", *options)
     seen = set(load_bundle(out / "anew" / "model").vocabulary.names)
     result: dict[str, dict[str, float]] = {}
     for name in ("base", "updated", "anew"):
         result[name] = score(out / name / "model", test, set(new), seen)
-        result[name]["seconds"] = load_bundle(out / name / "model").about["train"]["seconds"]
+        figures = load_bundle(out / name / "model").about["train"]
+        result[name]["seconds"] = figures["seconds"]
+        result[name]["fit seconds"] = figures["seconds"] - figures.get("decision_seconds", 0.0)
         print(name, json.dumps(result[name]), flush=True)
-    updated, anew = result["updated"], result["anew"]
-    ratios = {
-        key: round(updated[key] / anew[key], 3) for key in ("new F1", "old F1", "all F1", "seconds")
+    (out / "results.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def measure_stream(
+    test: Path,
+    new: list[str],
+    out: Path,
+    updates: int,
+    images: int,
+    options: list[object],
+    more: list[str],
+) -> None:
+    """Old and new tags after each of many small updates, and after one with all their images."""
+    base, later = out.parent / "base.parquet", pq.read_table(out.parent / "later.parquet")
+    order = np.random.default_rng(0).permutation(len(later))[: updates * images]
+    job("train", "--data.train", base, "--out", out / "base", *options)
+    stores = {"at once": order} | {
+        f"update {n + 1}": order[n * images : (n + 1) * images] for n in range(updates)
     }
-    print(
-        f"{len(base)} images, then {len(later)} with {len(new)} new tags; of training anew: {ratios}"
+    seen = set(new)
+    for row in [*pq.read_table(base).column("tags").to_pylist(), *later.column("tags").to_pylist()]:
+        seen |= set(row)
+    print("base", json.dumps(score(out / "base" / "model", test, set(new), seen)), flush=True)
+    model = out / "base"
+    for name, rows in stores.items():
+        path = out / f"{name}.parquet"
+        if not path.exists():
+            pq.write_table(later.take(pa.array(rows)), path)
+        job("update", "--model", model if name != "at once" else out / "base", "--data", path, "--out",
+            out / name, *options, *more)  # fmt: skip
+        if name != "at once":
+            model = out / name
+        found = score(out / name / "model", test, set(new), seen)
+        seconds = load_bundle(out / name / "model").about["train"]["seconds"]
+        print(name, json.dumps({**found, "seconds": seconds}), flush=True)
+
+
+def main() -> None:
+    shared = Path(os.environ.get("DREL_SHARED_DATA", "../shared/data"))
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    (out / "results.json").write_text(json.dumps({**result, "ratios": ratios}, indent=1))
+    parser.add_argument("--data", type=Path, default=shared / "corel5k-cnn1280")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmark-update"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--validation", type=int, default=None, metavar="SPLIT")
+    parser.add_argument("--part", choices=("update", "stream"), default="update")
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--images", type=int, default=50)
+    given, more = parser.parse_known_args()
+    train, test, new = prepare(given.data, given.out, given.validation)
+    results = []
+    for seed in given.seeds:
+        out: Path = given.out / f"seed-{seed}"
+        options: list[object] = ["--workers", given.workers, "--seed", seed]
+        if given.part == "stream":
+            measure_stream(test, new, out, given.updates, given.images, options, more)
+        else:
+            results.append(measure_update(train, test, new, out, options, more))
+    if not results:
+        return
+    keys = [*(f"{kind} F1" for kind in KINDS), "seconds", "fit seconds"]
+    means = {
+        name: {key: float(np.mean([result[name][key] for result in results])) for key in keys}
+        for name in ("base", "updated", "anew")
+    }
+    for seed, result in zip(given.seeds, results, strict=True):
+        ratios = {key: round(result["updated"][key] / result["anew"][key], 3) for key in keys}
+        print(f"seed {seed}, of training anew: {ratios}")
+    ratios = {key: round(means["updated"][key] / means["anew"][key], 3) for key in keys}
+    print(f"means: {json.dumps(means)}")
+    print(f"mean over {len(results)} seeds, of training anew: {ratios}")
 
 
 if __name__ == "__main__":

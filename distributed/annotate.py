@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.store_files import resolve
 from distributed.store_survey import OnBadRow, UnitSurvey, survey_table
-from distributed.unit_tasks import INLINE_BYTES, start_ray
+from distributed.unit_tasks import INLINE_BYTES, MALLOC, start_ray
 from distributed.whole_files import write_bytes
 from drel_core.annotator import TrainedAnnotator
 from drel_core.bundle import read_thresholds
@@ -264,16 +265,13 @@ def _here(
 class _Actor:
     """A worker of Ray Data. What is wrong with the input travels as an answer, not as a crash."""
 
-    def __init__(self, plan: AnnotatePlan, groups: Any, threads: int) -> None:
-        import ray
-
+    def __init__(self, plan: AnnotatePlan, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.writer, self.groups = PartAnnotator(plan), ray.get(groups)
+        self.writer = PartAnnotator(plan)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        number = int(row["number"])
         try:
-            answer = self.writer.write(number, self.groups[number])
+            answer = self.writer.write(int(row["number"]), pickle.loads(row["units"]))
         except InputError as error:
             return {"answer": json.dumps({"error": str(error)})}
         return {"answer": json.dumps(answer)}
@@ -293,13 +291,16 @@ def _on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    numbers = ray.data.from_items([{"number": n} for n in todo], override_num_blocks=len(todo))
+    # A row brings its units, so that no worker holds those of the whole store.
+    rows = [{"number": number, "units": pickle.dumps(groups[number])} for number in todo]
+    work = ray.data.from_items(rows, override_num_blocks=len(todo))
     actor: Any = _Actor
-    annotated = numbers.map(
+    annotated = work.map(
         actor,
-        fn_constructor_args=(plan, ray.put(groups), max(1, cores // -(-most // nodes))),
+        fn_constructor_args=(plan, max(1, cores // -(-most // nodes))),
         compute=ray.data.ActorPoolStrategy(size=most),
         num_cpus=1,
+        runtime_env={"env_vars": MALLOC},
     )
     for row in annotated.iter_rows():
         answer: dict[str, Any] = json.loads(row["answer"])
