@@ -6,7 +6,8 @@
 Of a set's tags every 9th by frequency is new, 40 at most. A model is trained on the images without any of
 them, then updated with the images that carry them; another is trained on all images from the start. Both are
 scored on the test part (with --validation: on 15% of the training rows, which nobody is then trained on),
-over new and over old tags. Other options go to jobs.update. A run goes on where it stopped.
+over new and over old tags. Other options go to jobs.update. A run goes on where it stopped. --alone trains
+without Ray, in one process on one thread.
 
 stream: the images with new tags come in many small updates instead, one after the other.
 
@@ -20,6 +21,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +73,18 @@ def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, f
     return out
 
 
-def job(verb: str, *arguments: object) -> None:
-    command = [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)]
+ALONE = """
+import sys
+from distributed import alone, methods, update
+from jobs.{verb} import main
+methods.launch = update.launch = alone.launch
+main(sys.argv[1:])
+"""
+
+
+def job(verb: str, *arguments: object, alone: bool = False) -> None:
+    how = ["-c", ALONE.format(verb=verb)] if alone else ["-m", f"jobs.{verb}"]
+    command = [sys.executable, *how, *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     print(done.stdout[-400:] if done.returncode == 0 else done.stdout + done.stderr, flush=True)
     done.check_returncode()
@@ -99,24 +111,31 @@ def prepare(data: Path, out: Path, validation: int | None) -> tuple[Path, Path, 
     return train, test, new
 
 
+@dataclass(frozen=True)
+class Run:
+    """How jobs are run, and what each verb is given."""
+
+    alone: bool
+    precision: str
+    shared: tuple[str, ...]
+    update: tuple[str, ...]
+
+    def train(self, data: Path, out: Path) -> None:
+        job("train", "--data.train", data, "--out", out, "--optim.precision", self.precision, *self.shared,
+            alone=self.alone)  # fmt: skip
+
+    def learn(self, model: Path, data: Path, out: Path) -> None:
+        job("update", "--model", model, "--data", data, "--out", out, *self.shared, *self.update,
+            alone=self.alone)  # fmt: skip
+
+
 def measure_update(
-    train: Path, test: Path, new: list[str], out: Path, options: list[object], more: list[str]
+    train: Path, test: Path, new: list[str], out: Path, run: Run
 ) -> dict[str, dict[str, float]]:
     """One seed: figures of the older model, the updated one and the one trained anew."""
-    base, later = out.parent / "base.parquet", out.parent / "later.parquet"
-    job("train", "--data.train", base, "--out", out / "base", *options)
-    job(
-        "update",
-        "--model",
-        out / "base",
-        "--data",
-        later,
-        "--out",
-        out / "updated",
-        *options,
-        *more,
-    )
-    job("train", "--data.train", train, "--out", out / "anew", *options)
+    run.train(out.parent / "base.parquet", out / "base")
+    run.learn(out / "base", out.parent / "later.parquet", out / "updated")
+    run.train(train, out / "anew")
     seen = set(load_bundle(out / "anew" / "model").vocabulary.names)
     result: dict[str, dict[str, float]] = {}
     for name in ("base", "updated", "anew"):
@@ -130,18 +149,12 @@ def measure_update(
 
 
 def measure_stream(
-    test: Path,
-    new: list[str],
-    out: Path,
-    updates: int,
-    images: int,
-    options: list[object],
-    more: list[str],
+    test: Path, new: list[str], out: Path, updates: int, images: int, run: Run
 ) -> None:
     """Old and new tags after each of many small updates, and after one with all their images."""
     base, later = out.parent / "base.parquet", pq.read_table(out.parent / "later.parquet")
     order = np.random.default_rng(0).permutation(len(later))[: updates * images]
-    job("train", "--data.train", base, "--out", out / "base", *options)
+    run.train(base, out / "base")
     stores = {"at once": order} | {
         f"update {n + 1}": order[n * images : (n + 1) * images] for n in range(updates)
     }
@@ -154,8 +167,7 @@ def measure_stream(
         path = out / f"{name}.parquet"
         if not path.exists():
             pq.write_table(later.take(pa.array(rows)), path)
-        job("update", "--model", model if name != "at once" else out / "base", "--data", path, "--out",
-            out / name, *options, *more)  # fmt: skip
+        run.learn(model if name != "at once" else out / "base", path, out / name)
         if name != "at once":
             model = out / name
         found = score(out / name / "model", test, set(new), seen)
@@ -174,6 +186,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--validation", type=int, default=None, metavar="SPLIT")
     parser.add_argument("--part", choices=("update", "stream"), default="update")
+    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--images", type=int, default=50)
     given, more = parser.parse_known_args()
@@ -181,11 +195,12 @@ def main() -> None:
     results = []
     for seed in given.seeds:
         out: Path = given.out / f"seed-{seed}"
-        options: list[object] = ["--workers", given.workers, "--seed", seed]
+        shared = ("--workers", str(given.workers), "--seed", str(seed))
+        run = Run(given.alone, given.precision, shared, tuple(more))
         if given.part == "stream":
-            measure_stream(test, new, out, given.updates, given.images, options, more)
+            measure_stream(test, new, out, given.updates, given.images, run)
         else:
-            results.append(measure_update(train, test, new, out, options, more))
+            results.append(measure_update(train, test, new, out, run))
     if not results:
         return
     keys = [*(f"{kind} F1" for kind in KINDS), "seconds", "fit seconds"]

@@ -23,11 +23,14 @@ from torch import Tensor
 from distributed.bundles import local_bundle
 from distributed.feature_store import Columns, ReadUnit, encode_tags, flat_tags, read_table
 from distributed.folder import Folder
+from distributed.inherited import Inherited
 from distributed.step import Stepper
+from distributed.store_survey import StoreSurvey
 from drel_core.bundle import read_vocabulary
 from drel_core.decision import DecisionRule
 from drel_core.drel_annotator import table_file
 from drel_core.errors import InputError
+from drel_core.kernel import KernelHead
 from drel_core.model import ModelConfig, init_embedding_rows
 from drel_core.safe_loading import load_tensors
 
@@ -82,14 +85,19 @@ def grow(stepper: Stepper, parent: Parent) -> None:
         local.weight_nE[first - local.start :] = rows_nE.to(local.weight_nE.device)
 
 
-def grown_rule(parent: Parent, count_T: np.ndarray) -> DecisionRule | None:
-    """The parent's decision rule, if it has one, with a place for every new tag."""
+def inherit(parent: Parent, data: StoreSurvey, fresh: int) -> Inherited:
+    """The parent's decision rule with a place for every new tag, and its kernel regression.
+
+    Args:
+        data: the rows to learn from and the grown vocabulary.
+        fresh: how many of the rows are new; they come first.
+    """
     folder = parent.folder()
     rule = DecisionRule.load(folder, parent.num_tags)
-    if rule is None:
-        return None
-    before = torch.from_numpy(read_vocabulary(folder).counts)
-    return rule.extended(before, torch.from_numpy(count_T))
+    if rule is not None:
+        before = torch.from_numpy(read_vocabulary(folder).counts)
+        rule = rule.extended(before, torch.from_numpy(data.count_T))
+    return Inherited(rule, KernelHead.load(folder, data.image_dim, parent.num_tags), fresh)
 
 
 def read_rows_of(parent: Parent, start: int, stop: int) -> tuple[Tensor, Tensor]:

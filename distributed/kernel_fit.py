@@ -18,40 +18,67 @@ from drel_core.model import DREL
 
 
 def fit_kernel(
-    config: KernelConfig, model: DREL, reader: ShardReader, count_T: Tensor, seed: int
+    config: KernelConfig,
+    model: DREL,
+    reader: ShardReader,
+    count_T: Tensor,
+    seed: int,
+    parent: KernelHead | None = None,
+    fresh: int = 0,
 ) -> KernelHead:
     """The regression on the rows of all ranks' readers, alike on all ranks.
 
+    With a parent, whose images are not all here, the weights stay near the parent's: what the rows here say
+    is added, on landmarks that are fresh rows beside the parent's. Of those as many go as there is no room
+    for, the ones with the smallest weights first.
+
     Args:
         model: standardises the features.
-        count_T: training images with each tag.
+        count_T: training images with each tag, the parent's images included.
         seed: decides which rows are landmarks, where not all are.
+        parent: an older regression, of the first tags.
+        fresh: with a parent, how many rows it has not seen; they come first.
 
     Communication: landmarks are gathered once; the sums ``[R, R]`` and ``[R, T]`` are all-reduced once.
     """
     device = model.mean_D.device
     per_rank = reader.plan.rows_per_rank
-    total, rank = sum(per_rank), comm.rank()
-    chosen = np.arange(total)
-    if total > config.landmarks:
-        chosen = np.sort(np.random.default_rng(seed).permutation(total)[: config.landmarks])
-    bounds = np.searchsorted(chosen, np.cumsum([0, *per_rank]))
-    mine = chosen[bounds[rank] : bounds[rank + 1]] - sum(per_rank[:rank])
-
-    local_rD, at = [torch.zeros(0, model.image_dim, device=device)], 0
-    for rows in _pieces(reader):
-        here = mine[(mine >= at) & (mine < at + len(rows))] - at
-        local_rD.append(model.standardised(rows.features_BD[torch.from_numpy(here)].to(device)))
-        at += len(rows)
-    landmark_RD = comm.gather_rows(torch.cat(local_rD), np.diff(bounds).tolist())
-    sharpness = config.width / median_square_distance(landmark_RD)
-    sums = RidgeSums(landmark_RD, sharpness, (count_T.double() / total).float().to(device))
+    known, room = sum(per_rank), config.landmarks
+    chosen = np.arange(known)
+    if parent is not None:
+        parent = parent.to(device)
+        chosen, known, room = chosen[:fresh], parent.rows + fresh, config.landmarks // 2
+    if len(chosen) > room:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:room])
+    landmark_RD = _landmarks(chosen, model, reader)
+    if parent is None:
+        sharpness, start_RT = config.width / median_square_distance(landmark_RD), None
+    else:
+        parent = parent.largest(config.landmarks - len(landmark_RD))
+        landmark_RD = torch.cat([parent.landmark_RD, landmark_RD])
+        sharpness = float(parent.sharpness)
+        start_RT = landmark_RD.new_zeros(len(landmark_RD), len(count_T))
+        start_RT[: len(parent.weight_RT), : parent.weight_RT.shape[1]] = parent.weight_RT
+    sums = RidgeSums(landmark_RD, sharpness, (count_T.double() / known).float().to(device))
     for rows in _pieces(reader):
         relevant_BT = rows.tags.mask(len(count_T)).to(device)
         sums.add(model.standardised(rows.features_BD.to(device)), relevant_BT)
     sums.gram_RR = comm.sum_over_ranks(sums.gram_RR)
     sums.hits_RT = comm.sum_over_ranks(sums.hits_RT)
-    return sums.solve(config.ridge, config.factor, total)
+    return sums.solve(config.ridge, config.factor, known, start_RT)
+
+
+def _landmarks(chosen: np.ndarray, model: DREL, reader: ShardReader) -> Tensor:
+    """Standardised features ``[R, D]`` of rows by their number among all ranks' (sorted), on all ranks."""
+    per_rank, rank, device = reader.plan.rows_per_rank, comm.rank(), model.mean_D.device
+    bounds = np.searchsorted(chosen, np.cumsum([0, *per_rank]))
+    mine = chosen[bounds[rank] : bounds[rank + 1]] - sum(per_rank[:rank])
+    local_rD, at = [torch.zeros(0, model.image_dim, device=device)], 0
+    for rows in _pieces(reader):
+        here = mine[(mine >= at) & (mine < at + len(rows))] - at
+        local_rD.append(model.standardised(rows.features_BD[torch.from_numpy(here)].to(device)))
+        at += len(rows)
+    return comm.gather_rows(torch.cat(local_rD), np.diff(bounds).tolist())
 
 
 def _pieces(reader: ShardReader) -> Iterator[Rows]:

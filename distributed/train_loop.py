@@ -22,6 +22,7 @@ from distributed.feature_store import ReadUnit
 from distributed.finish import finish_bundle
 from distributed.folder import Folder
 from distributed.heartbeat import Heartbeat
+from distributed.inherited import Inherited
 from distributed.kernel_fit import fit_kernel
 from distributed.learner import Learner
 from distributed.monitor import Monitor
@@ -33,7 +34,6 @@ from distributed.step import Stepper
 from distributed.stopping import Order
 from distributed.store_survey import StoreSurvey
 from drel_core.bundle import load_bundle
-from drel_core.decision import DecisionRule
 from drel_core.drel_annotator import DRELAnnotator
 from drel_core.model import DREL
 
@@ -110,7 +110,7 @@ def train(
     say: Callable[[str], None],
     validated: Callable[[int, dict[str, Any]], None] | None = None,
     origin: dict[str, Any] | None = None,
-    rule: DecisionRule | None = None,
+    inherited: Inherited | None = None,
     heartbeat: Heartbeat | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
@@ -124,7 +124,7 @@ def train(
         report: hands a folder with this rank's part of a checkpoint over for keeping.
         recall: a local folder with the whole checkpoint whose metrics hold these; waits until it is kept.
         origin: what the bundle says of the model that this one came from.
-        rule: of a model that came from another, its decision rule. A new model learns one first, where the
+        inherited: of a model that came from another. A new one learns its decision rule first, where the
             configuration asks.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
         heartbeat: how a run is stopped from outside; none without.
@@ -161,7 +161,7 @@ def train(
     logs = str(scratch.folder / "tensorboard")
     started = time.perf_counter()
     if isinstance(learner, Stepper) and validated is None:  # a search looks at the towers alone
-        _decide(config, data, learner, reader, blocks, fingerprint, rule, origin is None, say)
+        _decide(config, data, learner, reader, blocks, fingerprint, inherited, say)
     decided = time.perf_counter() - started
     monitor = Monitor(logs, config.epochs, total_steps, first, say)
     learner.model.train()
@@ -272,34 +272,36 @@ def _decide(
     reader: ShardReader,
     blocks: BlockSource,
     fingerprint: dict[str, Any],
-    rule: DecisionRule | None,
-    new: bool,
+    inherited: Inherited | None,
     say: Callable[[str], None],
 ) -> None:
     """Give the learner its decision rule and its kernel regression, where the configuration asks for them.
 
     Args:
         reader: of this rank's training rows.
-        rule: of the model that this one came from.
-        new: it came from none, and learns its rule.
+        inherited: of a model that came from another, which learns no rule of its own.
     """
     has_both = config.decision.fits or config.kernel.landmarks
     if has_both and not has_room(len(data.count_T)):
         if comm.rank() == 0:
             say(f"{len(data.count_T)} tags are too many for a decision rule and a kernel: left out")
         return
-    if config.decision.fits and new:
-        rule = learn_decision(
+    if inherited is not None:
+        learner.rule = inherited.rule
+    elif config.decision.fits:
+        learner.rule = learn_decision(
             config, data, lambda own: build_stepper(own, data, learner.device),
             lambda own, reads, training: make_reader(
                 own, data, reads, blocks, not training or is_resident(config, data)
             ),
             fingerprint, say,
         )  # fmt: skip
-    learner.rule = rule
     if config.kernel.landmarks:
+        older = (None, 0) if inherited is None else (inherited.kernel, inherited.fresh)
         count_T = torch.tensor(data.count_T)
-        learner.kernel = fit_kernel(config.kernel, learner.model, reader, count_T, config.seed)
+        learner.kernel = fit_kernel(
+            config.kernel, learner.model, reader, count_T, config.seed, *older
+        )
 
 
 def write_model(

@@ -77,7 +77,7 @@ class UpdateConfig:
     """stores"""
     from_feedback: str = ""
     """folder of feedback that the scorer kept; beside or instead of new images"""
-    epochs: int = 8
+    epochs: int = 12
     """passes over new and rehearsed rows"""
     lr: float = 1.0
     """learning rates, as a share of those that the model was trained with"""

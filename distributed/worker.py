@@ -63,14 +63,14 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
             config.data.columns, data.names, data.image_dim, data.item_bytes, settings["own_cpus"]
         )
     learner = build_learner(config, data, device)
-    rule = None
+    inherited = None
     if "parent" in settings:
-        from distributed.growth import grow, grown_rule
+        from distributed.growth import grow, inherit
         from distributed.step import Stepper
 
         assert isinstance(learner, Stepper)
         grow(learner, settings["parent"])
-        rule = grown_rule(settings["parent"], data.count_T)
+        inherited = inherit(settings["parent"], data, settings["origin"]["new_images"])
     scratch = Scratch(Folder.of(config.out))
     if ray.train.get_context().get_world_rank() == 0:
         scratch.take_up(PROGRESS)
@@ -129,7 +129,7 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
         restore = None if at is None else Path(at)
         figures = train(
             config, data, settings["features"], learner, blocks, mark, restore, report, recall,
-            say, origin=settings.get("origin"), rule=rule, heartbeat=heartbeat,
+            say, origin=settings.get("origin"), inherited=inherited, heartbeat=heartbeat,
         )  # fmt: skip
     if "stopped" in figures and context.get_world_rank() == 0:
         ray.get(desk.stopped_at.remote(figures["stopped"]))

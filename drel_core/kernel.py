@@ -9,7 +9,7 @@ Shapes: B images, D feature size, R landmarks, T tags.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -74,6 +74,19 @@ class KernelHead:
         """``[B, n]`` for some tags: the factor times the log of the estimate, no lower than the floor's."""
         estimate_Bn = torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
         return estimate_Bn.clamp_(min=float(self.floor)).log_().mul_(self.factor)
+
+    @property
+    def rows(self) -> int:
+        """Training images that it was fitted to."""
+        return round(0.5 / float(self.floor))
+
+    def largest(self, most: int) -> KernelHead:
+        """With the landmarks alone whose weights are largest, in their order."""
+        if len(self.landmark_RD) <= most:
+            return self
+        size_R = self.weight_RT.square().sum(1)
+        kept_r = size_R.topk(most).indices.sort().values
+        return replace(self, landmark_RD=self.landmark_RD[kept_r], weight_RT=self.weight_RT[kept_r])
 
     def save(self, path: Path) -> None:
         save_file({name: getattr(self, name).cpu().contiguous() for name in _PARTS}, path)
@@ -146,13 +159,16 @@ class RidgeSums:
             self.gram_RR.addmm_(kernel_bR.T, kernel_bR)
             self.hits_RT.addmm_(kernel_bR.T, relevant_BT[part].to(kernel_bR.dtype) - self.share_T)
 
-    def solve(self, ridge: float, factor: float, rows: int) -> KernelHead:
-        """Minimises ``|Y - share - K W|^2 + ridge tr(W^T K_RR W)``; with every training image a landmark
-        that is kernel ridge regression itself.
+    def solve(
+        self, ridge: float, factor: float, rows: int, start_RT: Tensor | None = None
+    ) -> KernelHead:
+        """Minimises ``|Y - share - K W|^2 + ridge tr((W - S)^T K_RR (W - S))``, S = 0 where no start is
+        given; with every training image a landmark that is kernel ridge regression itself.
 
         Args:
             factor: what its evidence counts beside the towers' score.
             rows: training images; half of one in so many is the least estimate that counts.
+            start_RT: weights that the solution stays near: what is known of images that are not taken in.
         """
         own_RR = gaussian(self.landmark_RD, self.landmark_RD, self.sharpness).double()
         system_RR = self.gram_RR.double().add_(own_RR, alpha=ridge)
@@ -164,7 +180,12 @@ class RidgeSums:
             system_RR.diagonal().add_(9 * more)
             more *= 10
             factor_RR, failed = torch.linalg.cholesky_ex(system_RR)
-        weight_RT = torch.cholesky_solve(self.hits_RT.double(), factor_RR)
+        hits_RT = self.hits_RT.double()
+        if start_RT is not None:
+            hits_RT = hits_RT - self.gram_RR.double() @ start_RT.double()
+        weight_RT = torch.cholesky_solve(hits_RT, factor_RR)
+        if start_RT is not None:
+            weight_RT += start_RT
         one = torch.ones(1, dtype=torch.float32, device=self.landmark_RD.device)
         return KernelHead(
             self.landmark_RD, one * self.sharpness, weight_RT.float(), self.share_T, one * (0.5 / rows),

@@ -12,7 +12,7 @@ from distributed import comm
 from distributed.kernel_fit import fit_kernel
 from distributed.pipeline import inline_blocks, read_rows, shard
 from distributed.train_loop import build_stepper, make_reader
-from drel_core.kernel import KernelConfig
+from drel_core.kernel import KernelConfig, RidgeSums
 from tests.distributed.test_cross_fit import surveyed
 from tests.spawn_ranks import spawn_ranks
 
@@ -48,3 +48,52 @@ def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int) -> Non
         torch.testing.assert_close(
             torch.cat([part[3] for part in ranks]), one[3], atol=2e-2, rtol=2e-2
         )
+
+
+def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
+    """An older regression of 90 rows of the first 8 tags goes on with this rank's rows."""
+    world, rank = comm.world_size(), comm.rank()
+    config, data = surveyed(Path(folder) / str(world) / str(rank))
+    torch.manual_seed(7)
+    stepper = build_stepper(config, data, torch.device("cpu"))
+    blocks = inline_blocks(config.data.columns, data.names)
+    reader = make_reader(config, data, data.train, blocks, True)
+    older = torch.Generator().manual_seed(1)
+    known_ND = torch.randn(90, data.image_dim, generator=older)
+    relevant_NT = torch.rand(90, 8, generator=older) > 0.7
+    sums = RidgeSums(known_ND[:60], 0.05, relevant_NT.float().mean(0))
+    sums.add(known_ND, relevant_NT)
+    parent = sums.solve(0.3, 1.0, 90)
+    kernel = KernelConfig(landmarks=landmarks)
+    count_T = torch.tensor(data.count_T)
+    head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh)
+    mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
+    fresh_rD = stepper.model.standardised(mine.features_BD)
+    return [
+        head.landmark_RD,
+        head.weight_RT,
+        head.share_T,
+        head.floor,
+        parent.landmark_RD,
+        fresh_rD,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "kept", "added"), [(500, 60, 20), (70, 50, 20), (30, 15, 15)]
+)
+def test_an_older_regression_is_kept_and_fresh_rows_are_landmarks_beside_it(
+    tmp_path: Path, landmarks: int, kept: int, added: int
+) -> None:
+    ranks = spawn_ranks(2, learn_on, tmp_path, str(tmp_path), landmarks, 20)
+    [one] = spawn_ranks(1, learn_on, tmp_path, str(tmp_path), landmarks, 20)
+    marks_RD, weight_RT, share_T, floor, parent_RD, fresh_ND = one
+    assert len(marks_RD) == len(weight_RT) == kept + added
+    parents, rows = parent_RD.tolist(), fresh_ND[:20].tolist()
+    assert all(mark in parents for mark in marks_RD[:kept].tolist())
+    assert all(mark in rows for mark in marks_RD[kept:].tolist())
+    assert float(floor) == pytest.approx(0.5 / (90 + 20))
+    for other in ranks:
+        torch.testing.assert_close(other[0], marks_RD)
+        torch.testing.assert_close(other[1], weight_RT, atol=2e-3, rtol=2e-2)
+        torch.testing.assert_close(other[2], share_T)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed import methods, trainer, update
+from distributed import alone, methods, trainer, update
 from distributed.config import CheckpointConfig, DataConfig, TrainConfig
-from distributed.growth import grow
 from distributed.optim import OptimConfig
-from distributed.pipeline import inline_blocks
 from distributed.reservoir import ReservoirConfig
-from distributed.step import Stepper
-from distributed.train_loop import build_learner, train
 from distributed.update import UpdateConfig, UpdateData
 from drel_core.bundle import load_bundle
 from drel_core.model import ModelConfig
@@ -31,22 +26,6 @@ from tests.stores import planted_table
 UPDATES, IMAGES = 10, 50
 OLD = [f"tag-{tag:02d}" for tag in range(8)]
 LATER = [f"tag-{tag:02d}" for tag in range(8, 12)]
-
-
-def train_here(_enter: Any, settings: dict[str, Any], **_: Any) -> None:
-    """What a worker of Ray Train does, in this process: ten starts of Ray take minutes."""
-    config, data = settings["config"], settings["data"]
-    torch.set_num_threads(1)
-    learner = build_learner(config, data, torch.device("cpu"))
-    if "parent" in settings:
-        assert isinstance(learner, Stepper)
-        grow(learner, settings["parent"])
-
-    def drop(folder: Path, metrics: dict[str, Any]) -> None:
-        shutil.rmtree(folder)
-
-    train(config, data, settings["features"], learner, inline_blocks(config.data.columns, data.names),
-          settings["fingerprint"], None, drop, lambda line: None, origin=settings.get("origin"))  # fmt: skip
 
 
 def of_tags(table: pa.Table, tags: list[str], rows: int) -> pa.Table:
@@ -79,8 +58,8 @@ def f1(model: Path, test: Path, tags: list[str]) -> float:
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of eight tags, a store of images with four others, a test store."""
-    monkeypatch.setattr(methods, "launch", train_here)
-    monkeypatch.setattr(update, "launch", train_here)
+    monkeypatch.setattr(methods, "launch", alone.launch)  # ten starts of Ray take minutes
+    monkeypatch.setattr(update, "launch", alone.launch)
     table = planted_table(4000, seed=3)
     pq.write_table(of_tags(table, OLD, 500), tmp_path / "old.parquet")
     pq.write_table(of_tags(table, LATER, UPDATES * IMAGES), tmp_path / "later.parquet")

@@ -77,6 +77,39 @@ def test_fewer_landmarks_minimise_what_they_should() -> None:
     assert float(weight_RT.grad.abs().max()) < 1e-2 * loss.item()
 
 
+def test_what_is_known_of_images_that_are_not_taken_in_stays() -> None:
+    """The minimiser of the penalty on what departs from a start; without contradiction the start itself."""
+    input_ND, relevant_NT = problem()
+    landmark_RD, sharpness = input_ND[::3], 0.2
+    share_T = relevant_NT.float().mean(0)
+    sums = RidgeSums(landmark_RD, sharpness, share_T)
+    start_RT = torch.randn(len(landmark_RD), relevant_NT.shape[1])
+    assert torch.equal(sums.solve(0.3, 1.0, 90, start_RT).weight_RT, start_RT)
+    sums.add(input_ND[:20], relevant_NT[:20])
+    head = sums.solve(0.3, 1.0, 90, start_RT)
+    kernel_NR = gaussian(input_ND[:20], landmark_RD, sharpness).double()
+    own_RR = gaussian(landmark_RD, landmark_RD, sharpness).double()
+    weight_RT = head.weight_RT.double().requires_grad_()
+    left_NT = relevant_NT[:20].double() - share_T - kernel_NR @ weight_RT
+    away_RT = weight_RT - start_RT
+    loss = left_NT.square().sum() + 0.3 * (away_RT * (own_RR @ away_RT)).sum()
+    loss.backward()
+    assert weight_RT.grad is not None
+    assert float(weight_RT.grad.abs().max()) < 1e-3 * loss.item()
+    assert head.rows == 90
+
+
+def test_the_landmarks_with_the_largest_weights_stay() -> None:
+    input_ND, relevant_NT = problem()
+    head = fitted(input_ND, relevant_NT, input_ND, 0.3)
+    few = head.largest(10)
+    size_R = head.weight_RT.norm(dim=1)
+    best = sorted(range(len(size_R)), key=lambda mark: -float(size_R[mark]))[:10]
+    assert torch.equal(few.weight_RT, head.weight_RT[sorted(best)])
+    assert torch.equal(few.landmark_RD, head.landmark_RD[sorted(best)])
+    assert head.largest(1000) is head
+
+
 def test_landmarks_that_are_alike_do_no_harm() -> None:
     input_ND, relevant_NT = problem()
     once = fitted(input_ND, relevant_NT, input_ND, 0.3)

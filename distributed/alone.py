@@ -1,0 +1,46 @@
+"""Training as one worker does it, in the calling process and without Ray: for tests and benchmarks, where
+starting Ray would take longer than the training. Checkpoints are not kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distributed.growth import grow, inherit
+from distributed.launch import Say
+from distributed.pipeline import inline_blocks
+from distributed.step import Stepper
+from distributed.train_loop import build_learner, train
+
+
+def launch(
+    _enter: Any, settings: dict[str, Any], *, threads: int = 1, say: Say = print, **_: Any
+) -> None:
+    """In the place of ``distributed.launch.launch``; one rank, on the CPU."""
+    config, data = settings["config"], settings["data"]
+    torch.set_num_threads(threads or 1)
+    learner = build_learner(config, data, torch.device("cpu"))
+    inherited = None
+    if "parent" in settings:
+        assert isinstance(learner, Stepper)
+        grow(learner, settings["parent"])
+        inherited = inherit(settings["parent"], data, settings["origin"]["new_images"])
+
+    def drop(folder: Path, metrics: dict[str, Any]) -> None:
+        shutil.rmtree(folder)
+
+    @contextmanager
+    def recall(metrics: dict[str, Any]) -> Iterator[str]:
+        raise AssertionError("no checkpoint is kept: train without validation rows")
+        yield ""
+
+    train(
+        config, data, settings["features"], learner, inline_blocks(config.data.columns, data.names),
+        settings["fingerprint"], None, drop, recall, lambda line: (say(line), None)[1],
+        origin=settings.get("origin"), inherited=inherited,
+    )  # fmt: skip
