@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.conftest import ROOT
 
+_HEAD = "ray.head.default"  # the name that Ray's fake provider gives to the head
 _ALIVE = """
 import sys
 from ray._raylet import GcsClient
@@ -141,6 +142,10 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for node in reversed(self.nodes):
             node.kill()
+        if keep := os.environ.get("DREL_TEST_LOGS"):  # a folder for Ray's logs
+            logs = next((self.folder / "session").glob("session_2*/logs"), None)
+            if logs is not None:
+                shutil.copytree(logs, Path(keep) / self.folder.name, dirs_exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, cpus: int = 1) -> Node:
@@ -208,9 +213,9 @@ class Cluster:
             "provider": {"type": "fake_multinode", "disable_node_updaters": True,
                          "disable_launch_config_check": True, **node},
             "auth": {}, "available_node_types": {
-                "head": {"resources": {"CPU": self.cpus}, "node_config": {}, "max_workers": 0}, **types
+                _HEAD: {"resources": {"CPU": self.cpus}, "node_config": {}, "max_workers": 0}, **types
             },
-            "head_node_type": "head", "file_mounts": {}, "cluster_synced_files": [],
+            "head_node_type": _HEAD, "file_mounts": {}, "cluster_synced_files": [],
             "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
             "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
             "worker_setup_commands": [], "head_start_ray_commands": [],

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 from tests.stores import write_planted
 
 SMALL = ("--model.image_hidden", 32, "--model.tag_dim", 16, "--model.tag_hidden", 16,
-         "--model.latent", 16, "--batch_size", 32)  # fmt: skip
+         "--model.latent", 16, "--batch_size", 32, "--decision.fits", 0,
+         "--kernel.landmarks", 0)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
