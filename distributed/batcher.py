@@ -1,7 +1,6 @@
 """Questions that wait at the same time are answered together.
 
-``serve.batch`` does this too, but counts requests and not their rows, and costs a third of the requests/s
-that a replica can answer (docs/performance.md).
+``serve.batch`` does this too, but counts requests and not their rows.
 """
 
 from __future__ import annotations

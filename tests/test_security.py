@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.stores import write_planted
+from tests.test_architecture import dotted
 
 # Calls that may run what is in a file, and how each is made safe; None: not at all.
 UNSAFE = {
@@ -36,15 +37,6 @@ ALLOWED = {
     ("drel_core/backbone.py", "torch.export.load"): "--backbone file:PATH",
     ("drel_core/export_files/annotate_pictures.py", "torch.export.load"): "the export it came with",
 }
-
-
-def dotted(node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        owner = dotted(node.value)
-        return f"{owner}.{node.attr}" if owner else ""
-    return ""
 
 
 def unsafe_calls(source: str) -> list[str]:

@@ -19,6 +19,10 @@ from typing import Any
 
 from tests.conftest import ROOT
 
+SMALL = ("--model.image_hidden", 32, "--model.tag_dim", 16, "--model.tag_hidden", 16,
+         "--model.latent", 16, "--batch_size", 32, "--decision.fits", 0,
+         "--kernel.landmarks", 0)  # fmt: skip
+"""Options of a model that trains in seconds."""
 _HEAD = "ray.head.default"  # the name that Ray's fake provider gives to the head
 _ALIVE = """
 import sys

@@ -13,15 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import Cluster, wait_until
+from tests.cluster.nodes import SMALL, Cluster, wait_until
 from tests.cluster.recording import rows_that_counted
 from tests.stores import write_numbered, write_planted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 ROWS = 301
-SMALL = ("--model.image_hidden", 32, "--model.tag_dim", 16, "--model.tag_hidden", 16,
-         "--model.latent", 16, "--batch_size", 32, "--decision.fits", 0,
-         "--kernel.landmarks", 0)  # fmt: skip
 WENT_ON = re.compile(
     r"going on after (?P<seconds>[\d.]+) s with (?P<workers>\d) workers?(?: \((?P<before>\d) before\))? "
     r"from step (?P<step>\d+): (?:at most (?P<lost>\d+) steps lost|no step lost)"

@@ -10,13 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.nodes import Cluster, wait_until
+from tests.cluster.nodes import SMALL, Cluster, wait_until
 from tests.conftest import ROOT
 from tests.stores import write_planted
-
-SMALL = ("--model.image_hidden", 32, "--model.tag_dim", 16, "--model.tag_hidden", 16,
-         "--model.latent", 16, "--batch_size", 32, "--decision.fits", 0,
-         "--kernel.landmarks", 0)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

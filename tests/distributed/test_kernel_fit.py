@@ -9,21 +9,29 @@ import torch
 from torch import Tensor
 
 from distributed import comm
+from distributed.config import TrainConfig
 from distributed.kernel_fit import fit_kernel
-from distributed.pipeline import inline_blocks, read_rows, shard
+from distributed.pipeline import ShardReader, inline_blocks, read_rows, shard
+from distributed.step import Stepper
+from distributed.store_survey import StoreSurvey
 from distributed.train_loop import build_stepper, make_reader
 from drel_core.kernel import KernelConfig, RidgeSums
 from tests.distributed.test_cross_fit import surveyed
 from tests.spawn_ranks import spawn_ranks
 
 
-def work(folder: str, landmarks: int, resident: bool) -> list[Tensor]:
-    world, rank = comm.world_size(), comm.rank()
-    config, data = surveyed(Path(folder) / str(world) / str(rank))
+def at_start(folder: str, resident: bool) -> tuple[TrainConfig, StoreSurvey, Stepper, ShardReader]:
+    """This rank's untrained model and its rows."""
+    config, data = surveyed(Path(folder) / str(comm.world_size()) / str(comm.rank()))
     torch.manual_seed(7)
     stepper = build_stepper(config, data, torch.device("cpu"))
     blocks = inline_blocks(config.data.columns, data.names)
-    reader = make_reader(config, data, data.train, blocks, resident)
+    return config, data, stepper, make_reader(config, data, data.train, blocks, resident)
+
+
+def work(folder: str, landmarks: int, resident: bool) -> list[Tensor]:
+    world, rank = comm.world_size(), comm.rank()
+    config, data, stepper, reader = at_start(folder, resident)
     kernel = KernelConfig(landmarks=landmarks)
     head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
     mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
@@ -53,11 +61,7 @@ def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int) -> Non
 def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     """An older regression of 90 rows of the first 8 tags goes on with this rank's rows."""
     world, rank = comm.world_size(), comm.rank()
-    config, data = surveyed(Path(folder) / str(world) / str(rank))
-    torch.manual_seed(7)
-    stepper = build_stepper(config, data, torch.device("cpu"))
-    blocks = inline_blocks(config.data.columns, data.names)
-    reader = make_reader(config, data, data.train, blocks, True)
+    config, data, stepper, reader = at_start(folder, True)
     older = torch.Generator().manual_seed(1)
     known_ND = torch.randn(90, data.image_dim, generator=older)
     relevant_NT = torch.rand(90, 8, generator=older) > 0.7
