@@ -116,6 +116,7 @@ class Cluster:
         }  # fmt: skip
         self.cpus, self.autoscaling, self.most = cpus, autoscaling, most
         self.nodes: list[Node] = []
+        self.drivers: list[subprocess.Popen[bytes]] = []
 
     @property
     def address(self) -> str:
@@ -138,12 +139,17 @@ class Cluster:
         try:
             self._start(arguments)
             wait_until("the head answers", self._answers, 90)
+            wait_until("the head counts", self._alive, 90)  # `add` would take it for its own node
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        for driver in self.drivers:  # one that a failed test left behind
+            if driver.poll() is None:
+                driver.kill()
+                driver.wait()
         for node in reversed(self.nodes):
             node.kill()
         if keep := os.environ.get("DREL_TEST_LOGS"):  # a folder for Ray's logs
@@ -193,10 +199,12 @@ class Cluster:
     def driver(self, log: Path, *command: object) -> subprocess.Popen[bytes]:
         """Start a driver whose output goes to a file; its own process group."""
         with open(log, "wb") as out:
-            return subprocess.Popen(
+            driver = subprocess.Popen(
                 [sys.executable, "-m", *map(str, command)], env=self.joining, cwd=ROOT, stdout=out,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+        self.drivers.append(driver)
+        return driver
 
     def _autoscaling_config(self) -> Path:
         """For Ray's fake provider, whose nodes are processes beside the head."""

@@ -119,6 +119,8 @@ def test_a_notice_that_a_node_goes_makes_a_checkpoint(stores: Path) -> None:
         assert drained.returncode == 0, drained.stdout + drained.stderr
         said = "a node is about to go: checkpoint after step "
         wait_until("the checkpoint", lambda: said in log.read_text(), 40)
+        listed = stores / "noticed" / "checkpoints" / "checkpoint_manager_snapshot.json"
+        wait_until("Ray lists the checkpoint", listed.exists, 30)
         node.kill()
         line = went_on(log, driver, 1, 0)[0]
         assert driver.wait(400) == 0, log.read_text()

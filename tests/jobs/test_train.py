@@ -56,7 +56,7 @@ def bundle_tensors(out: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.timeout(600)  # four starts of Ray
 def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) -> None:
     """Invariant 6: kill -9 of the driver, then the same command; Ctrl-C, and the same command again."""
-    options = ("--workers", 2, "--epochs", 60, "--checkpoint.every", 33)
+    options = ("--workers", 2, "--epochs", 60, "--checkpoint.every", 33, "--decision.fits", 1)
     whole = run("train", *train_arguments(stores, "whole", *options))
     assert whole.returncode == 0, whole.stderr
 
