@@ -17,6 +17,7 @@ from distributed.unit_tasks import survey_store
 from distributed.workers import ONE, Workers
 from drel_core.baselines.popularity import PopularityAnnotator
 from drel_core.errors import InputError
+from drel_core.kernel import KERNEL
 from drel_core.vocabulary import Vocabulary
 from jobs.cli import OneLineParser, build, run_job, write_json
 from jobs.comparison import Entry, write_comparison
@@ -110,7 +111,7 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
 
 
 def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
-    """Train (or take up) one entry and score it: its metrics, and the bytes of its bundle."""
+    """Train (or take up) one entry and score it: its metrics, the bytes of its bundle, what is in it."""
     settings, text, _ = parse(train_arguments(config, name, seed))
 
     def say(line: str) -> None:
@@ -122,7 +123,7 @@ def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
     write_json(out.file("metrics.json"), metrics)
     files = (out / "model").files()
     size = sum(size for name, size in files.items() if name != RESERVOIR)  # no part of scoring
-    return {**metrics, "model_bytes": size}
+    return {**metrics, "model_bytes": size, "has_kernel": KERNEL in files}
 
 
 def attempt(config: CompareConfig, name: str) -> Entry:

@@ -15,7 +15,8 @@ from jobs.cli import write_json, write_text
 matplotlib.use("agg")
 QUALITY = ("mP", "mR", "F1", "N+", "mAP", "oF1")
 COMPLEXITY = {"knn": "O(N)", "popularity": "O(1)", "upper bound": ""}
-"""Of annotating an image, by method; all others score each of T tags once: O(T)."""
+"""Of annotating an image, by method; all others score each of T tags once, O(T), or beside it compare the
+image with the R landmarks of a kernel, O(R + T)."""
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Entry:
 
     @property
     def complexity(self) -> str:
-        return COMPLEXITY.get(self.method, "O(T)")
+        usual = "O(R + T)" if any(run.get("has_kernel") for run in self.runs) else "O(T)"
+        return COMPLEXITY.get(self.method, usual)
 
     def values(self, *path: str) -> list[float]:
         """A figure of each run, where it has it."""

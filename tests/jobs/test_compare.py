@@ -51,6 +51,7 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
         assert rows[name]["mean"]["F1"] > floor + 0.2, (name, rows[name]["mean"])
     assert rows["drel:best"]["mean"]["F1"] >= 0.95
     assert rows["upper bound"]["mean"]["F1"] == 1.0
+    assert (rows["wsabie"]["complexity"], rows["drel:best"]["complexity"]) == ("O(T)", "O(R + T)")
     assert rows[f"drel:{broken}"]["failed"]
     bands = rows["drel:best"]["runs"][0]["bands"]
     assert sum(band["tags"] for band in bands.values()) == 12
