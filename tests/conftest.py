@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
+import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from jobs.cli import run_job
 from tests.fault_proxy import FaultProxy
 from tests.s3_server import Bucket, bucket_environment, make_bucket, s3_server
 
@@ -49,3 +54,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}: set DREL_SHARED_DATA to where the larger data sets are")
     return folder.resolve()
+
+
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Job:
+    """``job(VERB, arguments…)``: what `python -m jobs.VERB` does, in this process, which has imported
+    everything; for jobs that end before they start Ray."""
+
+    def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", [f"jobs.{verb}", *map(str, arguments)])
+        capfd.readouterr()
+        terminated = signal.getsignal(signal.SIGTERM)
+        code: object = 0
+        try:
+            run_job(importlib.import_module(f"jobs.{verb}").main)
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
+        said, complained = capfd.readouterr()
+        return subprocess.CompletedProcess(sys.argv, int(str(code or 0)), said, complained)
+
+    return run

@@ -22,6 +22,7 @@ from distributed.feature_store import StoreUnit
 from drel_core.bundle import load_bundle
 from jobs.annotate import main
 from tests.bundles import write_drel
+from tests.conftest import Job
 from tests.jobs.test_train import ROOT, command, run
 from tests.stores import planted_table
 
@@ -183,7 +184,7 @@ def test_bad_rows_end_the_run_or_are_left_out(
     ({"--threshold": "nan"}, "threshold"), ({"--data": "nowhere"}, "no such file"), ({"--k": "0"}, "k is 0"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(
-    tmp_path: Path, change: dict[str, str], words: str
+    tmp_path: Path, job: Job, change: dict[str, str], words: str
 ) -> None:
     write_drel(tmp_path / "model")
     write_drel(tmp_path / "other", seed=1)
@@ -198,7 +199,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
     given = {"--model": "model", "--data": "data", "--out": "out"}
     main(arguments(given))
-    done = run("annotate", *arguments({**given, **change}))
+    done = job("annotate", *arguments({**given, **change}))
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1 and words in done.stderr
 

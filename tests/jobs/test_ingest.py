@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.conftest import Job
 from tests.distributed.ingest import nuswide_layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,12 +234,13 @@ def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
     (["--input", "PICTURES", "--tags", "TAGS", "--chunk_rows", "0"], "must be 1 or more"),
 ])  # fmt: skip
 def test_wrong_input_is_one_line_and_exit_code_2(
-    folder: Path, tmp_path: Path, arguments: list[str], message: str
+    folder: Path, tmp_path: Path, job: Job, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     names = {"MISSING": tmp_path / "missing", "EMPTY": tmp_path / "empty", "PICTURES": folder,
              "TAGS": folder / "tags.csv", "NONE": tmp_path / "none.csv"}  # fmt: skip
-    done = run(*[str(names.get(a, a)) for a in arguments], "--out", str(tmp_path / "out"))
+    given = [str(names.get(a, a)) for a in arguments]
+    done = job("ingest", "--source", "images", *given, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert any(part in done.stderr for part in message.split("|")), done.stderr

@@ -17,6 +17,7 @@ from distributed.config import DataConfig, TrainConfig
 from distributed.feedback import Word, append
 from drel_core.bundle import bundle_folder, load_bundle
 from tests.bundles import write_drel
+from tests.conftest import Job
 from tests.jobs.test_train import SMALL, run
 from tests.stores import planted_table
 
@@ -91,7 +92,7 @@ def test_a_model_learns_from_feedback(trained: Path) -> None:
     ({"--epochs": "0"}, "epochs"), ({"--from_feedback": "none"}, "none"),
 ])  # fmt: skip
 def test_bad_input_gives_one_line_and_exit_code_2(
-    tmp_path: Path, change: dict[str, str | None], words: str
+    tmp_path: Path, job: Job, change: dict[str, str | None], words: str
 ) -> None:
     trained_with = asdict(TrainConfig(data=DataConfig(train="x"), out="y"))
     write_drel(tmp_path / "v0" / "model", config=trained_with)
@@ -105,7 +106,7 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     for name, value in given.items():
         if value is not None:
             arguments += [name, value if name == "--epochs" else str(tmp_path / value)]
-    done = run("update", *arguments)
+    done = job("update", *arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1 and words in done.stderr
     assert not (tmp_path / "v1" / "model").exists()
