@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate
 test: $(INSTALLED)  ## the test suite (without the markers cluster and heavy)
 	$(BIN)/python -m pytest
 
-test-cluster: $(INSTALLED)  ## the tests that start several Ray nodes (some ten minutes)
+test-cluster: $(INSTALLED)  ## the tests that start several Ray nodes (about 25 minutes)
 	$(BIN)/python -m pytest -m cluster
 
 lint: $(INSTALLED)  ## style, types and the direction of imports
