@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.processes import cpu_seconds, descendants, private_bytes
 from benchmarks.serving import bundle
 from distributed.feature_store import FeatureStore
 from distributed.unit_tasks import MALLOC
@@ -77,39 +78,6 @@ def bare(file: Path, model: Path, processes: int, rows: int) -> tuple[float, flo
     return float(rates[:, 0].sum()), float(rates[:, 1].mean())
 
 
-def descendants(root: int) -> list[int]:
-    parent: dict[int, int] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                state = Path(entry.path, "stat").read_text()
-            except OSError:
-                continue
-            parent[int(entry.name)] = int(state.rpartition(")")[2].split()[1])
-    found = [root]
-    for process in found:
-        found += [child for child, above in parent.items() if above == process]
-    return found
-
-
-def private_bytes(process: int) -> int:
-    try:
-        text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return 1024 * sum(
-        int(line.split()[1]) for line in text.splitlines() if line.startswith("Private")
-    )
-
-
-def cpu_seconds(process: int) -> float:
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 class Usage(threading.Thread):
     """Most private memory that a process and those below it have held at a time, and their CPU time."""
 
@@ -125,7 +93,7 @@ class Usage(threading.Thread):
 
     def run(self) -> None:
         while not self.over:
-            every = descendants(self.root)
+            every = [self.root, *descendants(self.root)]
             self.cpu_of |= {
                 process: seconds for process in every if (seconds := cpu_seconds(process))
             }

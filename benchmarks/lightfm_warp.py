@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +27,6 @@ import torch
 
 from distributed.feature_store import FeatureStore
 from distributed.pipeline import Rows, read_rows
-from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import survey_store
 from drel_core.bundle import load_bundle
 from drel_core.metrics import MetricCounts
@@ -41,53 +41,51 @@ Setting = tuple[float, float, int]
 Found = tuple[int, float, dict[str, float]]
 
 
-def read(path: Path, names: tuple[str, ...] | None = None) -> tuple[Rows, StoreSurvey]:
-    """All rows of a store, their tags as ids of the given vocabulary or of the store's own."""
+def read(path: Path, names: tuple[str, ...]) -> Rows:
+    """All rows of a store, their tags as ids of the vocabulary."""
     store = FeatureStore.open(str(path))
     survey = survey_store(store, "fail", statistics=False)
-    vocabulary = pa.array(names) if names else survey.names
-    return read_rows(survey.train, store.columns, vocabulary), survey
+    return read_rows(survey.train, store.columns, pa.array(names))
 
 
-def inputs(train: Rows, test: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Signed roots, standardised by the training rows."""
-    root_ND, root_MD = (signed_power(rows.features_BD.float(), 0.5) for rows in (train, test))
-    mean_D, std_D = root_ND.mean(0), root_ND.std(0).clamp(min=1e-6)
-    return ((root_ND - mean_D) / std_D).numpy(), ((root_MD - mean_D) / std_D).numpy()
+class Peer:
+    """LightFM on one split of rows: signed roots of the features, standardised by the rows to learn from."""
 
+    def __init__(
+        self, python: str, folder: Path, tags: int, seed: int, train: Rows, test: Rows
+    ) -> None:
+        self.python, self.folder, self.tags, self.seed = python, folder, tags, seed
+        self.test = test.tags
+        self.trained_T = torch.bincount(train.tags.values, minlength=tags) > 0
+        root_ND, root_MD = (signed_power(rows.features_BD.float(), 0.5) for rows in (train, test))
+        mean_D, std_D = root_ND.mean(0), root_ND.std(0).clamp(min=1e-6)
+        np.savez(
+            folder / "in.npz",
+            train_ND=((root_ND - mean_D) / std_D).numpy(),
+            test_MD=((root_MD - mean_D) / std_D).numpy(),
+            row=train.tags.row_ids().numpy(),
+            tag=train.tags.values.numpy(),
+        )
 
-def fit(
-    peer: str, folder: Path, tags: int, train: Rows, test: Rows, setting: Setting, seed: int,
-    seconds: list[float],
-) -> list[Found]:  # fmt: skip
-    """Epochs, seconds and metrics of one run of LightFM, at each of the times."""
-    train_ND, test_MD = inputs(train, test)
-    np.savez(folder / "in.npz", train_ND=train_ND, test_MD=test_MD,
-             row=train.tags.row_ids().numpy(), tag=train.tags.values.numpy())  # fmt: skip
-    rate, penalty, draws = setting
-    done = subprocess.run(
-        [peer, str(Path(__file__).with_name("lightfm_fit.py")), str(folder / "in.npz"),
-         str(folder / "out.npz"), "--tags", str(tags), "--components", str(LATENT), "--rate", str(rate),
-         "--feature_penalty", str(penalty), "--most_draws", str(draws), "--seed", str(seed),
-         "--seconds", *map(str, sorted(seconds))],
-        check=False, stdout=sys.stderr,
-    )  # fmt: skip
-    done.check_returncode()
-    trained_T = torch.bincount(train.tags.values, minlength=tags) > 0
-    with np.load(folder / "out.npz") as out:
+    def fit(self, setting: Setting, seconds: list[float]) -> list[Found]:
+        """Epochs, seconds and metrics of one run, at each of the (rising) times."""
+        rate, penalty, draws = setting
+        subprocess.run(
+            [self.python, str(Path(__file__).with_name("lightfm_fit.py")), str(self.folder / "in.npz"),
+             str(self.folder / "out.npz"), "--tags", str(self.tags), "--components", str(LATENT),
+             "--rate", str(rate), "--feature_penalty", str(penalty), "--most_draws", str(draws),
+             "--seed", str(self.seed), "--seconds", *map(str, seconds)],
+            check=True, stdout=sys.stderr,
+        )  # fmt: skip
         found = []
-        for topk_id_Mk, epochs, taken in zip(
-            out["topk_id_SMk"], out["epochs"], out["seconds"], strict=True
-        ):
-            counts = MetricCounts(tags, topk_id_Mk.shape[1])
-            counts.update_topk(torch.from_numpy(topk_id_Mk), test.tags)
-            found.append((int(epochs), float(taken), counts.result(trained_T)))
-    return found
-
-
-def part(rows: Rows, chosen_B: np.ndarray) -> Rows:
-    index = torch.from_numpy(np.flatnonzero(chosen_B))
-    return rows.select(index)
+        with np.load(self.folder / "out.npz") as out:
+            for topk_id_Mk, epochs, taken in zip(
+                out["topk_id_SMk"], out["epochs"], out["seconds"], strict=True
+            ):
+                counts = MetricCounts(self.tags, topk_id_Mk.shape[1])
+                counts.update_topk(torch.from_numpy(topk_id_Mk), self.test)
+                found.append((int(epochs), float(taken), counts.result(self.trained_T)))
+        return found
 
 
 def line(name: str, seconds: float, metrics: dict[str, float], note: str = "") -> None:
@@ -112,52 +110,34 @@ def main() -> None:
 
     times: list[float] = []
     print("| method | training, s | F1 | N+ | |\n| --- | --- | --- | --- | --- |")
-    names: tuple[str, ...] | None = None
     for name, options in WIDE.items():
         out = given.out / name.replace(" ", "-")
         subprocess.run(
             [sys.executable, "-m", "jobs.train", *map(str, options), "--data.train", paths["train"],
-             "--workers", "2", "--seed", str(given.seed), "--out", out],
+             "--data.test", paths["test"], "--workers", "2", "--seed", str(given.seed), "--out", out],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        annotator = load_bundle(out / "model")
-        names = annotator.vocabulary.names
-        rows, _ = read(paths["test"], names)
-        counts = MetricCounts(len(names), 5)
-        counts.update_topk(annotator.annotate(rows.features_BD.float(), 5)[1], rows.tags)
-        trained_T = torch.from_numpy(annotator.vocabulary.counts) > 0
-        seconds = annotator.about["train"]["seconds"]
-        times.append(seconds)
-        line(
-            name,
-            seconds,
-            counts.result(trained_T),
-            "latent space of 64" if name == "wsabie" else "",
-        )
+        metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+        times.append(metrics["train"]["seconds"])
+        line(name, times[-1], metrics, "latent space of 64" if name == "wsabie" else "")
 
-    assert names is not None
-    train, _ = read(paths["train"], names)
-    test, _ = read(paths["test"], names)
-    held_B = np.random.default_rng(given.seed).random(len(train)) < 0.15
-    fitted, held = part(train, ~held_B), part(train, held_B)
-    best: tuple[float, Setting] | None = None
+    names = load_bundle(given.out / "wsabie" / "model").vocabulary.names
+    train, test = read(paths["train"], names), read(paths["test"], names)
+    is_held_N = torch.from_numpy(np.random.default_rng(given.seed).random(len(train)) < 0.15)
+    fitted, held = (train.select(chosen_N.nonzero()[:, 0]) for chosen_N in (~is_held_N, is_held_N))
+    peer = Peer(given.peer, given.out, len(names), given.seed, fitted, held)
+    f1 = {}
     for setting in GRID:
-        _, _, metrics = fit(
-            given.peer, given.out, len(names), fitted, held, setting, given.seed, times[:1]
-        )[0]
+        f1[setting] = peer.fit(setting, times[:1])[0][2]["F1"]
         print(
-            f"LightFM on held-out rows, {setting}: F1 {metrics['F1']:.3f}",
+            f"LightFM on held-out rows, {setting}: F1 {f1[setting]:.3f}",
             file=sys.stderr,
             flush=True,
         )
-        if best is None or metrics["F1"] > best[0]:
-            best = metrics["F1"], setting
-    assert best is not None
-    setting = best[1]
-    note = "rate {}, penalty {}, draws {}".format(*setting)
-    for epochs, seconds, metrics in fit(
-        given.peer, given.out, len(names), train, test, setting, given.seed, times
-    ):
+    best = max(f1, key=f1.__getitem__)
+    note = "rate {}, penalty {}, draws {}".format(*best)
+    peer = Peer(given.peer, given.out, len(names), given.seed, train, test)
+    for epochs, seconds, metrics in peer.fit(best, sorted(times)):
         line("LightFM WARP", seconds, metrics, f"{epochs} epochs; {note}")
 
 

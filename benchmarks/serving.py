@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
 from drel_core.bundle import write_bundle
 from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
@@ -266,16 +267,14 @@ def threading_timer(seconds: float, work: Any) -> Any:
 
 
 def measure_kill(clients: int, seconds: float) -> None:
-    import psutil
-
     with tempfile.TemporaryDirectory() as place:
         serve_app(bundle(Path(place) / "m", 1280, 374), replicas="2")
         row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4").tobytes()
 
         def replicas() -> list[int]:
-            me = psutil.Process(os.getpid())
-            names = [(p.pid, " ".join(p.cmdline())) for p in me.children(recursive=True)]
-            return [pid for pid, name in names if "ServeReplica:drel:scorer" in name]
+            return [
+                p for p in descendants(os.getpid()) if "ServeReplica:drel:scorer" in command_line(p)
+            ]
 
         before = replicas()
         assert len(before) == 2, before

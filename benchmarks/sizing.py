@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from benchmarks.processes import command_line, descendants, private_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -201,31 +202,12 @@ def processes() -> None:
 
 def private_below(root: int) -> dict[str, float]:
     """Private bytes of a process and all below it, added up by what they are."""
-    parent, name = {}, {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent[int(entry.name)] = int(
-                re.search(r"PPid:\s+(\d+)", (entry / "status").read_text())[1]
-            )  # type: ignore[index]
-            name[int(entry.name)] = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
-        except OSError:
-            continue
     found: dict[str, float] = {}
-    for pid in parent:
-        above = pid
-        while above in parent and above != root:
-            above = parent[above]
-        if above != root:
-            continue
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        private = sum(int(kib) for kib in re.findall(r"Private_\w+:\s+(\d+)", rollup)) * 1024
-        words = name[pid].split()
+    for pid in [root, *descendants(root)]:
+        words = command_line(pid).split()
         kind = words[0].rpartition("/")[2] if words else "?"
         kind = "jobs.train" if pid == root else kind
-        found[kind] = found.get(kind, 0.0) + private
+        found[kind] = found.get(kind, 0.0) + private_bytes(pid)
     return found
 
 

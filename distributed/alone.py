@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from distributed.growth import grow, inherit
+from distributed.growth import take_over
 from distributed.launch import Say
 from distributed.pipeline import inline_blocks
-from distributed.step import Stepper
 from distributed.train_loop import build_learner, train
 
 
@@ -27,9 +26,8 @@ def launch(
     learner = build_learner(config, data, torch.device("cpu"))
     inherited = None
     if "parent" in settings:
-        assert isinstance(learner, Stepper)
-        grow(learner, settings["parent"])
-        inherited = inherit(settings["parent"], data, settings["origin"]["new_images"])
+        fresh = settings["origin"]["new_images"]
+        inherited = take_over(learner, settings["parent"], data, fresh)
 
     def drop(folder: Path, metrics: dict[str, Any]) -> None:
         shutil.rmtree(folder)

@@ -24,6 +24,7 @@ from distributed.bundles import local_bundle
 from distributed.feature_store import Columns, ReadUnit, encode_tags, flat_tags, read_table
 from distributed.folder import Folder
 from distributed.inherited import Inherited
+from distributed.learner import Learner
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
 from drel_core.bundle import read_vocabulary
@@ -98,6 +99,13 @@ def inherit(parent: Parent, data: StoreSurvey, fresh: int) -> Inherited:
         before = torch.from_numpy(read_vocabulary(folder).counts)
         rule = rule.extended(before, torch.from_numpy(data.count_T))
     return Inherited(rule, KernelHead.load(folder, data.image_dim, parent.num_tags), fresh)
+
+
+def take_over(learner: Learner, parent: Parent, data: StoreSurvey, fresh: int) -> Inherited:
+    """``grow`` a learner at its start and ``inherit`` what is beside towers and table."""
+    assert isinstance(learner, Stepper)
+    grow(learner, parent)
+    return inherit(parent, data, fresh)
 
 
 def read_rows_of(parent: Parent, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -65,12 +65,10 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     learner = build_learner(config, data, device)
     inherited = None
     if "parent" in settings:
-        from distributed.growth import grow, inherit
-        from distributed.step import Stepper
+        from distributed.growth import take_over
 
-        assert isinstance(learner, Stepper)
-        grow(learner, settings["parent"])
-        inherited = inherit(settings["parent"], data, settings["origin"]["new_images"])
+        fresh = settings["origin"]["new_images"]
+        inherited = take_over(learner, settings["parent"], data, fresh)
     scratch = Scratch(Folder.of(config.out))
     if ray.train.get_context().get_world_rank() == 0:
         scratch.take_up(PROGRESS)

@@ -28,6 +28,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
 from distributed.feedback import read_feedback
 from drel_core.bundle import load_bundle
@@ -388,19 +389,7 @@ def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path) -> None:
 
 def replicas_of(process: int) -> int:
     """Scorers among the processes below one."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state = (entry / "stat").read_text()
-                names[int(entry.name)] = (entry / "cmdline").read_text()
-            except OSError:
-                continue  # it has just ended
-            parents[int(entry.name)] = int(state.rpartition(")")[2].split()[1])
-    below = [process]
-    for one in below:
-        below += [child for child, parent in parents.items() if parent == one]
-    return sum("ServeReplica:drel" in names.get(one, "") for one in below)
+    return sum("ServeReplica:drel" in command_line(one) for one in descendants(process))
 
 
 @pytest.mark.heavy
