@@ -2,7 +2,9 @@
 
     python -m benchmarks.serving                    JSON and binary, 1, 16, 64 clients, beside constants
     python -m benchmarks.serving --tags 1000000 --latent 1024    the same with a million tags
+    python -m benchmarks.serving --landmarks 4500   the same with a kernel regression, as `best` has
     python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
+    python -m benchmarks.serving --fetch            the same where replicas fetch bodies from the proxy
     python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
     python -m benchmarks.serving --part swap        hot swap under load: failed requests
     python -m benchmarks.serving --part kill        kill -9 of one of two replicas under load
@@ -28,8 +30,10 @@ import torch
 
 from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
+from distributed.serving_proxy import MIDDLEWARES, VARIABLE
 from drel_core.bundle import write_bundle
 from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
+from drel_core.kernel import KERNEL, KernelHead
 from drel_core.model import DREL, ModelConfig, init_embedding_rows
 from drel_core.vocabulary import Vocabulary
 from jobs.cli import PRESETS
@@ -45,13 +49,25 @@ def best_model(dim: int, **changes: Any) -> DREL:
     return DREL(dim, ModelConfig(**{**values, **changes}))
 
 
-def bundle(folder: Path, dim: int, tags: int, seed: int = 0, **changes: Any) -> Path:
+def bundle(
+    folder: Path, dim: int, tags: int, seed: int = 0, landmarks: int = 0, **changes: Any
+) -> Path:
+    """A bundle with random weights."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     model = best_model(dim, **changes)
     rows = init_embedding_rows(torch.arange(tags), model.config, seed)
     write_table_part(folder, 0, 1, 0, rows)
     write_towers(folder, model)
+    if landmarks:
+        KernelHead(
+            landmark_RD=torch.randn(landmarks, dim),
+            sharpness=torch.full((1,), 0.5 / dim),
+            weight_RT=torch.randn(landmarks, tags) / landmarks,
+            share_T=torch.full((tags,), 0.01),
+            floor=torch.full((1,), 0.5 / landmarks),
+            factor=torch.full((1,), 5.0),
+        ).save(folder / KERNEL)
     about = {"model": model.to_dict(), "table_parts": 1, "train": {}, "image_dim": dim}
     vocabulary = Vocabulary(
         tuple(f"tag {tag}" for tag in range(tags)), np.ones(tags, dtype=np.int64)
@@ -152,7 +168,7 @@ def stop() -> None:
     ray.shutdown()
 
 
-def measure_load(seconds: float, rounds: int, tags: int, latent: int) -> None:
+def measure_load(seconds: float, rounds: int, tags: int, latent: int, landmarks: int) -> None:
     """Beside two constants: one looks at nothing, the other reads the request's body as the scorer must."""
     from ray import serve
     from starlette.responses import JSONResponse
@@ -176,7 +192,7 @@ def measure_load(seconds: float, rounds: int, tags: int, latent: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         changes = {"latent": latent} if latent else {}
-        serve_app(bundle(Path(folder) / "m", 1280, tags, **changes))
+        serve_app(bundle(Path(folder) / "m", 1280, tags, landmarks=landmarks, **changes))
         serve.run(Bare.bind(), name="bare", route_prefix="/bare")
         serve.run(Reader.bind(), name="reader", route_prefix="/reader")
         row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4")
@@ -299,6 +315,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=["load", "million", "swap", "kill"], default="load")
     parser.add_argument("--haproxy", action="store_true")
+    parser.add_argument(
+        "--fetch",
+        action="store_true",
+        help="replicas fetch bodies, as without the proxies' middleware",
+    )
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=16)
@@ -307,12 +328,20 @@ def main() -> None:
     )
     parser.add_argument("--latent", type=int, default=0, help="0: the preset's; 1024 for million")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument(
+        "--landmarks",
+        type=int,
+        default=0,
+        help="of a kernel regression beside the towers, for load",
+    )
     given = parser.parse_args()
     if given.haproxy:
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
         os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+    elif not given.fetch:
+        os.environ[VARIABLE] = MIDDLEWARES
     if given.part == "load":
-        measure_load(given.seconds, given.rounds, given.tags or 374, given.latent)
+        measure_load(given.seconds, given.rounds, given.tags or 374, given.latent, given.landmarks)
     elif given.part == "million":
         measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch)
     elif given.part == "swap":

@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from distributed.serving_proxy import came_along
+
 MAX_K = 1000
 MAX_CELLS = 200_000
 """Most (image, tag) pairs of one answer."""
@@ -192,6 +194,11 @@ async def read_body(request: Request, limit: int) -> bytes:
         ApiError: 413, more than ``limit`` bytes. What is too much is still taken, up to a point, because
             a client that is cut off while it sends does not see the answer.
     """
+    along = came_along(request.scope, request.receive)
+    if along is not None:
+        if len(along) > limit:
+            raise _too_large(limit)
+        return along
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -285,6 +285,50 @@ def test_requests_made_from_the_schema_find_no_fault(server: Server, tmp_path: P
     assert "14 passed" in done.stdout
 
 
+ECHO = """
+import sys
+
+import ray
+from ray import serve
+from starlette.requests import Request
+
+from distributed.serving_proxy import BODY
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Echo:
+    async def __call__(self, request: Request) -> dict:
+        body = (await request.body()).decode()
+        fetches = hasattr(request.receive, "_receive_asgi_messages")
+        return {"body": body, "along": request.scope.get(BODY, b"").decode(), "fetches": fetches}
+
+
+ray.init(address=sys.argv[1], namespace="serve", logging_level="ERROR", log_to_driver=False)
+serve.run(Echo.bind(), name="echo", route_prefix="/echo")
+"""
+
+
+def test_bodies_come_along_and_other_applications_receive_them_too(server: Server) -> None:
+    """With Serve's own proxy. `fetches`: what the scorer tells to leave a body alone is still named so."""
+    ((raylet, cluster),) = [
+        (process, found.group(1))
+        for process in descendants(server.process.pid)
+        if (found := re.search(r"/raylet .*--gcs-address=(\S+)", command_line(process)))
+    ]
+    environment = Path(f"/proc/{raylet}/environ").read_text().split("\0")
+    token = dict(line.split("=", 1) for line in environment if line.startswith("RAY_AUTH"))
+    done = subprocess.run(
+        [sys.executable, "-c", ECHO, cluster], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, check=False, env={**os.environ, **token, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    status, told, _ = server.ask("/echo", b"a body", "text/plain")
+    assert (status, told) == (200, {"body": "a body", "along": "a body", "fetches": True})
+    large = b"x" * (65 << 10)
+    status, told, _ = server.ask("/echo", large, "text/plain")
+    assert (status, told) == (200, {"body": large.decode(), "along": "", "fetches": True})
+
+
 def wait_for(server: Server, key: str, value: Any) -> None:
     until = time.monotonic() + 30
     while (found := server.ask("/v1/model")[1][key]) != value:
