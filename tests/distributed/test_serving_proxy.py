@@ -53,7 +53,7 @@ def test_a_small_body_goes_along_and_is_received_too(parts: list[Message]) -> No
     assert seen == [part(b"abcd"), GONE]
 
 
-@pytest.mark.parametrize("length", [None, 0, LARGEST + 1, -1, "4, 4", ""])
+@pytest.mark.parametrize("length", [None, 0, LARGEST + 1, -1, "4, 4", "", "9" * 5000])
 def test_what_is_large_or_does_not_tell_its_length_is_left_alone(length: object) -> None:
     parts = [part(b"ab", True), part(b"cd")]
     scope, seen = received(length, parts)
