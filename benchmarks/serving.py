@@ -4,7 +4,7 @@
     python -m benchmarks.serving --tags 1000000 --latent 1024    the same with a million tags
     python -m benchmarks.serving --landmarks 4500   the same with a kernel regression, as `best` has
     python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
-    python -m benchmarks.serving --fetch            the same where replicas fetch bodies from the proxy
+    python -m benchmarks.serving --streamed         the same without the middleware in Serve's proxies
     python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
     python -m benchmarks.serving --part swap        hot swap under load: failed requests
     python -m benchmarks.serving --part kill        kill -9 of one of two replicas under load
@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
-from distributed.serving_proxy import MIDDLEWARES, VARIABLE
+from distributed.serving_proxy import choose_ingress
 from drel_core.bundle import write_bundle
 from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
 from drel_core.kernel import KERNEL, KernelHead
@@ -61,7 +61,7 @@ def bundle(
     write_towers(folder, model)
     if landmarks:
         KernelHead(
-            landmark_RD=torch.randn(landmarks, dim),
+            landmark_Rd=torch.randn(landmarks, dim),
             sharpness=torch.full((1,), 0.5 / dim),
             weight_RT=torch.randn(landmarks, tags) / landmarks,
             share_T=torch.full((tags,), 0.01),
@@ -316,9 +316,9 @@ def main() -> None:
     parser.add_argument("--part", choices=["load", "million", "swap", "kill"], default="load")
     parser.add_argument("--haproxy", action="store_true")
     parser.add_argument(
-        "--fetch",
+        "--streamed",
         action="store_true",
-        help="replicas fetch bodies, as without the proxies' middleware",
+        help="requests and answers are streamed, as without the proxies' middleware",
     )
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -335,11 +335,8 @@ def main() -> None:
         help="of a kernel regression beside the towers, for load",
     )
     given = parser.parse_args()
-    if given.haproxy:
-        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
-        os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    elif not given.fetch:
-        os.environ[VARIABLE] = MIDDLEWARES
+    if not given.streamed:
+        choose_ingress(given.haproxy)
     if given.part == "load":
         measure_load(given.seconds, given.rounds, given.tags or 374, given.latent, given.landmarks)
     elif given.part == "million":

@@ -57,6 +57,7 @@ from distributed.serving_auth import VARIABLE, read_token, require
 from distributed.serving_http import ANNOTATE, answers, app, described
 from distributed.serving_live import LiveModel
 from distributed.serving_model import ServedModel
+from distributed.serving_proxy import TakesWhole
 from drel_core.errors import InputError
 from drel_core.pictures import BadPicture
 
@@ -154,7 +155,7 @@ def _exported() -> str:
     logging_config={"enable_access_log": False, "log_level": "INFO"},
 )
 @serve.ingress(app)
-class Scorer:
+class Scorer(TakesWhole):
     """One replica."""
 
     def __init__(self, args: ServeArgs) -> None:

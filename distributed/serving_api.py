@@ -11,8 +11,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from distributed.serving_proxy import came_along
-
 MAX_K = 1000
 MAX_CELLS = 200_000
 """Most (image, tag) pairs of one answer."""
@@ -194,11 +192,6 @@ async def read_body(request: Request, limit: int) -> bytes:
         ApiError: 413, more than ``limit`` bytes. What is too much is still taken, up to a point, because
             a client that is cut off while it sends does not see the answer.
     """
-    along = came_along(request.scope, request.receive)
-    if along is not None:
-        if len(along) > limit:
-            raise _too_large(limit)
-        return along
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -207,14 +200,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         elif size > _DRAINED * limit:
             break
     if size > limit:
-        raise _too_large(limit)
+        raise ApiError(
+            413, "too_large", f"the body is above the limit of {limit} bytes; send less at a time"
+        )
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(
-        413, "too_large", f"the body is above the limit of {limit} bytes; send less at a time"
-    )
 
 
 def parse(kind: type[BaseModel], body: bytes) -> Any:

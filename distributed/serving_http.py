@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.serving_api import MAX_K, ApiError, ErrorResponse
 from distributed.serving_auth import Api, BearerAuth
+from distributed.serving_proxy import SaysSo
 
 ANNOTATE = "/v1/annotate"
 _LOG = logging.getLogger("ray.serve")
@@ -115,4 +116,5 @@ class _ShortPath:
 
 
 app.add_middleware(_ShortPath)
+app.add_middleware(SaysSo)
 app.add_middleware(BearerAuth)  # added last, it is asked first: no other way in may come after it

@@ -75,17 +75,11 @@ def main(arguments: list[str]) -> None:
     config = build(parser, parser.parse_args(arguments), ServeConfig)
     about = read_about(local_bundle(config.model))  # one clear line now, not in a replica's log
     from distributed.serving_auth import read_token
-    from distributed.serving_proxy import MIDDLEWARES, VARIABLE
+    from distributed.serving_proxy import choose_ingress
 
     token = bool(read_token(config.token_file))
     port = _free_port(config.host, config.port)
-    if config.haproxy:
-        # Read when ray.serve is imported.
-        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
-        os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
-    else:
-        # Read by the proxies of a Ray that starts here; a cluster's nodes have their own environment.
-        os.environ.setdefault(VARIABLE, MIDDLEWARES)
+    choose_ingress(config.haproxy)
     _serve(config, port, about["version"], int(about["num_tags"]), token)
 
 

@@ -1,92 +1,145 @@
-"""Bodies that go along with their request: which do, and that everybody else receives them as ever."""
+"""Small requests in one call: which may go so, and what an application makes of them. The way through Serve's
+own proxy is in tests/jobs/test_serve.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 import pytest
-from starlette.requests import Request
+from fastapi import FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from distributed.serving_api import ApiError, read_body
-from distributed.serving_proxy import BODY, LARGEST, BodyAlong, middlewares
+from distributed.serving_proxy import (
+    ASKED,
+    LARGEST,
+    TAKES,
+    SaysSo,
+    TakesWhole,
+    WholeRequests,
+    _again,
+    _body,
+    _length,
+    _timed_out,
+    middlewares,
+)
 
-
-def received(length: object, messages: Iterable[Message]) -> tuple[Scope, list[Message]]:
-    """The scope that an application behind the middleware sees, and what it receives."""
-    scope: Scope = {"type": "http", "headers": [(b"host", b"x")]}
-    if length is not None:
-        scope["headers"].append((b"content-length", str(length).encode()))
-    coming = iter([*messages, {"type": "http.disconnect"}])
-    seen: list[Message] = []
-
-    async def receive() -> Message:
-        return next(coming)
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        while not seen or seen[-1]["type"] != "http.disconnect":
-            seen.append(await receive())
-
-    async def send(message: Message) -> None:
-        raise AssertionError(message)
-
-    (middleware,) = middlewares()
-    assert middleware.cls is BodyAlong
-    asyncio.run(BodyAlong(application)(scope, receive, send))
-    return scope, seen
+GONE: Message = {"type": "http.disconnect"}
 
 
 def part(body: bytes, more: bool = False) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-GONE = {"type": "http.disconnect"}
+def scope_of(path: str, method: str = "POST", **headers: str) -> Scope:
+    told = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+    return {"type": "http", "method": method, "path": path, "query_string": b"", "root_path": "",
+            "headers": told, "http_version": "1.1", "scheme": "http"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("headers", "length"), [
+    ({}, 0), ({"content_length": "0"}, 0), ({"content_length": "12"}, 12),
+    ({"content_length": "-1"}, -1), ({"content_length": "4, 4"}, -1), ({"content_length": ""}, -1),
+    ({"content_length": "9" * 5000}, -1), ({"transfer_encoding": "chunked"}, -1),
+    ({"x_request_timeout_seconds": "3", "content_length": "12"}, -1),
+])  # fmt: skip
+def test_length_of_a_body(headers: dict[str, str], length: int) -> None:
+    assert _length(scope_of("/", **headers)) == length
+    assert LARGEST >= 1 << 20
 
 
 @pytest.mark.parametrize("parts", [
     [part(b"abcd")], [part(b"ab", True), part(b"cd")], [part(b"", True), part(b"abcd", True), part(b"")],
 ])  # fmt: skip
-def test_a_small_body_goes_along_and_is_received_too(parts: list[Message]) -> None:
-    scope, seen = received(4, parts)
-    assert scope[BODY] == b"abcd"
-    assert seen == [part(b"abcd"), GONE]
+def test_a_body_is_read_in_whatever_parts_it_comes(parts: list[Message]) -> None:
+    coming = iter([*parts, GONE])
 
+    async def receive() -> Message:
+        return next(coming)
 
-@pytest.mark.parametrize("length", [None, 0, LARGEST + 1, -1, "4, 4", "", "9" * 5000])
-def test_what_is_large_or_does_not_tell_its_length_is_left_alone(length: object) -> None:
-    parts = [part(b"ab", True), part(b"cd")]
-    scope, seen = received(length, parts)
-    assert BODY not in scope
-    assert seen == [*parts, GONE]
+    async def both() -> tuple[bytes, Message, list[Message]]:
+        body, last = await _body(receive)
+        again = _again({**last, "body": body}, receive)
+        return body, last, [await again(), await again()]
+
+    body, last, later = asyncio.run(both())
+    assert (body, last["type"]) == (b"abcd", "http.request")
+    assert [(message["type"], message.get("body")) for message in later] == [
+        ("http.request", b"abcd"), ("http.disconnect", None)
+    ]  # fmt: skip
 
 
 def test_a_client_that_goes_while_it_sends_is_seen_to_go() -> None:
-    scope, seen = received(4, [part(b"ab", True)])
-    assert BODY not in scope
-    assert seen == [GONE]
+    coming = iter([part(b"ab", True), GONE])
+
+    async def receive() -> Message:
+        return next(coming)
+
+    assert asyncio.run(_body(receive)) == (b"", GONE)
 
 
-def test_websockets_are_left_alone() -> None:
-    scope: Scope = {"type": "websocket", "headers": [(b"content-length", b"4")]}
-    handed: list[object] = []
+application = FastAPI()
+application.add_middleware(SaysSo)
+
+
+@application.post("/echo")
+async def echo(request: Request) -> dict[str, str]:
+    return {"body": (await request.body()).decode()}
+
+
+@application.post("/fails")
+async def fails() -> None:
+    raise OSError("a disk is gone")
+
+
+class Deployment(TakesWhole):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await application(scope, receive, send)
+
+
+def test_an_application_answers_a_whole_request_as_any() -> None:
+    start, body = asyncio.run(Deployment().whole(scope_of("/echo"), b"abc"))
+    assert (start["status"], body["body"]) == (200, b'{"body":"abc"}')
+    assert TAKES.encode() not in dict(start["headers"])
+
+
+def test_it_says_that_it_takes_whole_requests_where_it_is_asked() -> None:
+    start, _ = asyncio.run(Deployment().whole({**scope_of("/echo"), ASKED: True}, b""))
+    assert dict(start["headers"])[TAKES.encode()] == b"1"
+
+
+def test_what_fails_in_an_application_is_its_answer() -> None:
+    """Starlette answers with 500 and raises again: that must not look like a call that failed."""
+    start, _ = asyncio.run(Deployment().whole(scope_of("/fails"), b""))
+    assert start["status"] == 500
+
+
+def test_what_fails_before_it_answers_is_a_call_that_failed() -> None:
+    class Broken(TakesWhole):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            raise OSError("a disk is gone")
+
+    with pytest.raises(OSError, match="a disk is gone"):
+        asyncio.run(Broken().whole(scope_of("/"), b""))
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket", "lifespan"])
+def test_around_anything_but_serves_proxy_it_only_passes_on(kind: str) -> None:
+    handed: list[tuple[Scope, object, object]] = []
 
     async def receive() -> Message:
         raise AssertionError("nothing was to be received")
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        handed.append(receive)
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        handed.append((scope, receive, send))
 
-    asyncio.run(BodyAlong(application)(scope, receive, receive))  # type: ignore[arg-type]
-    assert handed == [receive]
+    (middleware,) = middlewares()
+    assert middleware.cls is WholeRequests
+    scope = {**scope_of("/"), "type": kind}
+    asyncio.run(WholeRequests(inner)(scope, receive, receive))  # type: ignore[arg-type]
+    assert handed == [(scope, receive, receive)]
 
 
-def test_the_scorer_takes_what_came_along_within_its_limit() -> None:
-    async def receive() -> Message:
-        raise AssertionError("the body came along")
-
-    request = Request({"type": "http", "headers": [], BODY: b"abcd"}, receive)
-    assert asyncio.run(read_body(request, 4)) == b"abcd"
-    with pytest.raises(ApiError) as caught:
-        asyncio.run(read_body(request, 3))
-    assert caught.value.status == 413
+def test_the_answer_to_a_request_that_takes_too_long() -> None:
+    start, body = _timed_out("request 1 took longer than 2 s")
+    assert start["status"] == 408
+    assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
