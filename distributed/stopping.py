@@ -30,6 +30,18 @@ def stop_at_once(signum: int, frame: FrameType | None = None) -> None:
     raise Stopped(signum)
 
 
+def wish_to_stop(error: BaseException | None) -> BaseException | None:
+    """The signal behind an error: compiled code that a handler's exception passes through may make another
+    of it (``ray.wait``: SystemError). None where there is none."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, (Stopped, KeyboardInterrupt)):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 class Asked:
     """While the block runs, the first signal is only noted in ``signum``; a second stops at once."""
 

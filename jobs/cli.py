@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from distributed.stopping import Stopped, stop_at_once
+from distributed.stopping import Stopped, stop_at_once, wish_to_stop
 from distributed.whole_files import write_bytes
 from drel_core.errors import InputError
 
@@ -117,6 +117,9 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, Stopped) as error:
+    except BaseException as error:
+        wish = None if isinstance(error, SystemExit) else wish_to_stop(error)
+        if wish is None:
+            raise
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT))
+        sys.exit(128 + (wish.signum if isinstance(wish, Stopped) else signal.SIGINT))

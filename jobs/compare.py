@@ -13,6 +13,7 @@ from distributed.evaluate import evaluate_store, upper_bound
 from distributed.feature_store import Columns, FeatureStore
 from distributed.folder import Folder
 from distributed.reservoir import RESERVOIR
+from distributed.stopping import wish_to_stop
 from distributed.unit_tasks import survey_store
 from distributed.workers import ONE, Workers
 from drel_core.baselines.popularity import PopularityAnnotator
@@ -135,6 +136,8 @@ def attempt(config: CompareConfig, name: str) -> Entry:
         try:
             entry.runs.append(run_entry(config, name, seed))
         except (Exception, SystemExit) as error:
+            if (wish := wish_to_stop(error)) is not None:
+                raise wish from None
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             entry.failed = f"seed {seed}: {first}"
             print(f"{name} failed: {first}", file=sys.stderr, flush=True)

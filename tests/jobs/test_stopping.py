@@ -1,0 +1,86 @@
+"""A signal ends a job, whatever compiled code makes of it on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from distributed.stopping import Stopped, wish_to_stop
+from jobs import compare
+from jobs.cli import run_job
+
+
+def as_ray_wait(signal: BaseException) -> BaseException:
+    """What ``ray.wait`` makes of an exception that a signal handler raises."""
+    try:
+        raise SystemError("wait returned a result with an exception set") from signal
+    except SystemError as error:
+        return error
+
+
+def in_a_clean_up(signal: BaseException) -> BaseException:
+    try:
+        try:
+            raise signal
+        finally:
+            raise OSError("the folder is gone")
+    except OSError as error:
+        return error
+
+
+WRAPPED = [lambda signal: signal, as_ray_wait, in_a_clean_up]
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize(("signal", "status"), [(Stopped(15), 143), (KeyboardInterrupt(), 130)])
+def test_the_exit_status_is_the_signals(
+    wrapped: Callable[[BaseException], BaseException], signal: BaseException, status: int,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["job"])
+
+    def main(_: list[str]) -> None:
+        raise wrapped(signal)
+
+    with pytest.raises(SystemExit) as ended:
+        run_job(main)
+    assert ended.value.code == status
+    assert capsys.readouterr().err.startswith("stopped;")
+
+
+def test_other_errors_and_exits_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["job"])
+
+    def fails(_: list[str]) -> None:
+        raise OSError("a disk is gone")
+
+    def ends(_: list[str]) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(3) from None
+
+    with pytest.raises(OSError, match="a disk is gone"):
+        run_job(fails)
+    with pytest.raises(SystemExit) as ended:
+        run_job(ends)
+    assert ended.value.code == 3
+    error = ValueError()
+    error.__context__ = other = OSError()
+    other.__context__ = error
+    assert wish_to_stop(error) is None and wish_to_stop(None) is None
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_a_method_that_is_stopped_is_not_one_that_failed(
+    wrapped: Callable[[BaseException], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise wrapped(Stopped(15))
+
+    monkeypatch.setattr(compare, "run_entry", stopped)
+    config = compare.CompareConfig(data=compare.CompareData(train="a", test="b"), out="c")
+    with pytest.raises(Stopped):
+        compare.attempt(config, "svm")
