@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving                    JSON and binary, 1, 16, 64 clients, beside constants
     python -m benchmarks.serving --tags 1000000 --latent 1024    the same with a million tags
-    python -m benchmarks.serving --landmarks 4500   the same with a kernel regression, as `best` has
+    python -m benchmarks.serving --landmarks 4500   the same with a kernel regression, as `best` has; --dims
     python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
     python -m benchmarks.serving --streamed         the same without the middleware in Serve's proxies
     python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
@@ -50,9 +50,15 @@ def best_model(dim: int, **changes: Any) -> DREL:
 
 
 def bundle(
-    folder: Path, dim: int, tags: int, seed: int = 0, landmarks: int = 0, **changes: Any
+    folder: Path,
+    dim: int,
+    tags: int,
+    seed: int = 0,
+    landmarks: int = 0,
+    dims: int = 0,
+    **changes: Any,
 ) -> Path:
-    """A bundle with random weights."""
+    """A bundle with random weights; with landmarks, a kernel regression in ``dims`` components (0: all)."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     model = best_model(dim, **changes)
@@ -61,8 +67,9 @@ def bundle(
     write_towers(folder, model)
     if landmarks:
         KernelHead(
-            landmark_Rd=torch.randn(landmarks, dim),
-            sharpness=torch.full((1,), 0.5 / dim),
+            landmark_Rd=torch.randn(landmarks, dims or dim),
+            basis_Dd=torch.linalg.qr(torch.randn(dim, dims)).Q if dims else None,
+            sharpness=torch.full((1,), 0.5 / (dims or dim)),
             weight_RT=torch.randn(landmarks, tags) / landmarks,
             share_T=torch.full((tags,), 0.01),
             floor=torch.full((1,), 0.5 / landmarks),
@@ -168,7 +175,9 @@ def stop() -> None:
     ray.shutdown()
 
 
-def measure_load(seconds: float, rounds: int, tags: int, latent: int, landmarks: int) -> None:
+def measure_load(
+    seconds: float, rounds: int, tags: int, latent: int, landmarks: int, dims: int
+) -> None:
     """Beside two constants: one looks at nothing, the other reads the request's body as the scorer must."""
     from ray import serve
     from starlette.responses import JSONResponse
@@ -192,7 +201,7 @@ def measure_load(seconds: float, rounds: int, tags: int, latent: int, landmarks:
 
     with tempfile.TemporaryDirectory() as folder:
         changes = {"latent": latent} if latent else {}
-        serve_app(bundle(Path(folder) / "m", 1280, tags, landmarks=landmarks, **changes))
+        serve_app(bundle(Path(folder) / "m", 1280, tags, landmarks=landmarks, dims=dims, **changes))
         serve.run(Bare.bind(), name="bare", route_prefix="/bare")
         serve.run(Reader.bind(), name="reader", route_prefix="/reader")
         row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4")
@@ -334,11 +343,13 @@ def main() -> None:
         default=0,
         help="of a kernel regression beside the towers, for load",
     )
+    parser.add_argument("--dims", type=int, default=0, help="principal components it sees; 0: all")
     given = parser.parse_args()
     if not given.streamed:
         choose_ingress(given.haproxy)
     if given.part == "load":
-        measure_load(given.seconds, given.rounds, given.tags or 374, given.latent, given.landmarks)
+        tags = given.tags or 374
+        measure_load(given.seconds, given.rounds, tags, given.latent, given.landmarks, given.dims)
     elif given.part == "million":
         measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch)
     elif given.part == "swap":

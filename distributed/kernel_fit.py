@@ -1,6 +1,6 @@
 """Kernel ridge regression over all ranks' rows: sums are added up, every rank solves.
 
-Shapes: D feature size, R landmarks, T tags.
+Shapes: D feature size, d dimensions that the kernel sees, R landmarks, T tags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from torch import Tensor
 
 from distributed import comm
 from distributed.pipeline import Rows, ShardReader, block_rows
-from drel_core.kernel import KernelConfig, KernelHead, RidgeSums, median_square_distance
+from drel_core.kernel import (
+    KernelConfig,
+    KernelHead,
+    RidgeSums,
+    median_square_distance,
+    principal,
+    seen,
+)
 from drel_core.model import DREL
 
 
@@ -39,7 +46,8 @@ def fit_kernel(
         parent: an older regression, of the first tags.
         fresh: with a parent, how many rows it has not seen; they come first.
 
-    Communication: landmarks are gathered once; the sums ``[R, R]`` and ``[R, T]`` are all-reduced once.
+    Communication: landmarks are gathered once and their basis sent to all; the sums ``[R, R]`` and
+    ``[R, T]`` are all-reduced once.
     """
     device = model.mean_D.device
     per_rank = reader.plan.rows_per_rank
@@ -51,21 +59,32 @@ def fit_kernel(
     if len(chosen) > room:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:room])
     landmark_RD = _landmarks(chosen, model, reader)
+    basis_Dd = _basis(landmark_RD, config.dims) if parent is None else parent.basis_Dd
+    landmark_Rd = seen(landmark_RD, basis_Dd)
     if parent is None:
-        sharpness, start_RT = config.width / median_square_distance(landmark_RD), None
+        sharpness, start_RT = config.width / median_square_distance(landmark_Rd), None
     else:
-        parent = parent.largest(config.landmarks - len(landmark_RD))
-        landmark_RD = torch.cat([parent.landmark_RD, landmark_RD])
+        parent = parent.largest(config.landmarks - len(landmark_Rd))
+        landmark_Rd = torch.cat([parent.landmark_Rd, landmark_Rd])
         sharpness = float(parent.sharpness)
-        start_RT = landmark_RD.new_zeros(len(landmark_RD), len(count_T))
+        start_RT = landmark_Rd.new_zeros(len(landmark_Rd), len(count_T))
         start_RT[: len(parent.weight_RT), : parent.weight_RT.shape[1]] = parent.weight_RT
-    sums = RidgeSums(landmark_RD, sharpness, (count_T.double() / known).float().to(device))
+    share_T = (count_T.double() / known).float().to(device)
+    sums = RidgeSums(landmark_Rd, sharpness, share_T, basis_Dd)
     for rows in _pieces(reader):
         relevant_BT = rows.tags.mask(len(count_T)).to(device)
         sums.add(model.standardised(rows.features_BD.to(device)), relevant_BT)
     sums.gram_RR = comm.sum_over_ranks(sums.gram_RR)
     sums.hits_RT = comm.sum_over_ranks(sums.hits_RT)
     return sums.solve(config.ridge, config.factor, known, start_RT)
+
+
+def _basis(landmark_RD: Tensor, dims: int) -> Tensor | None:
+    """The first rank's, on all: sums over ranks that see features differently would mean nothing."""
+    basis_Dd = principal(landmark_RD, dims)
+    if basis_Dd is None:
+        return None
+    return comm.sum_over_ranks(basis_Dd if comm.rank() == 0 else torch.zeros_like(basis_Dd))
 
 
 def _landmarks(chosen: np.ndarray, model: DREL, reader: ShardReader) -> Tensor:

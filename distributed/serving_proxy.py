@@ -102,8 +102,8 @@ class WholeRequests:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.proxy = _proxy_within(app)
-        self.handles: dict[Any, Any] = {}
-        """of deployments that take whole requests"""
+        self.handles: dict[Any, tuple[Any, Any]] = {}
+        """of deployments that take whole requests: the proxy's own, and the one for such requests"""
         self.paused: dict[Any, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,8 +113,8 @@ class WholeRequests:
             return
         prefix, handle = matched
         target = handle.deployment_id
-        whole = self.handles.get(target)
-        if whole is None:
+        own, whole = self.handles.get(target, (None, None))
+        if own is not handle:  # not known, or deployed anew
             if self.paused.get(target, 0.0) < time.monotonic():
                 scope, send = self._asking(scope, send, handle)
             await self.app(scope, receive, send)
@@ -149,10 +149,11 @@ class WholeRequests:
                 headers = MutableHeaders(scope=message)
                 if TAKES in headers:
                     del headers[TAKES]
-                    self.handles[handle.deployment_id] = handle.options(
+                    whole = handle.options(
                         method_name="whole", stream=False, request_serialization="pickle",
                         response_serialization="pickle", _by_reference=False,
                     )  # fmt: skip
+                    self.handles[handle.deployment_id] = handle, whole
             await send(message)
 
         return {**scope, ASKED: True}, heard
@@ -171,17 +172,19 @@ class WholeRequests:
         if prefix != "/":
             sent["root_path"] = sent.get("root_path", "") + prefix
         proxy._ongoing_requests_start()
+        limit = asyncio.timeout(proxy.request_timeout_s)
         try:
-            async with asyncio.timeout(proxy.request_timeout_s):
+            async with limit:
                 answer: list[Message] = await handle.remote(sent, body)
-        except TimeoutError:
-            answer = _timed_out(f"request {identity} took longer than {proxy.request_timeout_s} s")
+            start = answer[0]
         except Exception as error:
-            _LOG.warning("a request goes Serve's way, its one call failed: %r", error)
-            return None
+            if not limit.expired():
+                _LOG.warning("a request goes Serve's way, its one call failed: %r", error)
+                return None
+            answer = _timed_out(f"request {identity} took longer than {proxy.request_timeout_s} s")
+            start = answer[0]
         finally:
             proxy._ongoing_requests_end()
-        start = answer[0]
         MutableHeaders(scope=start)["x-request-id"] = identity
         if proxy._should_emit_request_ingress_metrics():
             proxy._proxy_metrics.record_request(

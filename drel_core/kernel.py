@@ -2,9 +2,9 @@
 
 What near training images carry is strong evidence where few images carry a tag; towers with dropout blur it.
 Regression weights live on R landmarks (Nystrom; Rudi et al., 2015), so that a store of any size gives a model
-of bounded size: annotating costs R D + R T an image.
+of bounded size: annotating costs D d + R d + R T an image.
 
-Shapes: B images, D feature size, R landmarks, T tags.
+Shapes: B images, D feature size, d dimensions that distances are taken in (D, or fewer), R landmarks, T tags.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class KernelConfig:
 
     landmarks: int = 0
     """training images that its weights live on, at most; 0 leaves it out"""
+    dims: int = 0
+    """principal components of the features that distances are taken in: fewer cost less; 0: all features"""
     width: float = 3.0
     """sharpness of the Gaussian kernel `exp(-width d^2 / m)`, m the median of d^2 between landmarks"""
     ridge: float = 0.3
@@ -37,8 +39,9 @@ class KernelConfig:
     """what the log of its estimates counts beside the towers' score"""
 
     def __post_init__(self) -> None:
-        if self.landmarks < 0:
-            raise ValueError(f"kernel.landmarks is {self.landmarks}; it must be 0 or more")
+        for name in ("landmarks", "dims"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("width", "ridge", "factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be above 0")
@@ -49,26 +52,32 @@ class KernelHead:
     """A fitted regression. It takes features as the model standardises them.
 
     Args:
-        landmark_RD: standardised features of the landmarks.
+        landmark_Rd: standardised features of the landmarks, in the basis where there is one.
         sharpness: float32 ``[1]``, ``width / m``.
         weight_RT, share_T: an estimate of tag t is ``kernel @ weight + share``.
         floor: float32 ``[1]``, the least estimate that is told apart from none.
         factor: float32 ``[1]``, what its evidence counts beside the towers' score.
+        basis_Dd: orthonormal; None where distances are those of all features.
     """
 
-    landmark_RD: Tensor
+    landmark_Rd: Tensor
     sharpness: Tensor
     weight_RT: Tensor
     share_T: Tensor
     floor: Tensor
     factor: Tensor
+    basis_Dd: Tensor | None = None
+
+    def _parts(self) -> dict[str, Tensor]:
+        parts = {name: getattr(self, name) for name in (*_PARTS, _BASIS)}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> KernelHead:
-        return KernelHead(*(getattr(self, name).to(device) for name in _PARTS))
+        return KernelHead(**{name: part.to(device) for name, part in self._parts().items()})
 
     def kernel(self, input_BD: Tensor) -> Tensor:
         """``[B, R]`` of standardised features."""
-        return gaussian(input_BD, self.landmark_RD, float(self.sharpness))
+        return gaussian(seen(input_BD, self.basis_Dd), self.landmark_Rd, float(self.sharpness))
 
     def evidence(self, kernel_BR: Tensor, tag_n: Tensor | slice) -> Tensor:
         """``[B, n]`` for some tags: the factor times the log of the estimate, no lower than the floor's."""
@@ -82,14 +91,15 @@ class KernelHead:
 
     def largest(self, most: int) -> KernelHead:
         """With the landmarks alone whose weights are largest, in their order."""
-        if len(self.landmark_RD) <= most:
+        if len(self.landmark_Rd) <= most:
             return self
         size_R = self.weight_RT.square().sum(1)
         kept_r = size_R.topk(most).indices.sort().values
-        return replace(self, landmark_RD=self.landmark_RD[kept_r], weight_RT=self.weight_RT[kept_r])
+        return replace(self, landmark_Rd=self.landmark_Rd[kept_r], weight_RT=self.weight_RT[kept_r])
 
     def save(self, path: Path) -> None:
-        save_file({name: getattr(self, name).cpu().contiguous() for name in _PARTS}, path)
+        parts = self._parts()
+        save_file({_key(name): part.cpu().contiguous() for name, part in parts.items()}, path)
 
     @staticmethod
     def load(folder: Path, image_dim: int, num_tags: int) -> KernelHead | None:
@@ -102,8 +112,13 @@ class KernelHead:
         if not path.is_file():
             return None
         tensors = load_tensors(path)
-        head = KernelHead(*(tensors[name] for name in _PARTS))
-        marks, dim = head.landmark_RD.shape
+        head = KernelHead(
+            **{name: tensors[_key(name)] for name in _PARTS}, basis_Dd=tensors.get(_BASIS)
+        )
+        marks, dims = head.landmark_Rd.shape
+        dim, kept = (dims, dims) if head.basis_Dd is None else head.basis_Dd.shape
+        if kept != dims:
+            raise InputError(f"{path}: landmarks of {dims} dimensions in a basis of {kept}")
         if (
             dim != image_dim
             or head.weight_RT.shape != (marks, num_tags)
@@ -121,41 +136,73 @@ class KernelHead:
         return head
 
 
-_PARTS = ("landmark_RD", "sharpness", "weight_RT", "share_T", "floor", "factor")
+_PARTS = ("landmark_Rd", "sharpness", "weight_RT", "share_T", "floor", "factor")
+_BASIS = "basis_Dd"
 
 
-def gaussian(input_BD: Tensor, landmark_RD: Tensor, sharpness: float) -> Tensor:
-    """``exp(-sharpness d^2)`` ``[B, R]``."""
-    square_BR = torch.addmm(landmark_RD.square().sum(1), input_BD, landmark_RD.T, alpha=-2.0)
-    square_BR.add_(input_BD.square().sum(1, keepdim=True)).clamp_(min=0)
+def _key(part: str) -> str:
+    """What a file calls it: as it did when there was no basis yet, so that older bundles load."""
+    return "landmark_RD" if part == "landmark_Rd" else part
+
+
+def principal(input_RD: Tensor, dims: int) -> Tensor | None:
+    """Basis ``[D, dims]`` of the leading principal components of standardised features, by a randomised SVD
+    (Halko et al., 2011); None where ``dims`` is 0 or leaves nothing out."""
+    if not 0 < dims < min(input_RD.shape):
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wide = min(dims + 32, *input_RD.shape)
+        basis_Dw = torch.svd_lowrank(input_RD, q=wide, niter=4)[2]
+    return basis_Dw[:, :dims].contiguous()
+
+
+def seen(input_BD: Tensor, basis_Dd: Tensor | None) -> Tensor:
+    """Standardised features as the kernel sees them, ``[B, d]``."""
+    return input_BD if basis_Dd is None else input_BD @ basis_Dd
+
+
+def gaussian(input_Bd: Tensor, landmark_Rd: Tensor, sharpness: float) -> Tensor:
+    """``exp(-sharpness |x - landmark|^2)`` ``[B, R]``."""
+    square_BR = torch.addmm(landmark_Rd.square().sum(1), input_Bd, landmark_Rd.T, alpha=-2.0)
+    square_BR.add_(input_Bd.square().sum(1, keepdim=True)).clamp_(min=0)
     return square_BR.mul_(-sharpness).exp_()
 
 
-def median_square_distance(landmark_RD: Tensor, most: int = 2048) -> float:
+def median_square_distance(landmark_Rd: Tensor, most: int = 2048) -> float:
     """Median of squared distances between (some of the) landmarks; above 0."""
-    some_rD = landmark_RD[:most].double()
-    return max(float(torch.pdist(some_rD).square().median()), 1e-12) if len(some_rD) > 1 else 1.0
+    some_rd = landmark_Rd[:most].double()
+    return max(float(torch.pdist(some_rd).square().median()), 1e-12) if len(some_rd) > 1 else 1.0
 
 
 class RidgeSums:
     """``K^T K`` and ``K^T (Y - share)`` over training images: they add up over batches and ranks.
 
     Args:
-        landmark_RD: standardised features of the landmarks.
+        landmark_Rd: standardised features of the landmarks, in the basis where there is one.
         share_T: float32, share of training images with each tag.
+        basis_Dd: what distances are taken in.
     """
 
-    def __init__(self, landmark_RD: Tensor, sharpness: float, share_T: Tensor) -> None:
-        self.landmark_RD, self.sharpness, self.share_T = landmark_RD, sharpness, share_T
-        marks = len(landmark_RD)
-        self.gram_RR = landmark_RD.new_zeros(marks, marks)
-        self.hits_RT = landmark_RD.new_zeros(marks, len(share_T))
+    def __init__(
+        self,
+        landmark_Rd: Tensor,
+        sharpness: float,
+        share_T: Tensor,
+        basis_Dd: Tensor | None = None,
+    ) -> None:
+        self.landmark_Rd, self.sharpness, self.share_T = landmark_Rd, sharpness, share_T
+        self.basis_Dd = basis_Dd
+        marks = len(landmark_Rd)
+        self.gram_RR = landmark_Rd.new_zeros(marks, marks)
+        self.hits_RT = landmark_Rd.new_zeros(marks, len(share_T))
 
     def add(self, input_BD: Tensor, relevant_BT: Tensor) -> None:
         """Take in images: standardised features, and which tags they carry (bool)."""
         for start in range(0, len(input_BD), _BLOCK):
             part = slice(start, start + _BLOCK)
-            kernel_bR = gaussian(input_BD[part], self.landmark_RD, self.sharpness)
+            input_bd = seen(input_BD[part], self.basis_Dd)
+            kernel_bR = gaussian(input_bd, self.landmark_Rd, self.sharpness)
             self.gram_RR.addmm_(kernel_bR.T, kernel_bR)
             self.hits_RT.addmm_(kernel_bR.T, relevant_BT[part].to(kernel_bR.dtype) - self.share_T)
 
@@ -170,7 +217,7 @@ class RidgeSums:
             rows: training images; half of one in so many is the least estimate that counts.
             start_RT: weights that the solution stays near: what is known of images that are not taken in.
         """
-        own_RR = gaussian(self.landmark_RD, self.landmark_RD, self.sharpness).double()
+        own_RR = gaussian(self.landmark_Rd, self.landmark_Rd, self.sharpness).double()
         system_RR = self.gram_RR.double().add_(own_RR, alpha=ridge)
         # Sums in float32 are exact to about as much, and landmarks may be alike: raised until it factors.
         more = 1e-6 * float(system_RR.diagonal().mean())
@@ -186,8 +233,8 @@ class RidgeSums:
         weight_RT = torch.cholesky_solve(hits_RT, factor_RR)
         if start_RT is not None:
             weight_RT += start_RT
-        one = torch.ones(1, dtype=torch.float32, device=self.landmark_RD.device)
+        one = torch.ones(1, dtype=torch.float32, device=self.landmark_Rd.device)
         return KernelHead(
-            self.landmark_RD, one * self.sharpness, weight_RT.float(), self.share_T, one * (0.5 / rows),
-            one * factor,
+            self.landmark_Rd, one * self.sharpness, weight_RT.float(), self.share_T, one * (0.5 / rows),
+            one * factor, self.basis_Dd,
         )  # fmt: skip

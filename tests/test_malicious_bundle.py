@@ -51,7 +51,13 @@ def write(folder: Path, method: str) -> Path:
         written = write_drel(folder, dim=DIM, names=TAGS, thresholds=True)
         one = torch.ones(1)
         KernelHead(
-            torch.randn(3, DIM), one, torch.randn(3, 6), torch.rand(6), one / 9, one.clone()
+            torch.randn(3, 2),
+            one,
+            torch.randn(3, 6),
+            torch.rand(6),
+            one / 9,
+            one.clone(),
+            torch.randn(DIM, 2),
         ).save(written / KERNEL)
         DecisionRule(one, torch.zeros(6), torch.ones(6), torch.full((6,), 0.5)).save(
             written / DECISION
@@ -303,6 +309,7 @@ def test_settings_of_knn_out_of_range_are_refused(tmp_path: Path, change: dict[s
 
 @pytest.mark.parametrize(("file", "change"), [
     (KERNEL, {"landmark_RD": torch.zeros(3, 9)}), (KERNEL, {"landmark_RD": torch.zeros(3)}),
+    (KERNEL, {"basis_Dd": torch.zeros(9, 2)}), (KERNEL, {"basis_Dd": torch.zeros(4)}),
     (KERNEL, {"weight_RT": torch.zeros(2, 6)}), (KERNEL, {"weight_RT": torch.zeros(3, 7)}),
     (KERNEL, {"share_T": torch.zeros(5)}), (KERNEL, {"share_T": torch.zeros(6, 2)}),
     (KERNEL, {"floor": torch.zeros(1)}), (KERNEL, {"floor": -torch.ones(1)}),

@@ -34,6 +34,7 @@ def standardised(x: np.ndarray) -> np.ndarray:
 def near(x: np.ndarray) -> np.ndarray:
     """Gaussian kernel [B, R] of standardised features and the landmarks of the regression."""
     marks = KERNEL["landmark_RD"]
+    x = x @ KERNEL["basis_Dd"] if "basis_Dd" in KERNEL else x
     square = (x * x).sum(1, keepdims=True) + (marks * marks).sum(1) - 2 * x @ marks.T
     return np.exp(-KERNEL["sharpness"] * np.maximum(square, 0))
 

@@ -29,10 +29,10 @@ def at_start(folder: str, resident: bool) -> tuple[TrainConfig, StoreSurvey, Ste
     return config, data, stepper, make_reader(config, data, data.train, blocks, resident)
 
 
-def work(folder: str, landmarks: int, resident: bool) -> list[Tensor]:
+def work(folder: str, landmarks: int, dims: int, resident: bool) -> list[Tensor]:
     world, rank = comm.world_size(), comm.rank()
     config, data, stepper, reader = at_start(folder, resident)
-    kernel = KernelConfig(landmarks=landmarks)
+    kernel = KernelConfig(landmarks=landmarks, dims=dims)
     head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
     mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
     before_nT = stepper.scores(mine, 3)
@@ -41,15 +41,16 @@ def work(folder: str, landmarks: int, resident: bool) -> list[Tensor]:
     input_nD = stepper.model.standardised(mine.features_BD)
     expected_nT = before_nT + head.evidence(head.kernel(input_nD), slice(None))
     torch.testing.assert_close(after_nT, expected_nT, atol=1e-3, rtol=1e-4)
-    return [head.landmark_RD, head.weight_RT, head.sharpness, after_nT]
+    assert head.landmark_Rd.shape[1] == (dims or data.image_dim)
+    return [head.landmark_Rd, head.weight_RT, head.sharpness, after_nT]
 
 
-@pytest.mark.parametrize("landmarks", [40, 1000])
-def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int) -> None:
-    [one] = spawn_ranks(1, work, tmp_path, str(tmp_path), landmarks, True)
+@pytest.mark.parametrize(("landmarks", "dims"), [(40, 0), (1000, 0), (40, 14)])
+def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int, dims: int) -> None:
+    [one] = spawn_ranks(1, work, tmp_path, str(tmp_path), landmarks, dims, True)
     assert len(one[0]) == min(landmarks, 150)
     for resident in (True, False):
-        ranks = spawn_ranks(2, work, tmp_path, str(tmp_path), landmarks, resident)
+        ranks = spawn_ranks(2, work, tmp_path, str(tmp_path), landmarks, dims, resident)
         for head in ranks:
             torch.testing.assert_close(head[0], one[0])
             torch.testing.assert_close(head[1], one[1], atol=2e-3, rtol=2e-2)
@@ -68,17 +69,17 @@ def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     sums = RidgeSums(known_ND[:60], 0.05, relevant_NT.float().mean(0))
     sums.add(known_ND, relevant_NT)
     parent = sums.solve(0.3, 1.0, 90)
-    kernel = KernelConfig(landmarks=landmarks)
+    kernel = KernelConfig(landmarks=landmarks, dims=3)  # the parent's basis counts: it has none
     count_T = torch.tensor(data.count_T)
     head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh)
     mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
     fresh_rD = stepper.model.standardised(mine.features_BD)
     return [
-        head.landmark_RD,
+        head.landmark_Rd,
         head.weight_RT,
         head.share_T,
         head.floor,
-        parent.landmark_RD,
+        parent.landmark_Rd,
         fresh_rD,
     ]
 

@@ -94,7 +94,13 @@ def with_rule(folder: Path) -> Path:
     write_drel(folder, DIM, TAGS, shape=SHAPES["best"], thresholds=True)
     one = torch.ones(1)
     head = KernelHead(
-        random(9, DIM), one * 0.05, random(9, TAGS), random(TAGS), one * 0.01, one * 0.7
+        random(9, 4),
+        one * 0.05,
+        random(9, TAGS),
+        random(TAGS),
+        one * 0.01,
+        one * 0.7,
+        torch.linalg.qr(random(DIM, 4)).Q,
     )
     head.save(folder / KERNEL)
     rule = DecisionRule(one * 0.6, random(TAGS), random(TAGS) + 0.1, -random(TAGS))
