@@ -63,11 +63,22 @@ def bare(file: Path, model: Path, processes: int, rows: int) -> tuple[float, flo
     threads = max(1, (os.cpu_count() or 1) // processes)
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", BARE, str(file), str(model), str(threads), str(rows // processes)],
-            env=os.environ | MALLOC, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                "-c",
+                BARE,
+                str(file),
+                str(model),
+                str(threads),
+                str(rows // processes),
+            ],
+            env=os.environ | MALLOC,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(processes)
-    ]  # fmt: skip
+    ]
     for process in running:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in running:
@@ -139,11 +150,18 @@ def job(model: Path, data: Path, out: Path, rows: int) -> dict[str, Any]:
     begun = at[0] - first * cores / steady
     print(said.strip().splitlines()[-1])
     return {
-        "rows": rows, "files": len(parts), "whole": rows / whole, "working": rows / (at[-1] - begun),
-        "steady": steady, "before the workers, s": begun - started, "CPU, s": usage.cpu,
-        "by CPU": rows / usage.cpu, "driver, GB": usage.driver / 1e9,
-        "largest, GB": usage.largest / 1e9, "all, GB": usage.total / 1e9,
-    }  # fmt: skip
+        "rows": rows,
+        "files": len(parts),
+        "whole": rows / whole,
+        "working": rows / (at[-1] - begun),
+        "steady": steady,
+        "before the workers, s": begun - started,
+        "CPU, s": usage.cpu,
+        "by CPU": rows / usage.cpu,
+        "driver, GB": usage.driver / 1e9,
+        "largest, GB": usage.largest / 1e9,
+        "all, GB": usage.total / 1e9,
+    }
 
 
 def linked(store: Path, folder: Path, share: float) -> tuple[Path, int]:
@@ -184,9 +202,11 @@ def kill(model: Path, data: Path, out: Path, rows: int) -> None:
     same = found.combine_chunks().equals(given.combine_chunks())
     print(done.stdout.strip())
     different = len(np.unique(found.to_numpy(zero_copy_only=False).astype(str)))
-    print(f"killed after {len(before)} files; {kept} of them kept by the second run; {len(found):,} of "
-          f"{rows:,} rows, {different:,} different, "
-          f"{'the' if same else 'NOT the'} store's rows in the store's order")  # fmt: skip
+    print(
+        f"killed after {len(before)} files; {kept} of them kept by the second run; {len(found):,} of "
+        f"{rows:,} rows, {different:,} different, "
+        f"{'the' if same else 'NOT the'} store's rows in the store's order"
+    )
 
 
 def main() -> None:
@@ -215,15 +235,19 @@ def main() -> None:
     rates = []
     for n, before, after in ((1, bares[0], bares[2]), (cores, bares[1], bares[3])):
         rates.append((before[0] + after[0]) / 2)
-        print(f"bare scorer, {n} x {cores // n} threads {rates[-1]:,.0f} rows/s ({before[0]:,.0f} before, "
-              f"{after[0]:,.0f} after)")  # fmt: skip
+        print(
+            f"bare scorer, {n} x {cores // n} threads {rates[-1]:,.0f} rows/s ({before[0]:,.0f} before, "
+            f"{after[0]:,.0f} after)"
+        )
     for which in ("whole", "working", "steady"):
         print(f"jobs.annotate, {which} {found[which]:,.0f} rows/s, {found[which] / max(rates):.2f}")
     by_cpu = max(
         (before[1] + after[1]) / 2 for before, after in zip(bares[:2], bares[2:], strict=True)
     )
-    print(f"rows a second of CPU time: bare {by_cpu:,.0f}, jobs.annotate {found['by CPU']:,.0f}, "
-          f"{found['by CPU'] / by_cpu:.2f}, start of Ray included")  # fmt: skip
+    print(
+        f"rows a second of CPU time: bare {by_cpu:,.0f}, jobs.annotate {found['by CPU']:,.0f}, "
+        f"{found['by CPU'] / by_cpu:.2f}, start of Ray included"
+    )
     print(json.dumps({key: round(value, 3) for key, value in found.items()}))
 
 

@@ -62,8 +62,13 @@ def make_pictures(path: Path, images: int) -> None:
 
 
 def loop(path: Path, precision: str, images: int) -> float:
-    done = subprocess.run([sys.executable, "-c", LOOP, str(path), precision, str(images)],
-                          env=os.environ | MALLOC, capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP, str(path), precision, str(images)],
+        env=os.environ | MALLOC,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(done.stdout.split()[-1])
 
 
@@ -71,10 +76,24 @@ def job(path: Path, out: Path, precision: str) -> tuple[float, float]:
     """Images/s from the first part on, and over the whole command."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.ingest", "--source", "images", "--input", str(path), "--out",
-         str(out), "--cnn.precision", precision, "--chunk_rows", "256"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jobs.ingest",
+            "--source",
+            "images",
+            "--input",
+            str(path),
+            "--out",
+            str(out),
+            "--cnn.precision",
+            precision,
+            "--chunk_rows",
+            "256",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     seen: list[tuple[float, int]] = []
     assert process.stdout is not None
     for line in process.stdout:

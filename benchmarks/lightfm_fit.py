@@ -37,9 +37,13 @@ def main() -> None:
             shape=(train.shape[0], given.tags),
         )
     model = LightFM(
-        no_components=given.components, loss="warp", learning_rate=given.rate,
-        user_alpha=given.feature_penalty, max_sampled=given.most_draws, random_state=given.seed,
-    )  # fmt: skip
+        no_components=given.components,
+        loss="warp",
+        learning_rate=given.rate,
+        user_alpha=given.feature_penalty,
+        max_sampled=given.most_draws,
+        random_state=given.seed,
+    )
     topk, epochs, taken = [], [], []
     done, spent = 0, 0.0
     for budget in given.seconds:

@@ -33,9 +33,11 @@ from drel_core.metrics import MetricCounts
 from drel_core.model import signed_power
 
 LATENT = 64
-WIDE = {"wsabie": ("--method", "wsabie", "--model.latent", LATENT, "--model.tag_dim", LATENT),
-        "drel towers": ("--preset", "best", "--decision.fits", 0, "--kernel.landmarks", 0),
-        "drel best": ("--preset", "best",)}  # fmt: skip
+WIDE = {
+    "wsabie": ("--method", "wsabie", "--model.latent", LATENT, "--model.tag_dim", LATENT),
+    "drel towers": ("--preset", "best", "--decision.fits", 0, "--kernel.landmarks", 0),
+    "drel best": ("--preset", "best"),
+}
 GRID = (*itertools.product((0.002, 0.01, 0.05), (0.0, 1e-6), (10,)), (0.01, 0.0, 100))
 Setting = tuple[float, float, int]
 Found = tuple[int, float, dict[str, float]]
@@ -71,12 +73,29 @@ class Peer:
         """Epochs, seconds and metrics of one run, at each of the (rising) times."""
         rate, penalty, draws = setting
         subprocess.run(
-            [self.python, str(Path(__file__).with_name("lightfm_fit.py")), str(self.folder / "in.npz"),
-             str(self.folder / "out.npz"), "--tags", str(self.tags), "--components", str(LATENT),
-             "--rate", str(rate), "--feature_penalty", str(penalty), "--most_draws", str(draws),
-             "--seed", str(self.seed), "--seconds", *map(str, seconds)],
-            check=True, stdout=sys.stderr,
-        )  # fmt: skip
+            [
+                self.python,
+                str(Path(__file__).with_name("lightfm_fit.py")),
+                str(self.folder / "in.npz"),
+                str(self.folder / "out.npz"),
+                "--tags",
+                str(self.tags),
+                "--components",
+                str(LATENT),
+                "--rate",
+                str(rate),
+                "--feature_penalty",
+                str(penalty),
+                "--most_draws",
+                str(draws),
+                "--seed",
+                str(self.seed),
+                "--seconds",
+                *map(str, seconds),
+            ],
+            check=True,
+            stdout=sys.stderr,
+        )
         found = []
         with np.load(self.folder / "out.npz") as out:
             for topk_id_Mk, epochs, taken in zip(
@@ -113,10 +132,25 @@ def main() -> None:
     for name, options in WIDE.items():
         out = given.out / name.replace(" ", "-")
         subprocess.run(
-            [sys.executable, "-m", "jobs.train", *map(str, options), "--data.train", paths["train"],
-             "--data.test", paths["test"], "--workers", "2", "--seed", str(given.seed), "--out", out],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "jobs.train",
+                *map(str, options),
+                "--data.train",
+                paths["train"],
+                "--data.test",
+                paths["test"],
+                "--workers",
+                "2",
+                "--seed",
+                str(given.seed),
+                "--out",
+                out,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         metrics = json.loads((out / "metrics.json").read_text("utf-8"))
         times.append(metrics["train"]["seconds"])
         line(name, times[-1], metrics, "latent space of 64" if name == "wsabie" else "")

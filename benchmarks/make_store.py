@@ -163,8 +163,10 @@ def main() -> None:
     manifest = ingest(source, None, options, out, say=lambda line: print(line, flush=True))
     print(f"{manifest['rows']}, D = {manifest['D']}, {manifest['T']} tags in training")
     metrics = planted_metrics(source, Path(out), 10_000)
-    print("planted scorer (up to 10,000 test rows): "
-          + json.dumps({k: metrics[k] for k in ("mP", "mR", "F1", "N+", "oF1")}))  # fmt: skip
+    print(
+        "planted scorer (up to 10,000 test rows): "
+        + json.dumps({k: metrics[k] for k in ("mP", "mR", "F1", "N+", "oF1")})
+    )
 
 
 if __name__ == "__main__":

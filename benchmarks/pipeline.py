@@ -47,34 +47,63 @@ TorchTrainer(loop, train_loop_config={"mark": sys.argv[1]},
 def make_store(folder: Path, rows: int, dim: int, tags: int = 81, group: int = 2048) -> Path:
     generator = np.random.default_rng(0)
     path = folder / "store.parquet"
-    schema = pa.schema([("image_id", pa.string()), ("features", pa.list_(pa.float16(), dim)),
-                        ("tags", pa.list_(pa.string()))])  # fmt: skip
+    schema = pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("features", pa.list_(pa.float16(), dim)),
+            ("tags", pa.list_(pa.string())),
+        ]
+    )
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=["tags"]) as writer:
         for start in range(0, rows, group):
             n = min(group, rows - start)
             block = generator.standard_normal((n, dim), dtype=np.float32).astype(np.float16)
             names = [[f"tag{t}" for t in row] for row in generator.integers(0, tags, (n, 3))]
-            writer.write_table(pa.table([
-                pa.array([f"i{start + i}" for i in range(n)]),
-                pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), dim),
-                pa.array(names),
-            ], schema=schema))  # fmt: skip
+            writer.write_table(
+                pa.table(
+                    [
+                        pa.array([f"i{start + i}" for i in range(n)]),
+                        pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), dim),
+                        pa.array(names),
+                    ],
+                    schema=schema,
+                )
+            )
     return path
 
 
 def options(
     store: Path, out: Path, batch: int, workers: int, threads: int, residency: str
 ) -> list[str]:
-    return ["--preset", "paper", "--data.train", str(store), "--out", str(out),
-            "--workers", str(workers), "--threads", str(threads), "--batch_size", str(batch),
-            "--epochs", "1", "--data.residency", residency, "--checkpoint.every", "1000000",
-            "--data.memory_gib", "8"]  # fmt: skip
+    return [
+        "--preset",
+        "paper",
+        "--data.train",
+        str(store),
+        "--out",
+        str(out),
+        "--workers",
+        str(workers),
+        "--threads",
+        str(threads),
+        "--batch_size",
+        str(batch),
+        "--epochs",
+        "1",
+        "--data.residency",
+        residency,
+        "--checkpoint.every",
+        "1000000",
+        "--data.memory_gib",
+        "8",
+    ]
 
 
 def trained(arguments: list[str]) -> float:
     """Images/s of jobs.train, the median of its lines but the first and the last."""
-    done = subprocess.run([sys.executable, "-m", "jobs.train", *arguments],
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.train", *arguments], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     rates = [float(rate.replace(",", "")) for _, rate in LINE.findall(done.stdout)][1:-1]
@@ -89,8 +118,13 @@ def bare_step(arguments: list[str], batch: int, threads: int, seconds: float) ->
     survey = survey_store(store, "fail")
     stepper = build_stepper(config, survey, torch.device("cpu"))
     held = [block_rows(unit_block(r, store.columns, survey.names)) for r in survey.train[:8]]
-    batches = [part for rows in held for part in (rows.select(torch.arange(i, i + batch))
-               for i in range(0, len(rows) - batch + 1, batch))]  # fmt: skip
+    batches = [
+        part
+        for rows in held
+        for part in (
+            rows.select(torch.arange(i, i + batch)) for i in range(0, len(rows) - batch + 1, batch)
+        )
+    ]
     stepper.model.train()
     rates: list[float] = []
     start = time.perf_counter()
@@ -98,8 +132,14 @@ def bare_step(arguments: list[str], batch: int, threads: int, seconds: float) ->
     while time.perf_counter() - start < seconds or step < 5:
         one = time.perf_counter()
         rows_now = batches[step % len(batches)]
-        stepper.run(rows_now.features_BD, rows_now.tags, epoch=0, step=step, progress=0.0,
-                    global_batch=batch)  # fmt: skip
+        stepper.run(
+            rows_now.features_BD,
+            rows_now.tags,
+            epoch=0,
+            step=step,
+            progress=0.0,
+            global_batch=batch,
+        )
         rates.append(batch / (time.perf_counter() - one))
         step += 1
     return float(np.median(rates[2:]))
@@ -115,8 +155,9 @@ def first_step_seconds(folder: Path, store: Path) -> tuple[float, float]:
     out = folder / "first"
     arguments = options(store, out, 32, 2, 1, "auto")
     start = time.time()
-    process = subprocess.Popen([sys.executable, "-m", "jobs.train", *arguments],
-                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.train", *arguments], stdout=subprocess.PIPE, text=True
+    )
     while not list(out.glob("tensorboard/events*")):  # opened right before the first step
         if process.poll() is not None:
             raise SystemExit("jobs.train ended before its first step")
@@ -145,8 +186,9 @@ def main() -> None:
             return trained(options(store, out, args.batch, workers, threads, residency))
 
         def bare() -> float:
-            return bare_step(options(store, folder / "x", args.batch, 1, 2, "auto"),
-                             args.batch, 2, 10)  # fmt: skip
+            return bare_step(
+                options(store, folder / "x", args.batch, 1, 2, "auto"), args.batch, 2, 10
+            )
 
         # The machine's speed drifts: each run is compared with the bare step right before and after.
         ratio: dict[str, float] = {}
@@ -159,11 +201,16 @@ def main() -> None:
             images = run(label, workers, threads, residency)
             after = bare()
             ratio[label] = images / ((before + after) / 2)
-            print(f"{label:12} {images:8.0f} images/s  {ratio[label]:.2f} of the bare step "
-                  f"({before:.0f} before, {after:.0f} after)", flush=True)  # fmt: skip
+            print(
+                f"{label:12} {images:8.0f} images/s  {ratio[label]:.2f} of the bare step "
+                f"({before:.0f} before, {after:.0f} after)",
+                flush=True,
+            )
             before = after
-        print(f"2 workers x 1 thread / 1 worker x 2 threads: "
-              f"{ratio['2 workers'] / ratio['resident']:.2f}")  # fmt: skip
+        print(
+            f"2 workers x 1 thread / 1 worker x 2 threads: "
+            f"{ratio['2 workers'] / ratio['resident']:.2f}"
+        )
         small = make_store(folder, 512, 64)
         ours, nothing = first_step_seconds(folder, small)
         print(f"first step    {ours:8.1f} s; bare trainer {nothing:.1f} s: {ours / nothing:.2f} x")

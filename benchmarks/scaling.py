@@ -68,10 +68,18 @@ def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
     """Steps of the preset ``best`` on this rank, of random images and tags."""
     rank, world = comm.rank(), comm.world_size()
     config = ModelConfig(
-        image_hidden=sizes.image_hidden, tag_dim=sizes.tag_dim, tag_hidden=sizes.tag_hidden,
-        latent=sizes.latent, activation="gelu", latent_activation=False, layer_norm=True,
-        linear_path=True, normalise=True, tag_bias=True, metric="identity",
-    )  # fmt: skip
+        image_hidden=sizes.image_hidden,
+        tag_dim=sizes.tag_dim,
+        tag_hidden=sizes.tag_hidden,
+        latent=sizes.latent,
+        activation="gelu",
+        latent_activation=False,
+        layer_norm=True,
+        linear_path=True,
+        normalise=True,
+        tag_bias=True,
+        metric="identity",
+    )
     stepper = Stepper(
         DREL(sizes.dim, config),
         ShardedTagEmbedding(sizes.tags, config, TableConfig(), 0),
@@ -112,9 +120,13 @@ def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
     if world > 1:
         dist.all_reduce(most, dist.ReduceOp.MAX)
     formula = bytes_sent(
-        world, sizes.parameters, sum(longest) / steps, sizes.latent + 1,
-        float(most.double().mean()) if sizes.tags > sizes.candidates else 0.0, "gloo",
-    )  # fmt: skip
+        world,
+        sizes.parameters,
+        sum(longest) / steps,
+        sizes.latent + 1,
+        float(most.double().mean()) if sizes.tags > sizes.candidates else 0.0,
+        "gloo",
+    )
     return Measured(sorted(seconds)[steps // 2], sent, formula, sum(pools) / steps)
 
 
@@ -141,9 +153,11 @@ def measure(world: int, threads: int, sizes: Sizes, steps: int) -> list[Measured
     out = context.SimpleQueue()
     here = replace(sizes, world=world)
     processes = [
-        context.Process(target=_rank, args=(r, world, port, max(1, threads // world), here, steps, out))
+        context.Process(
+            target=_rank, args=(r, world, port, max(1, threads // world), here, steps, out)
+        )
         for r in range(world)
-    ]  # fmt: skip
+    ]
     for process in processes:
         process.start()
     answers = dict(out.get() for _ in processes)
@@ -158,22 +172,28 @@ def speed(ranks: list[int], threads: int, sizes: Sizes, steps: int, rounds: int)
     for _ in range(rounds):
         for world in ranks:
             found[world].append(max(m.seconds for m in measure(world, threads, sizes, steps)))
-    print(f"\nB = {sizes.images}, D = {sizes.dim}, T = {sizes.tags}, {threads} threads in total, "
-          f"{os.cpu_count()} cores, {rounds} rounds of {steps} steps")  # fmt: skip
+    print(
+        f"\nB = {sizes.images}, D = {sizes.dim}, T = {sizes.tags}, {threads} threads in total, "
+        f"{os.cpu_count()} cores, {rounds} rounds of {steps} steps"
+    )
     print(f"{'ranks':>5} {'ms/step':>9} {'images/s':>9} {'of 1 rank':>10}")
     first = sorted(found[ranks[0]])[rounds // 2]
     for world, seconds in found.items():
         middle = sorted(seconds)[rounds // 2]
-        print(f"{world:>5} {middle * 1e3:9.1f} {sizes.images / middle:9.0f} {first / middle:10.2f}",
-              flush=True)  # fmt: skip
+        print(
+            f"{world:>5} {middle * 1e3:9.1f} {sizes.images / middle:9.0f} {first / middle:10.2f}",
+            flush=True,
+        )
 
 
 def traffic(ranks: list[int], threads: int, sizes: Sizes, steps: int) -> None:
     """Large towers and small ones, where the pool's bytes are most; the pool all tags and sampled."""
     small = replace(sizes, dim=64, image_hidden=64, tag_hidden=64, candidates=4096)
     for shape in (replace(s, tags=t) for s in (sizes, small) for t in (s.candidates, s.tags)):
-        print(f"\nD = {shape.dim}, {shape.parameters:,} parameters, T = {shape.tags}, pool: "
-              f"{'all tags' if shape.tags <= shape.candidates else 'sampled'}")  # fmt: skip
+        print(
+            f"\nD = {shape.dim}, {shape.parameters:,} parameters, T = {shape.tags}, pool: "
+            f"{'all tags' if shape.tags <= shape.candidates else 'sampled'}"
+        )
         print(f"{'ranks':>5} {'sent, bytes':>12} {'formula':>12} {'ratio':>6}   by collective")
         for world in [w for w in ranks if w > 1]:
             of_rank = measure(world, threads, shape, steps)
@@ -182,48 +202,87 @@ def traffic(ranks: list[int], threads: int, sizes: Sizes, steps: int) -> None:
                 parts = ", ".join(
                     f"{name.partition(',')[0]} {n:,.0f}" for name, n in one.formula.items()
                 )
-                print(f"{world:>5} {one.sent:12,.0f} {total:12,.0f} {one.sent / total:6.3f}   {parts}",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{world:>5} {one.sent:12,.0f} {total:12,.0f} {one.sent / total:6.3f}   {parts}",
+                    flush=True,
+                )
 
 
 GPU = Machine(
-    flops=0.35 * 989e12, fixed=1.5e-3, optimiser=2.0e12, local=300e9, wide=320e9, local_hop=2e-6,
-    wide_hop=10e-6, ranks_a_node=8, overlap=0.8,
-)  # fmt: skip
+    flops=0.35 * 989e12,
+    fixed=1.5e-3,
+    optimiser=2.0e12,
+    local=300e9,
+    wide=320e9,
+    local_hop=2e-6,
+    wide_hop=10e-6,
+    ranks_a_node=8,
+    overlap=0.8,
+)
 """An assumed H100 node with 8 x 400 Gb/s: 35% of the bf16 peak, 80% of the network."""
 SLOW = replace(GPU, wide=10e9)
 """The same with one 100 Gb/s card a node."""
 GPU_SIZES = Sizes(
-    images=0, world=1, dim=4096, image_hidden=2048, tag_dim=256, tag_hidden=512, latent=256,
-    tags=1_000_000, candidates=8192, tags_an_image=3, zipf=1.0, item_bytes=2,
-)  # fmt: skip
+    images=0,
+    world=1,
+    dim=4096,
+    image_hidden=2048,
+    tag_dim=256,
+    tag_hidden=512,
+    latent=256,
+    tags=1_000_000,
+    candidates=8192,
+    tags_an_image=3,
+    zipf=1.0,
+    item_bytes=2,
+)
 
 
 def gpus() -> None:
     """Weak scaling (1024 images a rank) and strong scaling (65536 images in all)."""
-    print("\nGPUs, predicted; D = 4096, H = 2048, h = 512, L = 256, E = 256, T = 1,000,000 with Zipf's "
-          "frequencies, 8192 candidates, 3 tags an image, bf16")  # fmt: skip
-    print(f"{'':>26} {'ranks':>5} {'P':>7} {'ms/step':>8} {'images/s':>11} {'efficiency':>10}   "
-          "compute, pool, towers, optimiser, fixed in ms; MB sent")  # fmt: skip
+    print(
+        "\nGPUs, predicted; D = 4096, H = 2048, h = 512, L = 256, E = 256, T = 1,000,000 with Zipf's "
+        "frequencies, 8192 candidates, 3 tags an image, bf16"
+    )
+    print(
+        f"{'':>26} {'ranks':>5} {'P':>7} {'ms/step':>8} {'images/s':>11} {'efficiency':>10}   "
+        "compute, pool, towers, optimiser, fixed in ms; MB sent"
+    )
     slow, uniform = "weak, 100 Gb/s a node", "weak, all tags as frequent"
     for name, a_rank, in_all in (
-        ("weak", 1024, 0), (slow, 1024, 0), (uniform, 1024, 0), ("strong", 0, 65536)
-    ):  # fmt: skip
+        ("weak", 1024, 0),
+        (slow, 1024, 0),
+        (uniform, 1024, 0),
+        ("strong", 0, 65536),
+    ):
         first = 0.0
         for world in (8, 16, 32, 64, 128, 256, 512):
-            sizes = replace(GPU_SIZES, world=world, images=in_all or a_rank * world,
-                            zipf=0.0 if name == uniform else 1.0)  # fmt: skip
+            sizes = replace(
+                GPU_SIZES,
+                world=world,
+                images=in_all or a_rank * world,
+                zipf=0.0 if name == uniform else 1.0,
+            )
             parts = predict(sizes, SLOW if name == slow else GPU)
             rate = sizes.images / parts["step"]
             first = first or rate / world
             sent = bytes_sent(
-                world, sizes.parameters, sizes.pool / world, sizes.latent + 1,
-                sizes.relevant_of_rank, "nccl", sizes.item_bytes,
-            )  # fmt: skip
-            shown = ", ".join(f"{parts[part] * 1e3:.2f}" for part in
-                              ("compute", "pool", "towers", "optimiser", "fixed"))  # fmt: skip
-            print(f"{name:>26} {world:>5} {sizes.pool:7.0f} {parts['step'] * 1e3:8.2f} {rate:11,.0f} "
-                  f"{rate / world / first:10.2f}   {shown}; {sum(sent.values()) / 1e6:.0f}")  # fmt: skip
+                world,
+                sizes.parameters,
+                sizes.pool / world,
+                sizes.latent + 1,
+                sizes.relevant_of_rank,
+                "nccl",
+                sizes.item_bytes,
+            )
+            shown = ", ".join(
+                f"{parts[part] * 1e3:.2f}"
+                for part in ("compute", "pool", "towers", "optimiser", "fixed")
+            )
+            print(
+                f"{name:>26} {world:>5} {sizes.pool:7.0f} {parts['step'] * 1e3:8.2f} {rate:11,.0f} "
+                f"{rate / world / first:10.2f}   {shown}; {sum(sent.values()) / 1e6:.0f}"
+            )
 
 
 def this_machine(ranks: list[int], threads: int, sizes: Sizes, steps: int) -> None:
@@ -233,11 +292,21 @@ def this_machine(ranks: list[int], threads: int, sizes: Sizes, steps: int) -> No
     flops = 2 * sum(multiplications(alone).values()) / one.seconds
     loop = _all_reduce_rate(threads)
     machine = Machine(
-        flops=flops, fixed=0.0, optimiser=float("inf"), local=loop, wide=loop, local_hop=2e-4,
-        wide_hop=0.0, ranks_a_node=1 << 30, overlap=0.0, backend="gloo",
-    )  # fmt: skip
-    print(f"\ngloo on this machine: one rank {flops / 1e9:.0f} GFLOP/s in a whole step, an all-reduce of "
-          f"two ranks sends {loop / 1e6:.0f} MB/s a rank")  # fmt: skip
+        flops=flops,
+        fixed=0.0,
+        optimiser=float("inf"),
+        local=loop,
+        wide=loop,
+        local_hop=2e-4,
+        wide_hop=0.0,
+        ranks_a_node=1 << 30,
+        overlap=0.0,
+        backend="gloo",
+    )
+    print(
+        f"\ngloo on this machine: one rank {flops / 1e9:.0f} GFLOP/s in a whole step, an all-reduce of "
+        f"two ranks sends {loop / 1e6:.0f} MB/s a rank"
+    )
     print(f"{'ranks':>5} {'predicted ms':>12} {'measured ms':>12} {'ratio':>6}")
     for world in [w for w in ranks if w > 1]:
         shared = replace(machine, flops=flops / world)
@@ -279,17 +348,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=["speed", "bytes", "predict"], nargs="+",
-                        default=["speed", "bytes", "predict"])  # fmt: skip
+    parser.add_argument(
+        "--part",
+        choices=["speed", "bytes", "predict"],
+        nargs="+",
+        default=["speed", "bytes", "predict"],
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--threads", type=int, default=4, help="of all ranks together")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     sizes = Sizes(
-        images=1024, world=1, dim=4096, image_hidden=2048, tag_dim=256, tag_hidden=512, latent=256,
-        tags=100_000, candidates=1024, tags_an_image=3,
-    )  # fmt: skip
+        images=1024,
+        world=1,
+        dim=4096,
+        image_hidden=2048,
+        tag_dim=256,
+        tag_hidden=512,
+        latent=256,
+        tags=100_000,
+        candidates=1024,
+        tags_an_image=3,
+    )
     if "speed" in args.part:
         speed(args.ranks, args.threads, sizes, args.steps, args.rounds)
     if "bytes" in args.part:

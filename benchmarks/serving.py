@@ -139,8 +139,10 @@ async def _client(port: int, sent: bytes, until: float, seen: Load, look: bool) 
 def load(
     path: str, body: bytes, kind: str, clients: int, seconds: float, look: bool = False
 ) -> Load:
-    head = (f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n").encode()  # fmt: skip
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
     seen = Load()
 
     async def every() -> None:
@@ -209,8 +211,19 @@ def measure_load(
             "json": (json.dumps({"features": row.tolist()}).encode(), "application/json"),
             "binary": (row.tobytes(), "application/octet-stream"),
         }
-        heads = ["body", "clients", "scorer/s", "p50, ms", "p99, ms", "reading constant/s", "p50",
-                 "p99", "ratio", "constant/s", "ratio"]  # fmt: skip
+        heads = [
+            "body",
+            "clients",
+            "scorer/s",
+            "p50, ms",
+            "p99, ms",
+            "reading constant/s",
+            "p50",
+            "p99",
+            "ratio",
+            "constant/s",
+            "ratio",
+        ]
         print(f"{tags} tags\n| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|")
         for name, (body, kind) in bodies.items():
             for clients in (1, 16, 64):
@@ -277,9 +290,11 @@ def measure_swap(clients: int, seconds: float) -> None:
             "/v1/annotate?k=400", row, "application/octet-stream", clients, seconds, look=True
         )
         swap.join()
-        print(f"{len(seen.latencies)} requests by {clients} clients, {len(seen.failures)} failed "
-              f"{sorted(set(seen.failures))}; answers by version: {seen.versions}; "
-              f"p99 {seen.percentile(99):.0f} ms, longest {max(seen.latencies) * 1000:.0f} ms")  # fmt: skip
+        print(
+            f"{len(seen.latencies)} requests by {clients} clients, {len(seen.failures)} failed "
+            f"{sorted(set(seen.failures))}; answers by version: {seen.versions}; "
+            f"p99 {seen.percentile(99):.0f} ms, longest {max(seen.latencies) * 1000:.0f} ms"
+        )
         stop()
 
 
@@ -314,9 +329,11 @@ def measure_kill(clients: int, seconds: float) -> None:
         while len(replicas()) < 2 and time.monotonic() < until:
             time.sleep(0.5)
         later = load("/v1/annotate", row, "application/octet-stream", clients, 3)
-        print(f"{len(seen.latencies)} requests answered, {len(seen.failures)} failed "
-              f"{sorted(set(seen.failures))} around the kill; afterwards {len(later.failures)} of "
-              f"{len(later.latencies)} failed, {len(replicas())} replicas run")  # fmt: skip
+        print(
+            f"{len(seen.latencies)} requests answered, {len(seen.failures)} failed "
+            f"{sorted(set(seen.failures))} around the kill; afterwards {len(later.failures)} of "
+            f"{len(later.latencies)} failed, {len(replicas())} replicas run"
+        )
         stop()
 
 

@@ -47,9 +47,14 @@ def step(kind: str, images: int, pool: int) -> None:
     config = ModelConfig(image_hidden=64, tag_dim=64, tag_hidden=64, latent=64, metric="identity")
     loss = LossConfig(kind="smooth") if kind == "smooth" else LossConfig(miner="hard", negatives=10)
     stepper = Stepper(
-        DREL(64, config), ShardedTagEmbedding(pool, config, TableConfig(), 0),
-        torch.ones(pool, dtype=torch.int64), loss, PoolConfig(candidates=pool), OptimConfig(), 0,
-    )  # fmt: skip
+        DREL(64, config),
+        ShardedTagEmbedding(pool, config, TableConfig(), 0),
+        torch.ones(pool, dtype=torch.int64),
+        loss,
+        PoolConfig(candidates=pool),
+        OptimConfig(),
+        0,
+    )
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(pool, (images, 3), generator=generator).tolist()
     tags = TagLists.from_lists([sorted(set(row)) for row in drawn])
@@ -63,8 +68,10 @@ def step(kind: str, images: int, pool: int) -> None:
     take(8)
     before = held()
     take(images)
-    print(f"step, {kind}: {(held() - before) / images / pool:.0f} bytes an image x tag "
-          f"({images} images, {pool} tags, 3 tags an image)")  # fmt: skip
+    print(
+        f"step, {kind}: {(held() - before) / images / pool:.0f} bytes an image x tag "
+        f"({images} images, {pool} tags, 3 tags an image)"
+    )
 
 
 def survey(rows: int) -> None:
@@ -76,14 +83,19 @@ def survey(rows: int) -> None:
     before, unit = held(), 65536
     generator = np.random.default_rng(0)
     surveys: list[Any] = [
-        SimpleNamespace(id_hash=generator.integers(0, 2**63, unit).astype(np.uint64), bad=[],
-                        unit=SimpleNamespace(file_row=0, path="x"))
+        SimpleNamespace(
+            id_hash=generator.integers(0, 2**63, unit).astype(np.uint64),
+            bad=[],
+            unit=SimpleNamespace(file_row=0, path="x"),
+        )
         for _ in range(rows // unit)
-    ]  # fmt: skip
+    ]
     start = time.perf_counter()
     _duplicates(surveys)
-    print(f"survey, driver: {(held() - before) / rows:.0f} bytes a row, "
-          f"{(time.perf_counter() - start) / rows * 1e9:.0f} ns a row ({rows} rows)")  # fmt: skip
+    print(
+        f"survey, driver: {(held() - before) / rows:.0f} bytes a row, "
+        f"{(time.perf_counter() - start) / rows * 1e9:.0f} ns a row ({rows} rows)"
+    )
 
 
 def read(rows: int, dim: int) -> None:
@@ -100,8 +112,11 @@ def read(rows: int, dim: int) -> None:
     tags = [[f"some tag {tag}" for tag in row] for row in generator.integers(0, 100_000, (rows, 3))]
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/store.parquet"
-        columns = {"image_id": [f"image-{row}" for row in range(rows)],
-                   "features": pa.FixedSizeListArray.from_arrays(values, dim), "tags": tags}  # fmt: skip
+        columns = {
+            "image_id": [f"image-{row}" for row in range(rows)],
+            "features": pa.FixedSizeListArray.from_arrays(values, dim),
+            "tags": tags,
+        }
         pq.write_table(pa.table(columns), path, row_group_size=rows)
         store = FeatureStore.open(path, Columns())
         pa.set_cpu_count(1)
@@ -109,8 +124,10 @@ def read(rows: int, dim: int) -> None:
         start = time.perf_counter()
         survey_unit(store.units[0], store.columns, store.image_dim)
         took = time.perf_counter() - start
-    print(f"survey, a task: {rows / took:.0f} rows/s, {rows * dim * 2 / took / 2**20:.0f} MiB/s of features "
-          f"on one core (D = {dim}, float16, from the page cache)")  # fmt: skip
+    print(
+        f"survey, a task: {rows / took:.0f} rows/s, {rows * dim * 2 / took / 2**20:.0f} MiB/s of features "
+        f"on one core (D = {dim}, float16, from the page cache)"
+    )
 
 
 def vocabulary(tags: int) -> None:
@@ -128,8 +145,10 @@ def vocabulary(tags: int) -> None:
             file.write('], "counts": [' + ", ".join(["1000"] * tags) + "]}")
         before, start = held(), time.perf_counter()
         found = Vocabulary.from_dict(json.loads(path.read_text("utf-8")))
-        print(f"vocabulary: {(held() - before) / tags:.0f} bytes a tag, "
-              f"{(time.perf_counter() - start) / tags * 1e9:.0f} ns a tag ({len(found)} tags)")  # fmt: skip
+        print(
+            f"vocabulary: {(held() - before) / tags:.0f} bytes a tag, "
+            f"{(time.perf_counter() - start) / tags * 1e9:.0f} ns a tag ({len(found)} tags)"
+        )
 
 
 def bundle(tags: int) -> None:
@@ -159,16 +178,21 @@ def bundle(tags: int) -> None:
             print(
                 f"bundle: {size / tags:.0f} bytes a tag on disk (E = {config.tag_dim})", flush=True
             )
-            subprocess.run([sys.executable, "-m", "benchmarks.sizing", "--run", "bundle", str(tags), folder],
-                           cwd=ROOT, check=True)  # fmt: skip
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.sizing", "--run", "bundle", str(tags), folder],
+                cwd=ROOT,
+                check=True,
+            )
             return
         torch.set_num_threads(1)
         before, start = held(), time.perf_counter()
         served = ServedModel(child)
         took = time.perf_counter() - start
-        print(f"scorer: {(held('VmRSS') - before) / tags:.0f} bytes a tag, at its peak "
-              f"{(held() - before) / tags:.0f}; {took / tags * 1e6:.1f} us a tag to load on one thread "
-              f"({len(served.names)} tags, L = 256)")  # fmt: skip
+        print(
+            f"scorer: {(held('VmRSS') - before) / tags:.0f} bytes a tag, at its peak "
+            f"{(held() - before) / tags:.0f}; {took / tags * 1e6:.1f} us a tag to load on one thread "
+            f"({len(served.names)} tags, L = 256)"
+        )
 
 
 def processes() -> None:
@@ -176,9 +200,22 @@ def processes() -> None:
     store = ROOT / "examples" / "openclipart"
     with tempfile.TemporaryDirectory() as out:
         run = subprocess.Popen(
-            [sys.executable, "-m", "jobs.train", "--data.train", str(store / "train.parquet"), "--out", out,
-             "--workers", "2", "--epochs", "10"], cwd=ROOT, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "jobs.train",
+                "--data.train",
+                str(store / "train.parquet"),
+                "--out",
+                out,
+                "--workers",
+                "2",
+                "--epochs",
+                "10",
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
         most: dict[str, float] = {}
         done = threading.Event()
 

@@ -61,9 +61,14 @@ class Sizes:
 
 
 def bytes_sent(
-    world: int, parameters: int, longest: float, columns: int, relevant: float, backend: Backend,
+    world: int,
+    parameters: int,
+    longest: float,
+    columns: int,
+    relevant: float,
+    backend: Backend,
     item_bytes: int = 4,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Payload that a rank sends in a step, by collective, for ring algorithms.
 
     Args:
@@ -130,10 +135,14 @@ def predict(sizes: Sizes, machine: Machine) -> dict[str, float]:
     """Seconds of a step, by part; ``step`` is the whole."""
     work = 2 * sum(multiplications(sizes).values()) / machine.flops
     sent = bytes_sent(
-        sizes.world, sizes.parameters, sizes.pool / sizes.world, sizes.latent + 1,
-        sizes.relevant_of_rank if sizes.tags > sizes.candidates else 0, machine.backend,
+        sizes.world,
+        sizes.parameters,
+        sizes.pool / sizes.world,
+        sizes.latent + 1,
+        sizes.relevant_of_rank if sizes.tags > sizes.candidates else 0,
+        machine.backend,
         sizes.item_bytes,
-    )  # fmt: skip
+    )
     nodes = -(-sizes.world // machine.ranks_a_node)
     rate = machine.local if nodes == 1 else machine.wide
     hops = (nodes - 1) * machine.wide_hop + (sizes.world - nodes) * machine.local_hop
@@ -143,6 +152,10 @@ def predict(sizes: Sizes, machine: Machine) -> dict[str, float]:
     shown = max(0.0, towers - machine.overlap * work * 2 / 3)
     optimiser = 16 * sizes.parameters / machine.optimiser
     parts = {
-        "compute": work, "pool": pool, "towers": shown, "optimiser": optimiser, "fixed": machine.fixed
-    }  # fmt: skip
+        "compute": work,
+        "pool": pool,
+        "towers": shown,
+        "optimiser": optimiser,
+        "fixed": machine.fixed,
+    }
     return {**parts, "step": sum(parts.values())}

@@ -129,26 +129,37 @@ def main() -> None:
     )
     parser.add_argument("--tags", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--replicated", type=int, nargs="*", default=[1000, 100_000])
-    parser.add_argument("--torchrec", type=int, nargs="*", default=[],
-                        help="sizes for TorchRec, where it is installed")  # fmt: skip
+    parser.add_argument(
+        "--torchrec",
+        type=int,
+        nargs="*",
+        default=[],
+        help="sizes for TorchRec, where it is installed",
+    )
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
     args = parser.parse_args()
     _, constant = measure(args.ranks, 2 * args.ranks, "sharded", args.steps)
-    print(f"{args.ranks} ranks, E={EMBEDDING}, pool about {BATCH * 3 + CANDIDATES} tags; "
-          f"constant {constant / 2**20:.0f} MiB a rank")  # fmt: skip
+    print(
+        f"{args.ranks} ranks, E={EMBEDDING}, pool about {BATCH * 3 + CANDIDATES} tags; "
+        f"constant {constant / 2**20:.0f} MiB a rank"
+    )
     print(f"{'T':>11} {'table':>11} {'ms/step':>9} {'x first':>8} {'MiB':>8} {'x formula':>10}")
     first = None
     for kind, sizes in (
-        ("sharded", args.tags), ("replicated", args.replicated), ("torchrec", args.torchrec)
-    ):  # fmt: skip
+        ("sharded", args.tags),
+        ("replicated", args.replicated),
+        ("torchrec", args.torchrec),
+    ):
         for tags in sizes:
             seconds, peak = measure(args.ranks, tags, kind, args.steps)
             first = first or seconds
             formula = -(-tags // args.ranks) * (EMBEDDING * 4 + 4)
-            print(f"{tags:>11,} {kind:>11} {seconds * 1e3:9.1f} {seconds / first:8.2f} "
-                  f"{(peak - constant) / 2**20:8.0f} {peak / (formula + constant):10.2f}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{tags:>11,} {kind:>11} {seconds * 1e3:9.1f} {seconds / first:8.2f} "
+                f"{(peak - constant) / 2**20:8.0f} {peak / (formula + constant):10.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

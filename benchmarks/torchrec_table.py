@@ -22,25 +22,35 @@ from drel_core.train_step import PooledBatch
 
 
 def torchrec_step(
-    tags: int, embedding_dim: int, step_module: nn.Module, features: torch.Tensor, lists: TagLists,
+    tags: int,
+    embedding_dim: int,
+    step_module: nn.Module,
+    features: torch.Tensor,
+    lists: TagLists,
     pool: torch.Tensor,
-) -> Callable[[int], None]:  # fmt: skip
+) -> Callable[[int], None]:
     """A training step: rows by all-to-all, towers in DDP, fused row-wise Adagrad in backward."""
     device = torch.device("cpu")
     collection = EmbeddingCollection(
-        tables=[EmbeddingConfig(name="tags", embedding_dim=embedding_dim, num_embeddings=tags,
-                                feature_names=["tag"])],
+        tables=[
+            EmbeddingConfig(
+                name="tags", embedding_dim=embedding_dim, num_embeddings=tags, feature_names=["tag"]
+            )
+        ],
         device=torch.device("meta"),
-    )  # fmt: skip
+    )
     sharder = EmbeddingCollectionSharder(
         fused_params={"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": 0.05}
     )
     ranks = dist.get_world_size()
     plan = construct_module_sharding_plan(
-        collection, per_param_sharding={"tags": row_wise(compute_kernel="fused")},
-        sharder=sharder, local_size=ranks,
-        world_size=ranks, device_type="cpu",
-    )  # fmt: skip
+        collection,
+        per_param_sharding={"tags": row_wise(compute_kernel="fused")},
+        sharder=sharder,
+        local_size=ranks,
+        world_size=ranks,
+        device_type="cpu",
+    )
     group = dist.group.WORLD
     assert group is not None
     sharded = sharder.shard(collection, plan, ShardingEnv.from_process_group(group), device=device)

@@ -132,17 +132,27 @@ def main() -> None:
     pooled_rate = triplets / pooled_seconds
     literal_rate = args.literal / literal_seconds
     row = 4 if not bf16 else 2
-    print(f"D={args.dim} B={args.batch} T={args.tags} {args.precision} on {device}, "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
-    print(f"pooled   {pooled_seconds * 1e3:9.1f} ms/step  {triplets:,} triplets  "
-          f"{pooled_rate:,.0f} triplets/s  {args.batch / pooled_seconds:,.0f} images/s")  # fmt: skip
-    print(f"literal  {literal_seconds * 1e3:9.1f} ms/step  {args.literal:,} triplets  "
-          f"{literal_rate:,.0f} triplets/s")  # fmt: skip
+    print(
+        f"D={args.dim} B={args.batch} T={args.tags} {args.precision} on {device}, "
+        f"{torch.get_num_threads()} threads"
+    )
+    print(
+        f"pooled   {pooled_seconds * 1e3:9.1f} ms/step  {triplets:,} triplets  "
+        f"{pooled_rate:,.0f} triplets/s  {args.batch / pooled_seconds:,.0f} images/s"
+    )
+    print(
+        f"literal  {literal_seconds * 1e3:9.1f} ms/step  {args.literal:,} triplets  "
+        f"{literal_rate:,.0f} triplets/s"
+    )
     print(f"ratio    {pooled_rate / literal_rate:9.1f} x")
-    print(f"matmul   {flops / pooled_seconds / 1e9:9.1f} GFLOP/s of {peak / 1e9:.1f} measured: "
-          f"{flops / pooled_seconds / peak:.1%}")  # fmt: skip
-    print(f"feed     {args.batch / pooled_seconds * args.dim * row / 1e6:9.1f} MB/s of "
-          f"{args.precision} features keep this device busy")  # fmt: skip
+    print(
+        f"matmul   {flops / pooled_seconds / 1e9:9.1f} GFLOP/s of {peak / 1e9:.1f} measured: "
+        f"{flops / pooled_seconds / peak:.1%}"
+    )
+    print(
+        f"feed     {args.batch / pooled_seconds * args.dim * row / 1e6:9.1f} MB/s of "
+        f"{args.precision} features keep this device busy"
+    )
 
 
 if __name__ == "__main__":

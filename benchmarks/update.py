@@ -121,12 +121,31 @@ class Run:
     update: tuple[str, ...]
 
     def train(self, data: Path, out: Path) -> None:
-        job("train", "--data.train", data, "--out", out, "--optim.precision", self.precision, *self.shared,
-            alone=self.alone)  # fmt: skip
+        job(
+            "train",
+            "--data.train",
+            data,
+            "--out",
+            out,
+            "--optim.precision",
+            self.precision,
+            *self.shared,
+            alone=self.alone,
+        )
 
     def learn(self, model: Path, data: Path, out: Path) -> None:
-        job("update", "--model", model, "--data", data, "--out", out, *self.shared, *self.update,
-            alone=self.alone)  # fmt: skip
+        job(
+            "update",
+            "--model",
+            model,
+            "--data",
+            data,
+            "--out",
+            out,
+            *self.shared,
+            *self.update,
+            alone=self.alone,
+        )
 
 
 def measure_update(

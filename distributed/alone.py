@@ -38,7 +38,16 @@ def launch(
         yield ""
 
     train(
-        config, data, settings["features"], learner, inline_blocks(config.data.columns, data.names),
-        settings["fingerprint"], None, drop, recall, lambda line: (say(line), None)[1],
-        origin=settings.get("origin"), inherited=inherited,
-    )  # fmt: skip
+        config,
+        data,
+        settings["features"],
+        learner,
+        inline_blocks(config.data.columns, data.names),
+        settings["fingerprint"],
+        None,
+        drop,
+        recall,
+        lambda line: (say(line), None)[1],
+        origin=settings.get("origin"),
+        inherited=inherited,
+    )

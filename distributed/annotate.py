@@ -23,13 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.bundles import local_bundle
-from distributed.feature_store import (
-    Columns,
-    FeatureStore,
-    StoreUnit,
-    feature_matrix,
-    read_table,
-)
+from distributed.feature_store import Columns, FeatureStore, StoreUnit, feature_matrix, read_table
 from distributed.folder import Folder
 from distributed.knn import open_annotator
 from distributed.launch import Say
@@ -209,10 +203,16 @@ def run(
     """
     groups = group_units(store.units)
     text: dict[str, Any] = {
-        "model": version, "data": store.path, "rows": store.num_rows, "files": len(groups),
-        "units": [len(group) for group in groups], "k": plan.k, "threshold": plan.threshold,
-        "per_tag": plan.per_tag, "on_bad_row": plan.on_bad_row,
-    }  # fmt: skip
+        "model": version,
+        "data": store.path,
+        "rows": store.num_rows,
+        "files": len(groups),
+        "units": [len(group) for group in groups],
+        "k": plan.k,
+        "threshold": plan.threshold,
+        "per_tag": plan.per_tag,
+        "on_bad_row": plan.on_bad_row,
+    }
     done = _take_up(plan.out, text)
     finished = _read(Folder.of(plan.out), "_done.json")
     if finished is not None:
@@ -243,10 +243,13 @@ def run(
         say(f"left out: {path}: row {row}: {reason}")
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
-        "rows": store.num_rows - len(left_out), "files": len(groups), "model": version,
-        "skipped": len(left_out), "seconds": round(seconds, 2),
+        "rows": store.num_rows - len(left_out),
+        "files": len(groups),
+        "model": version,
+        "skipped": len(left_out),
+        "seconds": round(seconds, 2),
         "rows_per_second": round(rows / max(seconds, 1e-9), 1),
-    }  # fmt: skip
+    }
     if len(todo) < len(groups):
         result["rows"] = _rows_in(plan.out)
         result["skipped"] = store.num_rows - result["rows"]

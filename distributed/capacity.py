@@ -98,9 +98,12 @@ def check_feasible(bundle: Bundle, workers: int, have: Capacity) -> None:
 
 
 def wait_for_workers(
-    bundle: Bundle, workers: int, timeout: float, say: Callable[[str], object],
+    bundle: Bundle,
+    workers: int,
+    timeout: float,
+    say: Callable[[str], object],
     check: Callable[[], None],
-) -> None:  # fmt: skip
+) -> None:
     """Return when the cluster has room for the workers; until then the autoscaler is asked for it.
 
     A placement group asks: the cluster adds nodes for what it has no room for.

@@ -181,6 +181,10 @@ def storage(folder: Folder) -> tuple[pafs.FileSystem | None, str]:
 
 def _copy(one: pafs.FileSystem, source: str, other: pafs.FileSystem, target: str) -> None:
     pafs.copy_files(
-        source, target, source_filesystem=one, destination_filesystem=other,
-        chunk_size=_CHUNK, use_threads=False,
-    )  # fmt: skip
+        source,
+        target,
+        source_filesystem=one,
+        destination_filesystem=other,
+        chunk_size=_CHUNK,
+        use_threads=False,
+    )

@@ -66,12 +66,18 @@ def launch(
         run = os.urandom(3).hex()
         # On the driver's node, so that it is lost only with the driver.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        desk: Any = ray.remote(num_cpus=0)(Desk).options(
-            name=f"drel-desk-{run}", scheduling_strategy=here
-        ).remote(cluster.failures, every)  # fmt: skip
+        desk: Any = (
+            ray.remote(num_cpus=0)(Desk)
+            .options(name=f"drel-desk-{run}", scheduling_strategy=here)
+            .remote(cluster.failures, every)
+        )
         settings = {
-            **settings, "threads": threads, "cuda": cuda, "run": run, "own_cpus": local_ray(),
-        }  # fmt: skip
+            **settings,
+            "threads": threads,
+            "cuda": cuda,
+            "run": run,
+            "own_cpus": local_ray(),
+        }
         filesystem, place = storage(Folder.of(out))
         trainer = TorchTrainer(
             enter,

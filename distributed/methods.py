@@ -39,9 +39,16 @@ def _in_epochs(
 ) -> None:
     settings = {"config": config, "data": survey, "features": features, "fingerprint": mark}
     launch(
-        enter, settings, out=config.out, workers=config.workers, threads=config.threads,
-        device=config.device, cluster=config.cluster, every=config.checkpoint.every, say=say,
-    )  # fmt: skip
+        enter,
+        settings,
+        out=config.out,
+        workers=config.workers,
+        threads=config.threads,
+        device=config.device,
+        cluster=config.cluster,
+        every=config.checkpoint.every,
+        say=say,
+    )
 
 
 def _popularity(
@@ -74,8 +81,15 @@ def keep(
         "triplets_per_second": 0.0,
         "workers": config.workers.most,
     }
-    about = {"image_dim": survey.image_dim, "k": config.k, "seed": config.seed,
-             "features": features, "train": figures, "config": asdict(config), **described}  # fmt: skip
+    about = {
+        "image_dim": survey.image_dim,
+        "k": config.k,
+        "seed": config.seed,
+        "features": features,
+        "train": figures,
+        "config": asdict(config),
+        **described,
+    }
     finish_bundle(draft, config.method, survey, config.data.columns, about)
 
 

@@ -104,9 +104,13 @@ def picture_columns(
     for column in (columns.image, columns.path):
         if column in schema.names:
             return PictureColumns(
-                image_id=columns.image_id, tags=columns.tags, image=columns.image,
-                path=columns.path, features=column, preprocessing=preprocessing,
-            )  # fmt: skip
+                image_id=columns.image_id,
+                tags=columns.tags,
+                image=columns.image,
+                path=columns.path,
+                features=column,
+                preprocessing=preprocessing,
+            )
     raise InputError(
         f"{address}: no column {columns.image!r} with encoded pictures and no {columns.path!r} with "
         f"their paths; it has {', '.join(schema.names) or 'none'}; name one with "

@@ -39,9 +39,14 @@ class Reading:
 
 
 def rows_left(
-    reads: Sequence[ReadUnit], reading: Reading, steps: int, done: int, epoch: int, seed: int,
+    reads: Sequence[ReadUnit],
+    reading: Reading,
+    steps: int,
+    done: int,
+    epoch: int,
+    seed: int,
     segment: int,
-) -> list[ReadUnit]:  # fmt: skip
+) -> list[ReadUnit]:
     """The rows that ``done`` of ``steps`` steps of a reading have not taken, in the order of ``reads``.
 
     Units of which rows are gone name them in ``dropped``, 8 bytes a row.
@@ -83,9 +88,14 @@ def _only(read: ReadUnit, keep_B: np.ndarray) -> ReadUnit:
 
 
 def epoch_reader(
-    reads: Sequence[ReadUnit], readings: Sequence[Reading], steps: int, rank: int, seed: int,
-    epoch: int, blocks: BlockSource,
-) -> ShardReader:  # fmt: skip
+    reads: Sequence[ReadUnit],
+    readings: Sequence[Reading],
+    steps: int,
+    rank: int,
+    seed: int,
+    epoch: int,
+    blocks: BlockSource,
+) -> ShardReader:
     """This rank's batches of an epoch from the first step of its last reading on.
 
     Args:
@@ -96,12 +106,23 @@ def epoch_reader(
     left = list(reads)
     for segment, (before, after) in enumerate(pairwise(readings)):
         left = rows_left(
-            left, before, steps - before.first_step, after.first_step - before.first_step,
-            epoch, seed, segment,
-        )  # fmt: skip
+            left,
+            before,
+            steps - before.first_step,
+            after.first_step - before.first_step,
+            epoch,
+            seed,
+            segment,
+        )
     now = readings[-1]
     plan = EpochPlan.of_steps(sum(read.take for read in left), now.world, steps - now.first_step)
     return ShardReader(
-        shard(left, now.world, rank), plan, rank, seed, blocks, now.resident, now.shuffle_rows,
+        shard(left, now.world, rank),
+        plan,
+        rank,
+        seed,
+        blocks,
+        now.resident,
+        now.shuffle_rows,
         segment=len(readings) - 1,
-    )  # fmt: skip
+    )

@@ -63,9 +63,13 @@ def fill_reservoir(
     assert kept is not None
     table = kept.drop_columns(["key"]).sort_by("image_id")
     pq.write_table(
-        table, folder / RESERVOIR, compression="zstd", use_dictionary=["image_id"],
-        use_byte_stream_split=[_leaf(table)], write_page_checksum=True,
-    )  # fmt: skip
+        table,
+        folder / RESERVOIR,
+        compression="zstd",
+        use_dictionary=["image_id"],
+        use_byte_stream_split=[_leaf(table)],
+        write_page_checksum=True,
+    )
 
 
 def _leaf(table: pa.Table) -> str:

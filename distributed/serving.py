@@ -172,9 +172,11 @@ class Scorer(TakesWhole):
         keys: Any = ("route", "status", "model")
         self.requests = Counter("drel_requests", description="Requests answered.", tag_keys=keys)
         self.latency = Histogram(
-            "drel_latency_ms", description="From a request's last byte to its answer.",
-            boundaries=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000], tag_keys=("route",),
-        )  # fmt: skip
+            "drel_latency_ms",
+            description="From a request's last byte to its answer.",
+            boundaries=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000],
+            tag_keys=("route",),
+        )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve's ``user_config``: {"model": PATH} moves this replica to another bundle.
@@ -232,16 +234,18 @@ class Scorer(TakesWhole):
             question = annotate_question(body, model.image_dim, self.args.max_rows)
         else:
             raise ApiError(
-                415, "unsupported_media_type",
+                415,
+                "unsupported_media_type",
                 f"content type {kind!r}; send application/json or application/octet-stream",
-            )  # fmt: skip
+            )
         if question.features_BD is not None and not model.takes_features:
             raise ApiError(422, "no_features", "this model reads pictures; send images")
         if question.threshold == "per-tag" and model.threshold_T is None:
             raise ApiError(
-                422, "no_thresholds",
+                422,
+                "no_thresholds",
                 "this model has no per-tag thresholds: it was trained without --data.validation",
-            )  # fmt: skip
+            )
         return question
 
     @app.post(
@@ -264,12 +268,20 @@ class Scorer(TakesWhole):
                 "model_version": model.version,
                 **({"id": identity} if identity is not None else {}),
                 "outputs": [
-                    {"name": "tags", "shape": shape, "datatype": "BYTES",
-                     "data": model.names[tag_Bk.reshape(-1)].tolist()},
-                    {"name": "scores", "shape": shape, "datatype": "FP32",
-                     "data": score_Bk.reshape(-1).tolist()},
+                    {
+                        "name": "tags",
+                        "shape": shape,
+                        "datatype": "BYTES",
+                        "data": model.names[tag_Bk.reshape(-1)].tolist(),
+                    },
+                    {
+                        "name": "scores",
+                        "shape": shape,
+                        "datatype": "FP32",
+                        "data": score_Bk.reshape(-1).tolist(),
+                    },
                 ],
-            }  # fmt: skip
+            }
             return Response(to_json(content), media_type="application/json")
         except ApiError as error:
             status = error.status
@@ -285,30 +297,34 @@ class Scorer(TakesWhole):
         about = model.about
         takes = ["features"] * model.takes_features + ["images"] * model.takes_images
         return {
-            "version": model.version, "method": about["method"], "tags": len(model.names),
-            "D": model.image_dim, "trained_at": about["trained_at"], "metrics": about["train"],
-            "takes": takes, "thresholds": model.threshold_T is not None,
-            "parent": about.get("parent"), "refused": self.serving.refused,
-        }  # fmt: skip
+            "version": model.version,
+            "method": about["method"],
+            "tags": len(model.names),
+            "D": model.image_dim,
+            "trained_at": about["trained_at"],
+            "metrics": about["train"],
+            "takes": takes,
+            "thresholds": model.threshold_T is not None,
+            "parent": about.get("parent"),
+            "refused": self.serving.refused,
+        }
 
     @app.get("/v1/tags", response_model=TagsResponse, responses=answers(422, 503))
     async def tags(
-        self,
-        prefix: str = Query("", max_length=1000),
-        limit: int = Query(50, ge=1, le=1000),
+        self, prefix: str = Query("", max_length=1000), limit: int = Query(50, ge=1, le=1000)
     ) -> Any:
         """Tags that begin with prefix, the most frequent first."""
         model = self.serving.ready()
         found = model.find_tags(prefix, limit)
         counts = model.counts
-        return {"model": model.version,
-                "tags": [{"tag": model.names[tag], "count": int(counts[tag])} for tag in found]}  # fmt: skip
+        return {
+            "model": model.version,
+            "tags": [{"tag": model.names[tag], "count": int(counts[tag])} for tag in found],
+        }
 
     @app.get("/v1/neighbours", response_model=NeighboursResponse, responses=answers(404, 422, 503))
     async def neighbours(
-        self,
-        tag: str = Query(min_length=1, max_length=1000),
-        limit: int = Query(10, ge=1, le=100),
+        self, tag: str = Query(min_length=1, max_length=1000), limit: int = Query(10, ge=1, le=100)
     ) -> Any:
         """Tags nearest to a tag, by the cosine of their latents."""
         model = self.serving.ready()
@@ -318,8 +334,11 @@ class Scorer(TakesWhole):
             raise ApiError(404, "unknown_tag", f"no tag {tag!r}; see /v1/tags") from None
         if found is None:
             raise ApiError(422, "no_latents", f"method {model.about['method']} has no tag latents")
-        return {"model": model.version, "tag": tag,
-                "neighbours": [{"tag": name, "score": score} for name, score in found]}  # fmt: skip
+        return {
+            "model": model.version,
+            "tag": tag,
+            "neighbours": [{"tag": name, "score": score} for name, score in found],
+        }
 
     @app.get("/v1/examples", response_model=ExamplesResponse, responses=answers(422, 503))
     async def examples(self, limit: int = Query(12, ge=1, le=50)) -> Any:
@@ -409,11 +428,15 @@ class Scorer(TakesWhole):
     async def metadata(self) -> dict[str, Any]:
         model = self.serving.ready()
         return {
-            "name": "drel", "versions": [model.version], "platform": "drel",
+            "name": "drel",
+            "versions": [model.version],
+            "platform": "drel",
             "inputs": [{"name": "features", "datatype": "FP32", "shape": [-1, model.image_dim]}],
-            "outputs": [{"name": "tags", "datatype": "BYTES", "shape": [-1, -1]},
-                        {"name": "scores", "datatype": "FP32", "shape": [-1, -1]}],
-        }  # fmt: skip
+            "outputs": [
+                {"name": "tags", "datatype": "BYTES", "shape": [-1, -1]},
+                {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
+            ],
+        }
 
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **answers(503)})
     async def metrics(self) -> Response:
@@ -432,8 +455,10 @@ def build_app(args: ServeArgs) -> Any:
     options: dict[str, Any] = {"user_config": {"model": args.model}}
     if high:
         options["autoscaling_config"] = {
-            "min_replicas": int(low), "max_replicas": int(high), "target_ongoing_requests": 32,
-        }  # fmt: skip
+            "min_replicas": int(low),
+            "max_replicas": int(high),
+            "target_ongoing_requests": 32,
+        }
     else:
         options["num_replicas"] = int(low)
     return Scorer.options(**options).bind(args)  # type: ignore[attr-defined]

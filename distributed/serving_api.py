@@ -49,8 +49,7 @@ class AnnotateRequest(_Strict):
     images: list[str] | None = Field(None, description="encoded pictures in base64")
     k: int = Field(5, ge=1, le=MAX_K, description="most tags for an image")
     threshold: Finite | Literal["per-tag"] | None = Field(
-        None,
-        description="least score of a tag; per-tag: thresholds that were learned in training",
+        None, description="least score of a tag; per-tag: thresholds that were learned in training"
     )
 
 
@@ -235,9 +234,10 @@ def matrix(rows: list[list[float]], dim: int, name: str = "features") -> np.ndar
     for place, row in enumerate(rows):
         if len(row) != dim:
             raise ApiError(
-                422, "wrong_dimension",
+                422,
+                "wrong_dimension",
                 f"{name}[{place}] has {len(row)} numbers; this model takes D = {dim}",
-            )  # fmt: skip
+            )
     return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
 
 
@@ -249,9 +249,10 @@ def binary_rows(body: bytes, dim: int) -> np.ndarray:
     """
     if len(body) % (4 * dim):
         raise ApiError(
-            400, "truncated",
+            400,
+            "truncated",
             f"{len(body)} bytes are no whole number of rows: a row is {dim} float32, {4 * dim} bytes",
-        )  # fmt: skip
+        )
     features_BD = np.frombuffer(body, dtype="<f4").reshape(-1, dim)
     wrong_B = ~np.isfinite(features_BD).all(1)
     if wrong_B.any():
@@ -317,17 +318,26 @@ def infer_question(body: bytes, dim: int, max_rows: int) -> tuple[Question, str 
         raise ApiError(422, "invalid_request", f"parameters.k must be 1 to {MAX_K}")
     rows, columns = tensor.shape
     if columns != dim:
-        raise ApiError(422, "wrong_dimension", f"inputs[0] has shape {tensor.shape}; this model "
-                       f"takes [B, {dim}]")  # fmt: skip
+        raise ApiError(
+            422,
+            "wrong_dimension",
+            f"inputs[0] has shape {tensor.shape}; this model takes [B, {dim}]",
+        )
     if tensor.data and isinstance(tensor.data[0], list):
         features_BD = matrix(tensor.data, dim, "inputs[0].data")
     elif len(tensor.data) != rows * columns:
-        raise ApiError(422, "wrong_dimension", f"inputs[0].data has {len(tensor.data)} numbers for "
-                       f"shape {tensor.shape}")  # fmt: skip
+        raise ApiError(
+            422,
+            "wrong_dimension",
+            f"inputs[0].data has {len(tensor.data)} numbers for shape {tensor.shape}",
+        )
     else:
         features_BD = np.array(tensor.data, dtype=np.float32).reshape(rows, columns)
     if len(features_BD) != rows:
-        raise ApiError(422, "wrong_dimension", f"inputs[0].data has {len(features_BD)} rows for "
-                       f"shape {tensor.shape}")  # fmt: skip
+        raise ApiError(
+            422,
+            "wrong_dimension",
+            f"inputs[0].data has {len(features_BD)} rows for shape {tensor.shape}",
+        )
     check_size(rows, k, max_rows)
     return Question(features_BD, [], k, None), asked.id

@@ -20,10 +20,18 @@ from drel_core.errors import InputError
 
 VARIABLE = "DREL_SCORER_TOKEN"
 SHORTEST = 16
-OPEN = frozenset({
-    "/", "/docs", "/openapi.json",  # the page asks for the token itself; what the API is is no secret
-    "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready", "/v2/models/drel/ready",
-})  # fmt: skip
+OPEN = frozenset(
+    {
+        "/",
+        "/docs",
+        "/openapi.json",  # the page asks for the token itself; what the API is is no secret
+        "/v1/health/live",
+        "/v1/health/ready",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/drel/ready",
+    }
+)
 """What answers without a token: load balancers and kubelets have none."""
 
 # Of the token, in a replica's process; None: everybody may ask. Never the token itself, which a debugger or
@@ -104,8 +112,11 @@ async def _refuse(shown: bool, receive: Receive, send: Send) -> None:
     while message["type"] == "http.request" and message.get("more_body") and taken < 8 << 20:
         message = await receive()
         taken += len(message.get("body", b""))
-    headers = [(b"content-type", b"application/json"), (b"www-authenticate", challenge),
-               (b"content-length", str(len(body)).encode())]  # fmt: skip
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"www-authenticate", challenge),
+        (b"content-length", str(len(body)).encode()),
+    ]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

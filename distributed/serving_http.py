@@ -69,9 +69,10 @@ async def _api_error(_: Request, error: ApiError) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
     answer = _error(
-        error.status_code, codes.get(error.status_code, "error"),
+        error.status_code,
+        codes.get(error.status_code, "error"),
         f"{request.method} {request.url.path}: {error.detail}; see /docs",
-    )  # fmt: skip
+    )
     answer.headers.update(error.headers or {})
     return answer
 

@@ -44,9 +44,11 @@ class LiveModel:
         self._swap = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._batch_rows = Histogram(
-            "drel_batch_rows", description="Rows scored together.",
-            boundaries=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], tag_keys=("model",),
-        )  # fmt: skip
+            "drel_batch_rows",
+            description="Rows scored together.",
+            boundaries=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
+            tag_keys=("model",),
+        )
         self._version = Gauge(
             "drel_model_info", description="1 for the version that answers.", tag_keys=("model",)
         )

@@ -32,8 +32,20 @@ ASKED = "drel.takes_whole"
 TAKES = "x-drel-takes-whole"
 """header of the answer to that; clients do not see it"""
 
-_SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string",
-         "root_path", "headers", "client", "server")  # fmt: skip
+_SENT = (
+    "type",
+    "asgi",
+    "http_version",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "query_string",
+    "root_path",
+    "headers",
+    "client",
+    "server",
+)
 _OWN_TIMEOUT = b"x-request-timeout-seconds"  # Serve's way knows what to do with it
 _PAUSE = 10.0  # seconds on Serve's way alone after a call failed
 _LOG = logging.getLogger("ray.serve")
@@ -150,9 +162,12 @@ class WholeRequests:
                 if TAKES in headers:
                     del headers[TAKES]
                     whole = handle.options(
-                        method_name="whole", stream=False, request_serialization="pickle",
-                        response_serialization="pickle", _by_reference=False,
-                    )  # fmt: skip
+                        method_name="whole",
+                        stream=False,
+                        request_serialization="pickle",
+                        response_serialization="pickle",
+                        _by_reference=False,
+                    )
                     self.handles[handle.deployment_id] = handle, whole
             await send(message)
 
@@ -188,11 +203,14 @@ class WholeRequests:
         MutableHeaders(scope=start)["x-request-id"] = identity
         if proxy._should_emit_request_ingress_metrics():
             proxy._proxy_metrics.record_request(
-                route=proxy.proxy_router.match_route_pattern(prefix, sent), method=scope["method"],
-                application=handle.app_name, deployment_name=handle.deployment_name,
-                status_code=str(start["status"]), is_error=start["status"] >= 400,
+                route=proxy.proxy_router.match_route_pattern(prefix, sent),
+                method=scope["method"],
+                application=handle.app_name,
+                deployment_name=handle.deployment_name,
+                status_code=str(start["status"]),
+                is_error=start["status"] >= 400,
                 latency_ms=(time.perf_counter() - started) * 1000,
-            )  # fmt: skip
+            )
         return answer
 
 
@@ -200,8 +218,13 @@ def _proxy_within(app: Any) -> Any:
     """Serve's proxy inside its middlewares; None in a Ray whose proxies are made otherwise."""
     for inner in _inwards(app):
         if hasattr(inner, "proxy_router"):
-            needed = ("request_timeout_s", "_ongoing_requests_start", "_ongoing_requests_end",
-                      "_should_emit_request_ingress_metrics", "_proxy_metrics")  # fmt: skip
+            needed = (
+                "request_timeout_s",
+                "_ongoing_requests_start",
+                "_ongoing_requests_end",
+                "_should_emit_request_ingress_metrics",
+                "_proxy_metrics",
+            )
             missing = [name for name in needed if not hasattr(inner, name)]
             if not missing:
                 return inner

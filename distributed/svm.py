@@ -99,9 +99,12 @@ def fit_svm(
     num_tags = len(survey.count_T)
     start_ray(1)
     work = partial(
-        _fit_batch, ray.put(features_ND), ray.put(tag_matrix(rows.tags, num_tags).tocsc()),
-        config, seed,
-    )  # fmt: skip
+        _fit_batch,
+        ray.put(features_ND),
+        ray.put(tag_matrix(rows.tags, num_tags).tocsc()),
+        config,
+        seed,
+    )
     del features_ND
     done = _take_up(kept, mark)
     batches = [range(low, min(low + _BATCH, num_tags)) for low in range(0, num_tags, _BATCH)]
@@ -126,9 +129,10 @@ def fit_svm(
 def _keep(kept: Folder, batch: range, machines: list[TagSVM]) -> None:
     buffer = io.BytesIO()
     np.savez(
-        buffer, weight=np.stack([m.weight_D for m in machines]),
+        buffer,
+        weight=np.stack([m.weight_D for m in machines]),
         rest=np.array([(m.b, m.a, m.c) for m in machines]),
-    )  # fmt: skip
+    )
     kept.write(f"tags-{batch.start:08d}.npz", buffer.getvalue())
 
 

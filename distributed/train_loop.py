@@ -43,20 +43,20 @@ def build_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) 
     torch.manual_seed(config.seed)
     if config.method in PICTURE_METHODS:
         return CNNLearner(
-            config.method, len(data.count_T), config.cnn, config.loss.margin, config.optim,
-            config.seed, device,
-        )  # fmt: skip
+            config.method,
+            len(data.count_T),
+            config.cnn,
+            config.loss.margin,
+            config.optim,
+            config.seed,
+            device,
+        )
     return build_stepper(config, data, device)
 
 
 def build_stepper(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Stepper:
     """Model, table and optimiser of DREL or WSABIE at their start."""
-    model = DREL(
-        data.image_dim,
-        config.model,
-        torch.tensor(data.mean_D),
-        torch.tensor(data.std_D),
-    )
+    model = DREL(data.image_dim, config.model, torch.tensor(data.mean_D), torch.tensor(data.std_D))
     table = ShardedTagEmbedding(len(data.count_T), config.model, config.table, config.seed, device)
     return Stepper(
         model,
@@ -290,12 +290,15 @@ def _decide(
         learner.rule = inherited.rule
     elif config.decision.fits:
         learner.rule = learn_decision(
-            config, data, lambda own: build_stepper(own, data, learner.device),
+            config,
+            data,
+            lambda own: build_stepper(own, data, learner.device),
             lambda own, reads, training: make_reader(
                 own, data, reads, blocks, not training or is_resident(config, data)
             ),
-            fingerprint, say,
-        )  # fmt: skip
+            fingerprint,
+            say,
+        )
     if config.kernel.landmarks:
         older = (None, 0) if inherited is None else (inherited.kernel, inherited.fresh)
         count_T = torch.tensor(data.count_T)
@@ -305,9 +308,13 @@ def _decide(
 
 
 def write_model(
-    config: TrainConfig, data: StoreSurvey, features: dict[str, Any] | None, learner: Learner,
-    figures: dict[str, Any], origin: dict[str, Any],
-) -> None:  # fmt: skip
+    config: TrainConfig,
+    data: StoreSurvey,
+    features: dict[str, Any] | None,
+    learner: Learner,
+    figures: dict[str, Any],
+    origin: dict[str, Any],
+) -> None:
     """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
     draft = Draft(Folder.of(config.out) / "model")
     if comm.rank() == 0:

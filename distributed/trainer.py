@@ -139,9 +139,13 @@ def run(
         return None
     annotator = open_annotator((out / "model").address)
     metrics = evaluate_store(
-        annotator, annotator.vocabulary, test_survey, config.data.columns, config.k,
+        annotator,
+        annotator.vocabulary,
+        test_survey,
+        config.data.columns,
+        config.k,
         read_thresholds(local_bundle((out / "model").address)),
-    )  # fmt: skip
+    )
     metrics["train"] = annotator.about["train"]
     return metrics
 

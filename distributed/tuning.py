@@ -168,8 +168,10 @@ class _Lines(tune.Callback):
         self.ended += 1
         self.best = max(self.best, last.get("F1", -1.0))
         told = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
-        self.say(f"trial {self.ended}/{self.trials}  F1 {last.get('F1', 0):.3f} after "
-                 f"{last.get('epoch', 0)} epochs  best {self.best:.3f}  ({told})")  # fmt: skip
+        self.say(
+            f"trial {self.ended}/{self.trials}  F1 {last.get('F1', 0):.3f} after "
+            f"{last.get('epoch', 0)} epochs  best {self.best:.3f}  ({told})"
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.ended += 1
@@ -212,8 +214,7 @@ def search(
     threads = config.threads or max(1, cpus // concurrent)
     settings = {"config": config, "data": survey, "threads": threads, "cuda": cuda}
     trainable: Callable[..., Any] = tune.with_resources(
-        tune.with_parameters(_trial, settings=settings),
-        {"cpu": threads, "gpu": 1 if cuda else 0},
+        tune.with_parameters(_trial, settings=settings), {"cpu": threads, "gpu": 1 if cuda else 0}
     )
     folder = str(Path(config.out) / TRIALS)
     if tune.Tuner.can_restore(folder):
@@ -229,7 +230,9 @@ def search(
                 num_samples=trials,
                 max_concurrent_trials=concurrent,
                 scheduler=ASHAScheduler(
-                    time_attr="epoch", max_t=config.epochs, grace_period=min(grace, config.epochs),
+                    time_attr="epoch",
+                    max_t=config.epochs,
+                    grace_period=min(grace, config.epochs),
                     reduction_factor=3,
                 ),
                 trial_name_creator=_name,
@@ -243,7 +246,7 @@ def search(
                 callbacks=[_Lines(say, trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             ),
-        )  # fmt: skip
+        )
     grid = tuner.fit()
     reached = []
     results = [grid[place] for place in range(len(grid))]
@@ -252,8 +255,14 @@ def search(
         history = result.metrics_dataframe
         if result.error is None and "F1" in metrics and history is not None:
             best = history["F1"].max()
-            reached.append({"F1": float(best), "N+": int(metrics["N+"]), "epochs": metrics["epoch"],
-                            "values": metrics["config"]})  # fmt: skip
+            reached.append(
+                {
+                    "F1": float(best),
+                    "N+": int(metrics["N+"]),
+                    "epochs": metrics["epoch"],
+                    "values": metrics["config"],
+                }
+            )
     if not reached:
         first = next((str(r.error) for r in results if r.error), "no trial reported")
         raise RuntimeError(f"every trial failed: {first.strip().splitlines()[-1]}")

@@ -26,7 +26,7 @@ from drel_core.errors import InputError
 Unit = TypeVar("Unit")
 Answer = TypeVar("Answer")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
 
 # A step takes and frees the same large buffers again and again. glibc would give them back to the

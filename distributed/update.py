@@ -18,13 +18,7 @@ import pyarrow.parquet as pq
 
 from distributed import trainer
 from distributed.bundles import find_bundle, local_bundle
-from distributed.config import (
-    CheckpointConfig,
-    ClusterConfig,
-    DataConfig,
-    TrainConfig,
-    config_from,
-)
+from distributed.config import CheckpointConfig, ClusterConfig, DataConfig, TrainConfig, config_from
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import read_feedback
@@ -158,8 +152,11 @@ def run(
     for part in surveys:
         for path, row, reason in part.skipped[:20]:
             say(f"  left out: {path}: row {row}: {reason}")
-    mark = {**trainer.fingerprint(training, survey), "parent": parent.version,
-            "start": config.start}  # fmt: skip
+    mark = {
+        **trainer.fingerprint(training, survey),
+        "parent": parent.version,
+        "start": config.start,
+    }
     if out.has("model/config.json"):
         trainer.check_finished(out, mark)
         say(f"{out / 'model'} is there already")
@@ -167,22 +164,39 @@ def run(
         trainer.make_ready(out)
         begin()
         write_new_rows(
-            parent, survey.names, survey.count_T, [read for part in surveys for read in part.train],
-            config.data.columns, training.model, config.start, training.seed,
-        )  # fmt: skip
+            parent,
+            survey.names,
+            survey.count_T,
+            [read for part in surveys for read in part.train],
+            config.data.columns,
+            training.model,
+            config.start,
+            training.seed,
+        )
         origin = {
             "parent": parent.version,
             "new_images": rows,
             "new_tags": len(survey.names) - known,
         }
         settings = {
-            "config": training, "data": survey, "features": about.get("features"),
-            "fingerprint": mark, "parent": parent, "origin": origin,
-        }  # fmt: skip
+            "config": training,
+            "data": survey,
+            "features": about.get("features"),
+            "fingerprint": mark,
+            "parent": parent,
+            "origin": origin,
+        }
         launch(
-            enter, settings, out=out.address, workers=config.workers, threads=config.threads,
-            device=config.device, cluster=config.cluster, every=config.checkpoint.every, say=say,
-        )  # fmt: skip
+            enter,
+            settings,
+            out=out.address,
+            workers=config.workers,
+            threads=config.threads,
+            device=config.device,
+            cluster=config.cluster,
+            every=config.checkpoint.every,
+            say=say,
+        )
         trainer.write_fingerprint(out, mark)
     if not config.data.test:
         return None
@@ -210,8 +224,17 @@ def _training(config: UpdateConfig, about: dict[str, Any], out: Folder) -> Train
     training.out = out.address
     training.optim.lr *= config.lr
     training.table.lr *= config.lr
-    for name in ("epochs", "workers", "seed", "patience", "k", "threads", "device",
-                 "checkpoint", "cluster"):  # fmt: skip
+    for name in (
+        "epochs",
+        "workers",
+        "seed",
+        "patience",
+        "k",
+        "threads",
+        "device",
+        "checkpoint",
+        "cluster",
+    ):
         setattr(training, name, getattr(config, name))
     training.decision.fits = (
         0  # the rule of the older model grows: fits without part of new rows alone say little

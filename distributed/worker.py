@@ -126,8 +126,19 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
         figures = train(
-            config, data, settings["features"], learner, blocks, mark, restore, report, recall,
-            say, origin=settings.get("origin"), inherited=inherited, heartbeat=heartbeat,
-        )  # fmt: skip
+            config,
+            data,
+            settings["features"],
+            learner,
+            blocks,
+            mark,
+            restore,
+            report,
+            recall,
+            say,
+            origin=settings.get("origin"),
+            inherited=inherited,
+            heartbeat=heartbeat,
+        )
     if "stopped" in figures and context.get_world_rank() == 0:
         ray.get(desk.stopped_at.remote(figures["stopped"]))

@@ -112,8 +112,10 @@ def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
         if read(f"{place}config.json") is not None:
             return place.rstrip("/")
     at = f"{folder}/{version}".rstrip("/")
-    raise InputError(f"{at}: no model bundle (config.json is missing); give --model a "
-                     "folder written by jobs.train, OUT/model")  # fmt: skip
+    raise InputError(
+        f"{at}: no model bundle (config.json is missing); give --model a "
+        "folder written by jobs.train, OUT/model"
+    )
 
 
 def bundle_folder(folder: str | Path) -> Path:
@@ -186,8 +188,14 @@ def reading(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except (
-        OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError,
-    ) as error:  # fmt: skip
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

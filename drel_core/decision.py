@@ -163,8 +163,11 @@ def calibrate(score_nT: Tensor, hit_nT: Tensor, share_T: Tensor) -> tuple[float,
     Returns:
         slope of the score, constant, slope of the log share. The first is kept above 0.
     """
-    columns = [score_nT.double().flatten(), torch.ones(hit_nT.numel(), dtype=torch.float64),
-               share_T.log().expand(hit_nT.shape).flatten()]  # fmt: skip
+    columns = [
+        score_nT.double().flatten(),
+        torch.ones(hit_nT.numel(), dtype=torch.float64),
+        share_T.log().expand(hit_nT.shape).flatten(),
+    ]
     input_m3 = torch.stack(columns, 1)
     hit_m = hit_nT.flatten().double()
     weight_3 = torch.zeros(3, dtype=torch.float64)

@@ -25,13 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drel_core.bundle import (
-    read_about,
-    read_thresholds,
-    read_vocabulary,
-    reading,
-    write_json,
-)
+from drel_core.bundle import read_about, read_thresholds, read_vocabulary, reading, write_json
 from drel_core.decision import DECISION
 from drel_core.errors import InputError
 from drel_core.kernel import KERNEL
@@ -168,9 +162,16 @@ def _write_onnx(program: torch.export.ExportedProgram, name: str, path: Path) ->
         return opset18.Mul(opset18.Abs(size), opset18.Sign(sign))
 
     torch.onnx.export(
-        program, (), path, input_names=[name], output_names=["latents"], dynamo=True, verbose=False,
-        external_data=False, custom_translation_table={torch.ops.aten.copysign.Tensor: copysign},
-    )  # fmt: skip
+        program,
+        (),
+        path,
+        input_names=[name],
+        output_names=["latents"],
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+        custom_translation_table={torch.ops.aten.copysign.Tensor: copysign},
+    )
 
 
 def _readme(described: dict[str, Any], pictures: bool) -> str:
@@ -205,9 +206,13 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         "| vocabulary.json | names and training counts of the tags, in the order of their rows |",
         f"| tags-*.safetensors | `tag` [n, {about['L']}] with the tag tower, M and the temperature applied; "
         "`bias` [n] with the frequency prior in it"
-        + ("; `threshold` [n]: a tag is said where its score is at least this" if about["thresholds"] else "")
+        + (
+            "; `threshold` [n]: a tag is said where its score is at least this"
+            if about["thresholds"]
+            else ""
+        )
         + " |",
-    ]  # fmt: skip
+    ]
     if not pictures:
         empty = "" if about["programs"] else "empty: features are compared as they are"
         holds = empty or "weights that turn features into `image`"

@@ -185,11 +185,7 @@ class RidgeSums:
     """
 
     def __init__(
-        self,
-        landmark_Rd: Tensor,
-        sharpness: float,
-        share_T: Tensor,
-        basis_Dd: Tensor | None = None,
+        self, landmark_Rd: Tensor, sharpness: float, share_T: Tensor, basis_Dd: Tensor | None = None
     ) -> None:
         self.landmark_Rd, self.sharpness, self.share_T = landmark_Rd, sharpness, share_T
         self.basis_Dd = basis_Dd
@@ -235,6 +231,11 @@ class RidgeSums:
             weight_RT += start_RT
         one = torch.ones(1, dtype=torch.float32, device=self.landmark_Rd.device)
         return KernelHead(
-            self.landmark_Rd, one * self.sharpness, weight_RT.float(), self.share_T, one * (0.5 / rows),
-            one * factor, self.basis_Dd,
-        )  # fmt: skip
+            self.landmark_Rd,
+            one * self.sharpness,
+            weight_RT.float(),
+            self.share_T,
+            one * (0.5 / rows),
+            one * factor,
+            self.basis_Dd,
+        )

@@ -14,10 +14,22 @@ Image.init()
 _FORMATS: list[str] = [
     kind
     for kind in (
-        "JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "MPO", "PPM", "TGA", "ICO",
+        "JPEG",
+        "PNG",
+        "GIF",
+        "BMP",
+        "DIB",
+        "TIFF",
+        "WEBP",
+        "AVIF",
+        "JPEG2000",
+        "MPO",
+        "PPM",
+        "TGA",
+        "ICO",
     )
     if kind in Image.OPEN
-]  # fmt: skip
+]
 
 
 class BadPicture(ValueError):

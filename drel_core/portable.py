@@ -87,8 +87,15 @@ def portable(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Por
         how = {"side": annotator.model.size, "resample": preprocessing.resample}
         side = annotator.model.size
         sample = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-        return Portable(annotator.image_dim, head.in_features, iter([tag_TL1]), {}, how,
-                        _Pixels(annotator).eval(), sample)  # fmt: skip
+        return Portable(
+            annotator.image_dim,
+            head.in_features,
+            iter([tag_TL1]),
+            {},
+            how,
+            _Pixels(annotator).eval(),
+            sample,
+        )
     if isinstance(annotator, SVMAnnotator):
         tag_TL1 = torch.cat([annotator.weight_TD, annotator.bias_T[:, None]], 1)
         dim = annotator.image_dim

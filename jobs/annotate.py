@@ -81,15 +81,23 @@ def main(arguments: list[str]) -> None:
         about.get("features"), config.model, features_of(paths["data"]), config.data
     )
     plan = annotate.AnnotatePlan(
-        place, paths["out"], columns, dim, config.k, config.threshold, config.thresholds,
+        place,
+        paths["out"],
+        columns,
+        dim,
+        config.k,
+        config.threshold,
+        config.thresholds,
         config.on_bad_row,
-    )  # fmt: skip
+    )
     done = annotate.run(
         plan, store, about["version"], config.workers, lambda line: print(line, flush=True)
     )
     skipped = f", {done['skipped']} bad rows left out" if done["skipped"] else ""
-    print(f"{done['rows']:,} images in {done['files']} files{skipped}, "
-          f"{done['rows_per_second']:,.0f} rows/s: {config.out}")  # fmt: skip
+    print(
+        f"{done['rows']:,} images in {done['files']} files{skipped}, "
+        f"{done['rows_per_second']:,.0f} rows/s: {config.out}"
+    )
 
 
 if __name__ == "__main__":

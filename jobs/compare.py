@@ -97,9 +97,22 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
     method, _, preset = name.partition(":")
     out = Folder.of(config.out) / name.replace(":", "-").replace("/", "-") / f"seed-{seed}"
     stores: Any = config.images if method in PICTURE_METHODS else config.data
-    arguments = ["--method", method, "--data.train", stores.train, "--data.test", stores.test,
-                 "--out", out.address, "--seed", str(seed), "--workers", str(config.workers),
-                 "--k", str(config.k)]  # fmt: skip
+    arguments = [
+        "--method",
+        method,
+        "--data.train",
+        stores.train,
+        "--data.test",
+        stores.test,
+        "--out",
+        out.address,
+        "--seed",
+        str(seed),
+        "--workers",
+        str(config.workers),
+        "--k",
+        str(config.k),
+    ]
     if preset.endswith((".yaml", ".yml")):
         arguments = ["--config", preset, *arguments]
     elif preset:
@@ -143,8 +156,11 @@ def attempt(config: CompareConfig, name: str) -> Entry:
             print(f"{name} failed: {first}", file=sys.stderr, flush=True)
             break
         found = entry.runs[-1]
-        print(f"{name}, seed {seed}: F1 {found['F1']:.3f}, N+ {found['N+']}, "
-              f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+        print(
+            f"{name}, seed {seed}: F1 {found['F1']:.3f}, N+ {found['N+']}, "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
     return entry
 
 

@@ -75,14 +75,24 @@ def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k
             "test": test,
             "k": k,
             "methods": [
-                {"name": e.name, "failed": e.failed, "complexity": e.complexity, "runs": e.runs,
-                 "mean": {key: statistics.fmean(e.values(key)) for key in QUALITY if e.values(key)},
-                 "spread": {key: statistics.stdev(e.values(key)) for key in QUALITY
-                            if len(e.values(key)) > 1}}
+                {
+                    "name": e.name,
+                    "failed": e.failed,
+                    "complexity": e.complexity,
+                    "runs": e.runs,
+                    "mean": {
+                        key: statistics.fmean(e.values(key)) for key in QUALITY if e.values(key)
+                    },
+                    "spread": {
+                        key: statistics.stdev(e.values(key))
+                        for key in QUALITY
+                        if len(e.values(key)) > 1
+                    },
+                }
                 for e in entries
             ],
         },
-    )  # fmt: skip
+    )
     write_text(out.file("table.md"), markdown(entries, train, test, k))
     with out.writing("table.png") as path:
         picture(entries, path)
@@ -164,13 +174,25 @@ def picture(entries: list[Entry], path: Path) -> None:
         height = statistics.fmean(quality)
         if entry is entries[0] or entry is entries[-1]:
             axes.axhline(height, color="grey", linewidth=1, linestyle=":")
-            axes.annotate(entry.label, (0.99, height), xycoords=("axes fraction", "data"),
-                          ha="right", va="bottom", color="grey", fontsize=8)  # fmt: skip
+            axes.annotate(
+                entry.label,
+                (0.99, height),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                color="grey",
+                fontsize=8,
+            )
         elif speed:
             spread = statistics.stdev(quality) if len(quality) > 1 else 0.0
             axes.errorbar(statistics.fmean(speed), height, yerr=spread, marker="o", capsize=3)
-            axes.annotate(entry.label, (statistics.fmean(speed), height), xytext=(6, 4),
-                          textcoords="offset points", fontsize=9)  # fmt: skip
+            axes.annotate(
+                entry.label,
+                (statistics.fmean(speed), height),
+                xytext=(6, 4),
+                textcoords="offset points",
+                fontsize=9,
+            )
     axes.set(xscale="log", xlabel="images annotated a second (this machine)", ylabel="F1 over tags")
     axes.set_ylim(bottom=0)
     figure.savefig(path, format="png", dpi=130)

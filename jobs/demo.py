@@ -35,9 +35,7 @@ def main(arguments: list[str]) -> None:
     out = Path(config.out)
     print("Training DREL on 4601 public-domain clip-art images with 2 workers", flush=True)
     metrics = trainer.run(
-        config,
-        say=lambda line: print(line, flush=True),
-        begin=lambda: write_config(config, text),
+        config, say=lambda line: print(line, flush=True), begin=lambda: write_config(config, text)
     )
     assert metrics is not None and config.data.test is not None
     write_json(out / "metrics.json", metrics)

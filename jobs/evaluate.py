@@ -77,8 +77,10 @@ def main(arguments: list[str]) -> None:
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
     if "thresholds" in metrics:
         said = metrics["thresholds"]
-        print(f"with per-tag thresholds: F1 {said['F1']:.3f}, N+ {said['N+']}, "
-              f"{said['tags_per_image']} tags an image")  # fmt: skip
+        print(
+            f"with per-tag thresholds: F1 {said['F1']:.3f}, N+ {said['N+']}, "
+            f"{said['tags_per_image']} tags an image"
+        )
     if config.json is not None:
         write_json(config.json, metrics)
 

@@ -79,8 +79,10 @@ def main(arguments: list[str]) -> None:
         source, extraction, store, config.out, say=lambda line: print(line, flush=True)
     )
     rows = manifest["rows"]
-    print(f"{rows['train']} training and {rows['test']} test images, D = {manifest['D']}, "
-          f"{manifest['T']} tags, {manifest['rejected']} rows rejected")  # fmt: skip
+    print(
+        f"{rows['train']} training and {rows['test']} test images, D = {manifest['D']}, "
+        f"{manifest['T']} tags, {manifest['rejected']} rows rejected"
+    )
     print(f"store   {config.out}")
     print(f"report  {config.out}/report.md")
 

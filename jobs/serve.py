@@ -119,8 +119,12 @@ def _serve(config: ServeConfig, port: int, version: str, tags: int, token: bool)
     )
     if not token and (config.haproxy or config.host not in ("127.0.0.1", "::1", "localhost")):
         where = "any address" if config.haproxy else config.host
-        print(f"warning: whoever reaches {where}, port {port}, may ask and give feedback; a token stops "
-              "that (--token_file, or DREL_SCORER_TOKEN)", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"warning: whoever reaches {where}, port {port}, may ask and give feedback; a token stops "
+            "that (--token_file, or DREL_SCORER_TOKEN)",
+            file=sys.stderr,
+            flush=True,
+        )
     stop.wait()
     print("stopping: requests that have begun are answered", flush=True)
     serve.delete("drel")
@@ -140,8 +144,10 @@ def _free_port(host: str, port: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"--port {port} on {host} cannot be used ({error.strerror}); "
-                             "choose another, or 0 for a free one") from None  # fmt: skip
+            raise InputError(
+                f"--port {port} on {host} cannot be used ({error.strerror}); "
+                "choose another, or 0 for a free one"
+            ) from None
         return int(probe.getsockname()[1])
 
 

@@ -14,8 +14,10 @@ from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, wr
 
 def training_parser(verb: str, arguments: list[str]) -> OneLineParser:
     """Every option of a training run, and the preset's values as defaults."""
-    what = {"train": "Train a model on a feature store.",
-            "tune": "Search for the options that train the best model, on validation rows."}  # fmt: skip
+    what = {
+        "train": "Train a model on a feature store.",
+        "tune": "Search for the options that train the best model, on validation rows.",
+    }
     parser = OneLineParser(
         prog=f"python -m jobs.{verb}",
         description=f"{what[verb]} The same command on the same --out resumes.",
@@ -53,9 +55,7 @@ def write_config(config: TrainConfig, text: str) -> None:
 def main(arguments: list[str]) -> None:
     config, text, _ = parse(arguments)
     metrics = trainer.run(
-        config,
-        say=lambda line: print(line, flush=True),
-        begin=lambda: write_config(config, text),
+        config, say=lambda line: print(line, flush=True), begin=lambda: write_config(config, text)
     )
     out = Folder.of(config.out)
     if metrics is not None:

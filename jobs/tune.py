@@ -38,8 +38,9 @@ def main(arguments: list[str]) -> None:
     parser = training_parser("tune", arguments)
     parser.add_argument("--trials", type=int, default=20, help="configurations to try")
     parser.add_argument("--space", help="YAML: OPTION: [choices] or {low: , high: , log: true}")
-    parser.add_argument("--concurrent", type=int, default=0,
-                        help="trials at a time; 0: one a GPU, or one")  # fmt: skip
+    parser.add_argument(
+        "--concurrent", type=int, default=0, help="trials at a time; 0: one a GPU, or one"
+    )
     parser.add_argument("--grace", type=int, default=3, help="epochs that every trial gets")
     config, _, extra = parse(arguments, parser)
     if extra.trials < 1 or extra.grace < 1 or extra.concurrent < 0:
@@ -64,22 +65,28 @@ def main(arguments: list[str]) -> None:
         before = json.loads(kept.read_text("utf-8"))
         different = [key for key in mark if before.get(key) != json.loads(json.dumps(mark))[key]]
         if different:
-            raise InputError(f"{config.out}: holds a search with another {', '.join(different)}; "
-                             "choose a new --out")  # fmt: skip
+            raise InputError(
+                f"{config.out}: holds a search with another {', '.join(different)}; "
+                "choose a new --out"
+            )
     write_json(kept, mark)
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    say(f"{survey.train_rows} training images, {survey.validation_rows} for validation, "
-        f"{extra.trials} trials of up to {config.epochs} epochs")  # fmt: skip
+    say(
+        f"{survey.train_rows} training images, {survey.validation_rows} for validation, "
+        f"{extra.trials} trials of up to {config.epochs} epochs"
+    )
     found = search(config, survey, space, extra.trials, extra.concurrent, extra.grace, say)
     best = with_values(config, found.values)
     write_json(Path(config.out) / "trials.json", found.trials)
     write_text(Path(config.out) / "best.yaml", best_yaml(best, found.trials[0]["F1"]))
     print(f"best F1 {found.trials[0]['F1']:.3f} on validation: {config.out}/best.yaml")
-    print(f"train with it  python -m jobs.train --config {config.out}/best.yaml --data.train PATH "
-          "--out DIR")  # fmt: skip
+    print(
+        f"train with it  python -m jobs.train --config {config.out}/best.yaml --data.train PATH "
+        "--out DIR"
+    )
     print(f"TensorBoard    tensorboard --logdir {config.out}/{TRIALS}")
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 KINDS = ("slow down", "internal error", "reset", "truncated")
-STATUS = {"slow down": ("503 Slow Down", b"SlowDown"),
-          "internal error": ("500 Internal Server Error", b"InternalError")}  # fmt: skip
+STATUS = {
+    "slow down": ("503 Slow Down", b"SlowDown"),
+    "internal error": ("500 Internal Server Error", b"InternalError"),
+}
 
 
 @dataclass

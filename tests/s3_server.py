@@ -27,8 +27,10 @@ def s3_server(log: Path) -> Iterator[int]:
     with open(log, "w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
-            stdout=out, stderr=out, env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        )  # fmt: skip
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
     try:
         deadline = time.monotonic() + 60
         while True:

@@ -135,13 +135,20 @@ def test_a_pickle_in_disguise_does_not_run(tmp_path: Path, method: str) -> None:
     assert mark.exists()
 
 
-@pytest.mark.parametrize("header", [
-    struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 2**40) + b"{}", struct.pack("<Q", 99_999_999),
-    struct.pack("<Q", 2) + b"{}", b"", b"\0" * 8,
-    struct.pack("<Q", 72)
-    + b'{"weight":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}'.ljust(72),
-    struct.pack("<Q", 100_000) + b"[" * 100_000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2**40) + b"{}",
+        struct.pack("<Q", 99_999_999),
+        struct.pack("<Q", 2) + b"{}",
+        b"",
+        b"\0" * 8,
+        struct.pack("<Q", 72)
+        + b'{"weight":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}'.ljust(72),
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+    ],
+)
 def test_a_header_that_lies_is_refused(tmp_path: Path, header: bytes) -> None:
     folder = write(tmp_path / "m", "drel")
     for path in folder.glob("[mt]*.safetensors"):
@@ -152,10 +159,21 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: bytes) -> None:
         path.write_bytes(before)
 
 
-@pytest.mark.parametrize("content", [
-    "[" * 100_000 + "]" * 100_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "[]", "null", '"x"', "{",
-    '{"format": ' + "9" * 5000 + "}", "\ufeff{}", '{"names": NaN}', "\x00",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"a":' * 50_000 + "1" + "}" * 50_000,
+        "[]",
+        "null",
+        '"x"',
+        "{",
+        '{"format": ' + "9" * 5000 + "}",
+        "\ufeff{}",
+        '{"names": NaN}',
+        "\x00",
+    ],
+)
 def test_texts_that_are_bombs_or_none_are_refused(tmp_path: Path, content: str) -> None:
     folder = write(tmp_path / "m", "drel")
     for name in ("config.json", "vocabulary.json"):
@@ -172,13 +190,26 @@ def test_a_text_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
     assert "at most" in refusal(folder)
 
 
-@pytest.mark.parametrize("change", [
-    {"names": [*TAGS, "one more"], "counts": [1] * 7}, {"names": TAGS[:-1], "counts": [1] * 5},
-    {"counts": [1] * 5}, {"counts": [1, 1, 1, 1, 1, -1]}, {"counts": [1.5] * 6}, {"counts": ["1"] * 6},
-    {"counts": [2**70] * 6}, {"counts": [[1]] * 6}, {"counts": 3}, {"names": [1, 2, 3, 4, 5, 6]},
-    {"names": [*TAGS[:-1], ""]}, {"names": [*TAGS[:-1], TAGS[0]]}, {"names": [*TAGS[:-1], {}]},
-    {"names": "abcdef"[:5]}, {"names": None},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": [*TAGS, "one more"], "counts": [1] * 7},
+        {"names": TAGS[:-1], "counts": [1] * 5},
+        {"counts": [1] * 5},
+        {"counts": [1, 1, 1, 1, 1, -1]},
+        {"counts": [1.5] * 6},
+        {"counts": ["1"] * 6},
+        {"counts": [2**70] * 6},
+        {"counts": [[1]] * 6},
+        {"counts": 3},
+        {"names": [1, 2, 3, 4, 5, 6]},
+        {"names": [*TAGS[:-1], ""]},
+        {"names": [*TAGS[:-1], TAGS[0]]},
+        {"names": [*TAGS[:-1], {}]},
+        {"names": "abcdef"[:5]},
+        {"names": None},
+    ],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_vocabulary_that_does_not_fit_is_refused(
     tmp_path: Path, method: str, change: dict[str, Any]
@@ -188,12 +219,26 @@ def test_a_vocabulary_that_does_not_fit_is_refused(
     refusal(folder)
 
 
-@pytest.mark.parametrize("change", [
-    {"method": "magic"}, {"method": ["drel"]}, {"method": "__import__('os')"}, {"format": 2},
-    {"format": True},
-    {"version": 7}, {"version": "a\nb"}, {"version": "x" * 65}, {"version": "../x"}, {"version": ""},
-    {"num_tags": 7}, {"num_tags": "6"}, {"num_tags": True}, {"trained_at": 1}, {"train": []},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "magic"},
+        {"method": ["drel"]},
+        {"method": "__import__('os')"},
+        {"format": 2},
+        {"format": True},
+        {"version": 7},
+        {"version": "a\nb"},
+        {"version": "x" * 65},
+        {"version": "../x"},
+        {"version": ""},
+        {"num_tags": 7},
+        {"num_tags": "6"},
+        {"num_tags": True},
+        {"trained_at": 1},
+        {"train": []},
+    ],
+)
 def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = write(tmp_path / "m", "drel")
     edit(folder, **change)
@@ -215,11 +260,21 @@ def test_numbers_of_parts_that_are_none_are_refused(tmp_path: Path, parts: Any) 
         refusal(folder)
 
 
-@pytest.mark.parametrize("change", [
-    {"image_dim": 10**13}, {"image_dim": "4"}, {"image_dim": -1}, {"latent": 10**10},
-    {"image_hidden": 10**12},
-    {"tag_dim": 10**9}, {"activation": "eval"}, {"depth": 3}, {"power": "x"}, {"scale": "x"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_dim": 10**13},
+        {"image_dim": "4"},
+        {"image_dim": -1},
+        {"latent": 10**10},
+        {"image_hidden": 10**12},
+        {"tag_dim": 10**9},
+        {"activation": "eval"},
+        {"depth": 3},
+        {"power": "x"},
+        {"scale": "x"},
+    ],
+)
 def test_sizes_that_the_tensors_do_not_have_cost_no_memory(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -282,12 +337,20 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, method: str, ba
         path.write_bytes(before)
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: t["tags"].fill_(6), lambda t: t["tags"].fill_(-1), lambda t: t["tags"].fill_(2**40),
-    lambda t: t["offsets"].fill_(2**40), lambda t: t["offsets"][1:3].copy_(torch.tensor([9, 1])),
-    lambda t: t["offsets"][0:1].fill_(-3), lambda t: t.update(features=t["features"][:2].clone()),
-    lambda t: t.update(tags=t["tags"].float()), lambda t: t["start"].fill_(5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["tags"].fill_(6),
+        lambda t: t["tags"].fill_(-1),
+        lambda t: t["tags"].fill_(2**40),
+        lambda t: t["offsets"].fill_(2**40),
+        lambda t: t["offsets"][1:3].copy_(torch.tensor([9, 1])),
+        lambda t: t["offsets"][0:1].fill_(-3),
+        lambda t: t.update(features=t["features"][:2].clone()),
+        lambda t: t.update(tags=t["tags"].float()),
+        lambda t: t["start"].fill_(5),
+    ],
+)
 def test_ids_that_point_outside_are_refused(tmp_path: Path, change: Callable[[Any], Any]) -> None:
     """A sparse product would read wherever they point."""
     folder = write(tmp_path / "m", "knn")
@@ -307,18 +370,29 @@ def test_settings_of_knn_out_of_range_are_refused(tmp_path: Path, change: dict[s
     refusal(folder)
 
 
-@pytest.mark.parametrize(("file", "change"), [
-    (KERNEL, {"landmark_RD": torch.zeros(3, 9)}), (KERNEL, {"landmark_RD": torch.zeros(3)}),
-    (KERNEL, {"basis_Dd": torch.zeros(9, 2)}), (KERNEL, {"basis_Dd": torch.zeros(4)}),
-    (KERNEL, {"weight_RT": torch.zeros(2, 6)}), (KERNEL, {"weight_RT": torch.zeros(3, 7)}),
-    (KERNEL, {"share_T": torch.zeros(5)}), (KERNEL, {"share_T": torch.zeros(6, 2)}),
-    (KERNEL, {"floor": torch.zeros(1)}), (KERNEL, {"floor": -torch.ones(1)}),
-    (KERNEL, {"factor": torch.ones(2)}),
-    (KERNEL, {"sharpness": torch.tensor(1.0)}), (KERNEL, {"floor": torch.tensor([float("nan")])}),
-    (DECISION, {"slope": torch.ones(2)}), (DECISION, {"slope": torch.tensor(1.0)}),
-    (DECISION, {"gain_T": torch.ones(5)}), (DECISION, {"offset_T": torch.ones(6, 1)}),
-    (DECISION, {"shift_T": torch.full((6,), float("inf"))}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        (KERNEL, {"landmark_RD": torch.zeros(3, 9)}),
+        (KERNEL, {"landmark_RD": torch.zeros(3)}),
+        (KERNEL, {"basis_Dd": torch.zeros(9, 2)}),
+        (KERNEL, {"basis_Dd": torch.zeros(4)}),
+        (KERNEL, {"weight_RT": torch.zeros(2, 6)}),
+        (KERNEL, {"weight_RT": torch.zeros(3, 7)}),
+        (KERNEL, {"share_T": torch.zeros(5)}),
+        (KERNEL, {"share_T": torch.zeros(6, 2)}),
+        (KERNEL, {"floor": torch.zeros(1)}),
+        (KERNEL, {"floor": -torch.ones(1)}),
+        (KERNEL, {"factor": torch.ones(2)}),
+        (KERNEL, {"sharpness": torch.tensor(1.0)}),
+        (KERNEL, {"floor": torch.tensor([float("nan")])}),
+        (DECISION, {"slope": torch.ones(2)}),
+        (DECISION, {"slope": torch.tensor(1.0)}),
+        (DECISION, {"gain_T": torch.ones(5)}),
+        (DECISION, {"offset_T": torch.ones(6, 1)}),
+        (DECISION, {"shift_T": torch.full((6,), float("inf"))}),
+    ],
+)
 def test_a_kernel_or_a_rule_that_does_not_fit_is_refused(
     tmp_path: Path, file: str, change: dict[str, torch.Tensor]
 ) -> None:
@@ -349,10 +423,23 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backbone.TRUSTED, raising=False)
 
 
-@pytest.mark.parametrize("name", [
-    "file:{net}", "file:/etc/passwd", "timm:hf-hub:stranger/model", "timm:local-dir:/tmp/x",
-    "torchvision:../x", "magic", "", None, 7, ["efficientnet-lite0"], "efficientnet-lite0\n", "timm:",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file:{net}",
+        "file:/etc/passwd",
+        "timm:hf-hub:stranger/model",
+        "timm:local-dir:/tmp/x",
+        "torchvision:../x",
+        "magic",
+        "",
+        None,
+        7,
+        ["efficientnet-lite0"],
+        "efficientnet-lite0\n",
+        "timm:",
+    ],
+)
 def test_a_bundle_does_not_choose_what_code_runs(
     tmp_path: Path, forgetful: None, monkeypatch: pytest.MonkeyPatch, name: Any
 ) -> None:
@@ -385,11 +472,20 @@ def test_a_network_is_taken_that_the_operator_names_too(
     backbone.check_named_by_bundle(name)
 
 
-@pytest.mark.parametrize("features", [
-    {"kind": "cnn", "name": "efficientnet-lite0"},
-    {"kind": "cnn", "name": "efficientnet-lite0", "weights_sha256": "0" * 64, "preprocessing": {}},
-    {"kind": "cnn"}, {"kind": "cnn", "name": "efficientnet-lite0", "preprocessing": {"size": 10**9}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"kind": "cnn", "name": "efficientnet-lite0"},
+        {
+            "kind": "cnn",
+            "name": "efficientnet-lite0",
+            "weights_sha256": "0" * 64,
+            "preprocessing": {},
+        },
+        {"kind": "cnn"},
+        {"kind": "cnn", "name": "efficientnet-lite0", "preprocessing": {"size": 10**9}},
+    ],
+)
 def test_features_described_wrongly_are_refused(tmp_path: Path, features: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         ServedModel(str(write_drel(tmp_path / "m", features=features)))
@@ -397,9 +493,14 @@ def test_features_described_wrongly_are_refused(tmp_path: Path, features: dict[s
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5),
-    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,8 +13,18 @@ from tests.spawn_ranks import spawn_ranks
 
 @pytest.mark.parametrize("tags", [500, 5000])
 def test_bytes_sent_are_those_of_the_formula(tmp_path: Path, tags: int) -> None:
-    sizes = Sizes(images=64, world=3, dim=40, image_hidden=32, tag_dim=16, tag_hidden=16, latent=64,
-                  tags=tags, candidates=500, tags_an_image=3)  # fmt: skip
+    sizes = Sizes(
+        images=64,
+        world=3,
+        dim=40,
+        image_hidden=32,
+        tag_dim=16,
+        tag_hidden=16,
+        latent=64,
+        tags=tags,
+        candidates=500,
+        tags_an_image=3,
+    )
     ranks: list[Measured] = spawn_ranks(3, take_steps, tmp_path, sizes, 6)
     for one in ranks:
         parts = one.formula

@@ -16,13 +16,27 @@ from tests.test_architecture import dotted
 
 # Calls that may run what is in a file, and how each is made safe; None: not at all.
 UNSAFE = {
-    "pickle.load": None, "pickle.loads": None, "pickle.Unpickler": None, "cloudpickle.load": None,
-    "cloudpickle.loads": None, "dill.load": None, "joblib.load": None, "marshal.load": None,
-    "marshal.loads": None, "shelve.open": None, "torch.jit.load": None, "torch.export.load": None,
-    "dcp.load": None, "eval": None, "exec": None, "os.system": None, "os.popen": None,
-    "pandas.read_pickle": None, "pd.read_pickle": None,
+    "pickle.load": None,
+    "pickle.loads": None,
+    "pickle.Unpickler": None,
+    "cloudpickle.load": None,
+    "cloudpickle.loads": None,
+    "dill.load": None,
+    "joblib.load": None,
+    "marshal.load": None,
+    "marshal.loads": None,
+    "shelve.open": None,
+    "torch.jit.load": None,
+    "torch.export.load": None,
+    "dcp.load": None,
+    "eval": None,
+    "exec": None,
+    "os.system": None,
+    "os.popen": None,
+    "pandas.read_pickle": None,
+    "pd.read_pickle": None,
     "torch.load": ("weights_only", True),
-}  # fmt: skip
+}
 ALLOWED = {
     # What this project's own driver sent to its own workers. Who can write to that can run code on the
     # cluster anyway: Ray itself sends pickles.
@@ -63,16 +77,23 @@ def unsafe_calls(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("source", "found"), [
-    ("import torch\ntorch.load(p)", ["torch.load"]),
-    ("import torch\ntorch.load(p, weights_only=False)", ["torch.load"]),
-    ("import torch\ntorch.load(p, weights_only=True)", []),
-    ("np.load(p)", []), ("np.load(p, allow_pickle=True)", ["np.load"]),
-    ("from pickle import loads", ["pickle.loads"]), ("pickle.loads(x)", ["pickle.loads"]),
-    ("subprocess.run(x, shell=True)", ["subprocess.run shell=True"]),
-    ("yaml.load(x, yaml.Loader)", ["yaml.load"]), ("yaml.safe_load(x)", []),
-    ("model.eval()", []), ("eval(x)", ["eval"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import torch\ntorch.load(p)", ["torch.load"]),
+        ("import torch\ntorch.load(p, weights_only=False)", ["torch.load"]),
+        ("import torch\ntorch.load(p, weights_only=True)", []),
+        ("np.load(p)", []),
+        ("np.load(p, allow_pickle=True)", ["np.load"]),
+        ("from pickle import loads", ["pickle.loads"]),
+        ("pickle.loads(x)", ["pickle.loads"]),
+        ("subprocess.run(x, shell=True)", ["subprocess.run shell=True"]),
+        ("yaml.load(x, yaml.Loader)", ["yaml.load"]),
+        ("yaml.safe_load(x)", []),
+        ("model.eval()", []),
+        ("eval(x)", ["eval"]),
+    ],
+)
 def test_calls_that_run_what_they_read_are_seen(source: str, found: list[str]) -> None:
     assert unsafe_calls(source) == found
 
@@ -88,11 +109,14 @@ def test_nothing_else_runs_what_it_reads() -> None:
 
 
 SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST", "AWS_SECRET_ACCESS_KEY": "secret-of-the-bucket-0123456789",
-    "AWS_SESSION_TOKEN": "session-token-0123456789", "DREL_SCORER_TOKEN": "token-of-the-scorer-0123456789",
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-the-bucket-0123456789",
+    "AWS_SESSION_TOKEN": "session-token-0123456789",
+    "DREL_SCORER_TOKEN": "token-of-the-scorer-0123456789",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_MAX_ATTEMPTS": "1",
-}  # fmt: skip
+}
 HIDDEN = [
     value for name, value in SECRETS.items() if value not in ("true", "1", "http://127.0.0.1:9")
 ]
@@ -100,9 +124,14 @@ HIDDEN = [
 
 def run_job(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env={**os.environ, **SECRETS}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **SECRETS},
+        check=False,
+    )
 
 
 def assert_hidden(done: subprocess.CompletedProcess[str], folder: Path) -> None:

@@ -167,8 +167,16 @@ def _arrays(path: str) -> Iterator[tuple[Shapes, Callable[[str], Any]]]:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); write it again") from error
 
 
-_MATLAB_KINDS = {"char": "U", "cell": "O", "struct": "V", "object": "V", "sparse": "V",
-                 "function": "V", "opaque": "V", "logical": "?"}  # fmt: skip
+_MATLAB_KINDS = {
+    "char": "U",
+    "cell": "O",
+    "struct": "V",
+    "object": "V",
+    "sparse": "V",
+    "function": "V",
+    "opaque": "V",
+    "logical": "?",
+}
 
 
 def _npz_shapes(archive: zipfile.ZipFile) -> Shapes:

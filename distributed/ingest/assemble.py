@@ -16,14 +16,7 @@ import ray
 
 from distributed.ingest.parts import IMAGE_HASH, PartPlan
 from distributed.ingest.report import Overview, write_report
-from distributed.ingest.source import (
-    FEATURES,
-    IMAGE_ID,
-    REJECTED_SCHEMA,
-    SPLIT,
-    TAGS,
-    rejected,
-)
+from distributed.ingest.source import FEATURES, IMAGE_ID, REJECTED_SCHEMA, SPLIT, TAGS, rejected
 from distributed.store_survey import hash_ids
 from drel_core.errors import InputError
 
@@ -52,9 +45,14 @@ class PartFacts:
 
 
 def assemble(
-    plan: PartPlan, chunks: int, store: Path, min_tag_count: int, file_mib: int,
-    random: RandomSplit | None, say: Say,
-) -> dict[str, Any]:  # fmt: skip
+    plan: PartPlan,
+    chunks: int,
+    store: Path,
+    min_tag_count: int,
+    file_mib: int,
+    random: RandomSplit | None,
+    say: Say,
+) -> dict[str, Any]:
     """Write ``store/{train,test}/part-*.parquet``, vocabulary, rejected rows and the report.
 
     Args:
@@ -75,8 +73,12 @@ def assemble(
     kept = counts.filter(pc.greater_equal(counts.column("count"), min_tag_count))
     keep = None if len(kept) == len(counts) else kept.column("tag").combine_chunks()
     store.mkdir(parents=True, exist_ok=True)
-    rows_of = {name: [int(_kept(fact, drop, name).sum()) for fact, drop in zip(facts, dropped, strict=True)]
-               for name in SPLITS}  # fmt: skip
+    rows_of = {
+        name: [
+            int(_kept(fact, drop, name).sum()) for fact, drop in zip(facts, dropped, strict=True)
+        ]
+        for name in SPLITS
+    }
     jobs: list[tuple[str, str, list[int]]] = []
     for name in SPLITS:
         (store / name).mkdir(exist_ok=True)
@@ -86,12 +88,18 @@ def assemble(
             jobs.append((name, str(store / name / f"part-{number:05d}.parquet"), group))
     say(f"writing {len(jobs)} files")
     write = ray.remote(num_cpus=1)(_write_file)
-    answers = ray.get([
-        write.remote(
-            name, path, [paths[i] for i in group], [_kept(facts[i], dropped[i], name) for i in group], keep
-        )
-        for name, path, group in jobs
-    ])  # fmt: skip
+    answers = ray.get(
+        [
+            write.remote(
+                name,
+                path,
+                [paths[i] for i in group],
+                [_kept(facts[i], dropped[i], name) for i in group],
+                keep,
+            )
+            for name, path, group in jobs
+        ]
+    )
     gone = [pq.read_table(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)]
     gone += [_duplicates_told(path, drop) for path, drop in zip(paths, dropped, strict=True)]
     gone += [answer["rejected"] for answer in answers]
@@ -232,9 +240,12 @@ def _write_file(
         rows += len(table)
         if writer is None:
             writer = pq.ParquetWriter(
-                path, table.schema, compression="none", use_dictionary=[TAGS],
+                path,
+                table.schema,
+                compression="none",
+                use_dictionary=[TAGS],
                 write_page_checksum=True,
-            )  # fmt: skip
+            )
         if sum(map(len, held)) >= group_rows:
             writer.write_table(pa.concat_tables(held), row_group_size=group_rows)
             held = []

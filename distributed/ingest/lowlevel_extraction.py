@@ -41,12 +41,7 @@ class LowLevelExtraction:
     def describe(self) -> dict[str, Any]:
         if self.codebook:
             return {"kind": "lowlevel", "codebook_sha256": Codebook.load(self.codebook).sha256}
-        return {
-            "kind": "lowlevel",
-            "words": self.words,
-            "sample": self.sample,
-            "seed": self.seed,
-        }
+        return {"kind": "lowlevel", "words": self.words, "sample": self.sample, "seed": self.seed}
 
     def prepare(self, source: Source, plan: PartPlan, say: Any) -> dict[str, Any]:
         """Put the codebook beside the parts."""

@@ -14,12 +14,7 @@ import pyarrow.parquet as pq
 
 from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
-from distributed.ingest.tag_columns import (
-    column_names,
-    read_text_table,
-    table_suffix,
-    tag_lists,
-)
+from distributed.ingest.tag_columns import column_names, read_text_table, table_suffix, tag_lists
 from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer, resolve
 from drel_core.errors import InputError
 

@@ -45,9 +45,12 @@ class Overview:
 
     @staticmethod
     def of(
-        store: Path, files: dict[str, list[dict[str, Any]]], vocabulary: pa.Table, gone: pa.Table,
+        store: Path,
+        files: dict[str, list[dict[str, Any]]],
+        vocabulary: pa.Table,
+        gone: pa.Table,
         hash_name: str,
-    ) -> Overview:  # fmt: skip
+    ) -> Overview:
         """Read what the page needs: tags and hashes of all rows, features of a sample."""
         counts = np.zeros(1, dtype=np.int64)
         hashes: dict[str, list[pa.Table]] = {"train": [], "test": []}

@@ -92,9 +92,10 @@ def ingest(
     )
     chunks = -(-source.num_rows // options.chunk_rows)
     todo = [c for c in range(chunks) if not Path(plan.part(c)).is_file()]
-    say(f"{source.num_rows} rows in {chunks} parts" + (
-        f", {chunks - len(todo)} there already" if len(todo) < chunks else ""
-    ))  # fmt: skip
+    say(
+        f"{source.num_rows} rows in {chunks} parts"
+        + (f", {chunks - len(todo)} there already" if len(todo) < chunks else "")
+    )
     start_ray(1)
     started = time.perf_counter()
     features = None if extraction is None else extraction.prepare(source, plan, say)
@@ -102,9 +103,14 @@ def ingest(
         _extract(source, extraction, plan, todo, say)
     store = work / "store"
     manifest = assemble(
-        plan, chunks, store, options.min_tag_count, options.file_mib,
-        RandomSplit(test_count, options.seed) if test_count else None, say,
-    )  # fmt: skip
+        plan,
+        chunks,
+        store,
+        options.min_tag_count,
+        options.file_mib,
+        RandomSplit(test_count, options.seed) if test_count else None,
+        say,
+    )
     manifest = {
         "format": FORMAT,
         **manifest,
@@ -174,6 +180,8 @@ def _extract(
         if now - last >= 3 or done == len(todo):
             rate = (rows + gone) / (now - started)
             left = int((now - started) * (len(todo) - done) / done)
-            say(f"part {done}/{len(todo)}  {rows} rows  {gone} rejected  {rate:,.0f} rows/s  "
-                f"left {left // 60}:{left % 60:02d}")  # fmt: skip
+            say(
+                f"part {done}/{len(todo)}  {rows} rows  {gone} rejected  {rate:,.0f} rows/s  "
+                f"left {left // 60}:{left % 60:02d}"
+            )
             last = now

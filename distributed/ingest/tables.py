@@ -293,9 +293,19 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
     fault_B = facts.faults(None if array_row_B is None else array_row_B >= 0)
     rows = rows.select([options.id_column, options.tags_column])
     return TableSource(
-        path, options, array.dim, array.half, count, rows, array, units, starts, fault_B, array_row_B,
+        path,
+        options,
+        array.dim,
+        array.half,
+        count,
+        rows,
+        array,
+        units,
+        starts,
+        fault_B,
+        array_row_B,
         facts.test_bits(fault_B),
-    )  # fmt: skip
+    )
 
 
 def _open_parquet(path: str, options: TableOptions) -> TableSource:
@@ -313,9 +323,19 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
     starts = _starts(units)
     count = starts[-1] + units[-1].rows
     return TableSource(
-        path, options, dim, half, count, None, None, units, starts, fault_B, None,
+        path,
+        options,
+        dim,
+        half,
+        count,
+        None,
+        None,
+        units,
+        starts,
+        fault_B,
+        None,
         facts.test_bits(fault_B),
-    )  # fmt: skip
+    )
 
 
 def _footers(
@@ -526,10 +546,11 @@ def _from_lists(
     count_B = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
     count_B = np.where(lists.is_null().to_numpy(zero_copy_only=False), -1, count_B)
     bad = {
-        row: "features are null" if count_B[row] < 0
+        row: "features are null"
+        if count_B[row] < 0
         else f"features have D = {count_B[row]}, the others have D = {dim}"
         for row in np.flatnonzero(count_B != dim).tolist()
-    }  # fmt: skip
+    }
     right = np.flatnonzero(count_B == dim)
     flat = lists.take(pa.array(right)).flatten()
     for place in np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False)).tolist():

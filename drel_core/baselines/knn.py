@@ -56,8 +56,12 @@ class NeighbourShard:
         return np.sqrt(np.maximum(square_Bk, 0)), row_Bk + self.start
 
     def save(self, path: Path) -> None:
-        tensors = {"features": self.features_ND.contiguous(), "offsets": self.tags.offsets,
-                   "tags": self.tags.values, "start": torch.tensor(self.start)}  # fmt: skip
+        tensors = {
+            "features": self.features_ND.contiguous(),
+            "offsets": self.tags.offsets,
+            "tags": self.tags.values,
+            "start": torch.tensor(self.start),
+        }
         save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
 
     @staticmethod
@@ -191,9 +195,13 @@ class KNNAnnotator(DenseScores):
             at += len(shard.tags)
         statistics = load_tensors(folder / "standardisation.safetensors")
         annotator = cls(
-            shards, len(vocabulary), statistics["mean"].numpy(), statistics["std"].numpy(),
-            about["k_neighbours"], about["weighting"],
-        )  # fmt: skip
+            shards,
+            len(vocabulary),
+            statistics["mean"].numpy(),
+            statistics["std"].numpy(),
+            about["k_neighbours"],
+            about["weighting"],
+        )
         annotator.vocabulary, annotator.about = vocabulary, about
         return annotator
 

@@ -116,9 +116,13 @@ class SVMAnnotator(DenseScores):
         std_D: Tensor,
     ) -> None:
         self.tensors = {
-            "weight": weight_TD, "bias": bias_T, "slope": slope_T, "offset": offset_T,
-            "mean": mean_D, "std": std_D,
-        }  # fmt: skip
+            "weight": weight_TD,
+            "bias": bias_T,
+            "slope": slope_T,
+            "offset": offset_T,
+            "mean": mean_D,
+            "std": std_D,
+        }
         self.num_tags, self.image_dim = weight_TD.shape
         # Standardisation, decision value and sigmoid's argument in one matrix and one vector.
         scaled_TD = weight_TD.double() / std_D.double()
@@ -140,8 +144,14 @@ class SVMAnnotator(DenseScores):
     @classmethod
     def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> SVMAnnotator:
         held = load_tensors(folder / "svm.safetensors")
-        names = {"weight_TD": "weight", "bias_T": "bias", "slope_T": "slope", "offset_T": "offset",
-                 "mean_D": "mean", "std_D": "std"}  # fmt: skip
+        names = {
+            "weight_TD": "weight",
+            "bias_T": "bias",
+            "slope_T": "slope",
+            "offset_T": "offset",
+            "mean_D": "mean",
+            "std_D": "std",
+        }
         rows = held["weight"].shape[:1]
         if any(held[key].shape != rows for key in ("bias", "slope", "offset")):
             raise InputError(f"{folder}: weights and biases of other numbers of tags")

@@ -20,9 +20,22 @@ from typing import Any
 from benchmarks.processes import command_line, descendants
 from tests.conftest import ROOT
 
-SMALL = ("--model.image_hidden", 32, "--model.tag_dim", 16, "--model.tag_hidden", 16,
-         "--model.latent", 16, "--batch_size", 32, "--decision.fits", 0,
-         "--kernel.landmarks", 0)  # fmt: skip
+SMALL = (
+    "--model.image_hidden",
+    32,
+    "--model.tag_dim",
+    16,
+    "--model.tag_hidden",
+    16,
+    "--model.latent",
+    16,
+    "--batch_size",
+    32,
+    "--decision.fits",
+    0,
+    "--kernel.landmarks",
+    0,
+)
 """Options of a model that trains in seconds."""
 _HEAD = "ray.head.default"  # the name that Ray's fake provider gives to the head
 _ALIVE = """
@@ -79,20 +92,24 @@ class Cluster:
     """
 
     def __init__(
-        self, cpus: int = 0, autoscaling: dict[str, dict[str, int]] | None = None, most: int = 4,
+        self,
+        cpus: int = 0,
+        autoscaling: dict[str, dict[str, int]] | None = None,
+        most: int = 4,
         environment: dict[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder = Path(
             tempfile.mkdtemp(prefix="drel-ray-", dir="/tmp")
         )  # sockets need short paths
         self.port, self.dashboard = free_port(), free_port()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _TOKEN,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
-        }  # fmt: skip
+        }
         self.cpus, self.autoscaling, self.most = cpus, autoscaling, most
         self.nodes: list[Node] = []
         self.drivers: list[subprocess.Popen[bytes]] = []
@@ -108,10 +125,13 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         arguments = [
-            "--head", f"--port={self.port}", f"--num-cpus={self.cpus}",
-            f"--temp-dir={self.folder / 'session'}", "--dashboard-host=127.0.0.1",
+            "--head",
+            f"--port={self.port}",
+            f"--num-cpus={self.cpus}",
+            f"--temp-dir={self.folder / 'session'}",
+            "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self.dashboard}",
-        ]  # fmt: skip
+        ]
         if self.autoscaling is not None:
             arguments.append(f"--autoscaling-config={self._autoscaling_config()}")
             self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -149,11 +169,23 @@ class Cluster:
         log = self.folder / f"node-{len(self.nodes)}.log"
         with open(log, "wb") as out:
             process = subprocess.Popen(
-                ["ray", "start", *arguments, "--block", "--disable-usage-stats",
-                 "--object-store-memory=100000000", f"--dashboard-agent-listen-port={free_port()}",
-                 "--min-worker-port=0", "--max-worker-port=0"],
-                env=self.environment, stdout=out, stderr=out, start_new_session=True, cwd="/",
-            )  # fmt: skip
+                [
+                    "ray",
+                    "start",
+                    *arguments,
+                    "--block",
+                    "--disable-usage-stats",
+                    "--object-store-memory=100000000",
+                    f"--dashboard-agent-listen-port={free_port()}",
+                    "--min-worker-port=0",
+                    "--max-worker-port=0",
+                ],
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd="/",
+            )
         self.nodes.append(Node(process, log))
         return self.nodes[-1]
 
@@ -179,9 +211,13 @@ class Cluster:
         """Start a driver whose output goes to a file; its own process group."""
         with open(log, "wb") as out:
             driver = subprocess.Popen(
-                [sys.executable, "-m", *map(str, command)], env=self.joining, cwd=ROOT, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", *map(str, command)],
+                env=self.joining,
+                cwd=ROOT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.drivers.append(driver)
         return driver
 
@@ -199,19 +235,35 @@ class Cluster:
             for name, resources in self.autoscaling.items()
         }
         config = {
-            "cluster_name": "drel-test", "max_workers": self.most, "upscaling_speed": 1,
-            "idle_timeout_minutes": 0.1, "docker": {},
-            "provider": {"type": "fake_multinode", "disable_node_updaters": True,
-                         "disable_launch_config_check": True, **node},
-            "auth": {}, "available_node_types": {
-                _HEAD: {"resources": {"CPU": self.cpus}, "node_config": {}, "max_workers": 0}, **types
+            "cluster_name": "drel-test",
+            "max_workers": self.most,
+            "upscaling_speed": 1,
+            "idle_timeout_minutes": 0.1,
+            "docker": {},
+            "provider": {
+                "type": "fake_multinode",
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+                **node,
             },
-            "head_node_type": _HEAD, "file_mounts": {}, "cluster_synced_files": [],
-            "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
-            "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
-            "worker_setup_commands": [], "head_start_ray_commands": [],
+            "auth": {},
+            "available_node_types": {
+                _HEAD: {"resources": {"CPU": self.cpus}, "node_config": {}, "max_workers": 0},
+                **types,
+            },
+            "head_node_type": _HEAD,
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "file_mounts_sync_continuously": False,
+            "rsync_exclude": [],
+            "rsync_filter": [],
+            "initialization_commands": [],
+            "setup_commands": [],
+            "head_setup_commands": [],
+            "worker_setup_commands": [],
+            "head_start_ray_commands": [],
             "worker_start_ray_commands": [],
-        }  # fmt: skip
+        }
         path = self.folder / "autoscaling.json"
         path.write_text(json.dumps(config))
         return path

@@ -227,9 +227,11 @@ def secrets_named(document: Document) -> set[str]:
 
 def instructions(text: str) -> list[tuple[str, str]]:
     """(INSTRUCTION, rest) of a Dockerfile, continued lines joined, comments left out."""
-    joined = re.sub(r"\\\n", " ", "\n".join(
-        line for line in text.splitlines() if not line.lstrip().startswith("#")
-    ))  # fmt: skip
+    joined = re.sub(
+        r"\\\n",
+        " ",
+        "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")),
+    )
     return [
         (word.upper(), rest.strip())
         for word, _, rest in (line.strip().partition(" ") for line in joined.splitlines())

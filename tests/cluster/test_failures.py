@@ -34,8 +34,16 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(stores: Path, out: str, *more: object) -> list[object]:
-    return ["--data.train", stores / "train.parquet", "--data.test", stores / "test.parquet",
-            "--out", stores / out, *SMALL, *more]  # fmt: skip
+    return [
+        "--data.train",
+        stores / "train.parquet",
+        "--data.test",
+        stores / "test.parquet",
+        "--out",
+        stores / out,
+        *SMALL,
+        *more,
+    ]
 
 
 def went_on(
@@ -67,16 +75,18 @@ def test_a_run_outlives_a_worker_and_a_node_and_grows_when_one_is_added(stores: 
     with Cluster(cpus=0) as cluster:
         nodes = [cluster.add(1) for _ in range(3)]
         whole = cluster.call(
-            *("python", "-m", "jobs.train"), *map(str, arguments(stores, "whole", *shared)),
+            *("python", "-m", "jobs.train"),
+            *map(str, arguments(stores, "whole", *shared)),
             timeout=600,
-        )  # fmt: skip
+        )
         assert whole.returncode == 0, whole.stdout + whole.stderr
 
         log = stores / "elastic.log"
         driver = cluster.driver(
-            log, "tests.cluster.recording",
+            log,
+            "tests.cluster.recording",
             *arguments(stores, "elastic", *shared, "--workers", "1:3", "--cluster.resize_every", 5),
-        )  # fmt: skip
+        )
         wait_until("the run is under way", lambda: steps_done(log) > every, 200)
         os.kill(nodes[0].train_workers()[0], signal.SIGKILL)
         lines = went_on(log, driver, 3, 0)
@@ -107,15 +117,26 @@ def test_a_notice_that_a_node_goes_makes_a_checkpoint(stores: Path) -> None:
     with Cluster(cpus=1) as cluster:
         node = cluster.add(1)
         log = stores / "noticed.log"
-        driver = cluster.driver(log, "jobs.train", *arguments(
-            stores, "noticed", "--workers", "1:2", "--epochs", 1500, "--checkpoint.every", 1000000,
-        ))  # fmt: skip
+        driver = cluster.driver(
+            log,
+            "jobs.train",
+            *arguments(
+                stores,
+                "noticed",
+                "--workers",
+                "1:2",
+                "--epochs",
+                1500,
+                "--checkpoint.every",
+                1000000,
+            ),
+        )
         wait_until("the run is under way", lambda: steps_done(log) > 20, 200)
         drained = cluster.call(
             *("ray", "drain-node", "--address", cluster.address, "--node-id", node.id),
             *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"),
             *("--deadline-remaining-seconds", "40"),
-        )  # fmt: skip
+        )
         assert drained.returncode == 0, drained.stdout + drained.stderr
         said = "a node is about to go: checkpoint after step "
         wait_until("the checkpoint", lambda: said in log.read_text(), 40)
@@ -131,9 +152,11 @@ def test_a_notice_that_a_node_goes_makes_a_checkpoint(stores: Path) -> None:
 def test_a_run_that_asks_for_too_much_says_so_and_gives_up_in_time(stores: Path) -> None:
     with Cluster(cpus=1) as cluster:
         done = cluster.call(
-            "python", "-m", "jobs.train",
+            "python",
+            "-m",
+            "jobs.train",
             *map(str, arguments(stores, "never", "--workers", 3, "--cluster.start_timeout", 12)),
-        )  # fmt: skip
+        )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "waiting for 2 more workers of 1 CPU: the cluster has 1 of 1 CPUs free" in done.stdout
     assert "no autoscaler" in done.stdout
@@ -144,9 +167,12 @@ def test_the_autoscaler_is_asked_and_a_run_starts_when_its_nodes_are_there(store
     """A head without work: two workers are started on demand."""
     with Cluster(cpus=0, autoscaling={"small": {"CPU": 1}}, most=2) as cluster:
         done = cluster.call(
-            "python", "-m", "jobs.train",
-            *map(str, arguments(stores, "asked", "--workers", 2, "--epochs", 3)), timeout=400,
-        )  # fmt: skip
+            "python",
+            "-m",
+            "jobs.train",
+            *map(str, arguments(stores, "asked", "--workers", 2, "--epochs", 3)),
+            timeout=400,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "waiting for 2 more workers of 1 CPU" in done.stdout, done.stdout
     assert "its autoscaler is asked for nodes" in done.stdout, done.stdout
@@ -157,10 +183,22 @@ def test_the_autoscaler_is_asked_and_a_run_starts_when_its_nodes_are_there(store
 def test_an_elastic_run_begins_with_what_there_is_and_grows(stores: Path) -> None:
     with Cluster(cpus=1, autoscaling={"small": {"CPU": 1}}, most=1) as cluster:
         log = stores / "grows.log"
-        driver = cluster.driver(log, "jobs.train", *arguments(
-            stores, "grows", "--workers", "1:2", "--epochs", 1500, "--checkpoint.every", 100,
-            "--cluster.resize_every", 5,
-        ))  # fmt: skip
+        driver = cluster.driver(
+            log,
+            "jobs.train",
+            *arguments(
+                stores,
+                "grows",
+                "--workers",
+                "1:2",
+                "--epochs",
+                1500,
+                "--checkpoint.every",
+                100,
+                "--cluster.resize_every",
+                5,
+            ),
+        )
         assert went_on(log, driver, 2, 0)[0]["before"] == "1"
         assert driver.wait(400) == 0, log.read_text()
     assert json.loads((stores / "grows" / "metrics.json").read_text())["train"]["workers"] == 2

@@ -172,21 +172,36 @@ def test_the_network_policy_fits_the_rules_that_kuberay_knows(
     assert schema_faults([{"form": []}], rules)
 
 
-@pytest.mark.parametrize(("kind", "change"), [
-    ("RayCluster", lambda d: d["spec"].update(rayVerison="2.60.0")),
-    ("RayCluster", lambda d: d["spec"].pop("headGroupSpec")),
-    ("RayCluster", lambda d: d["spec"]["autoscalerOptions"].update(version="v3")),
-    ("RayCluster", lambda d: d["spec"]["authOptions"].update(mode="tokens")),
-    ("RayCluster", lambda d: d["spec"]["workerGroupSpecs"][0].update(maxReplicas="8")),
-    ("RayCluster", lambda d: d["spec"]["workerGroupSpecs"][1]["template"]["spec"]["tolerations"][0]
-     .update(effects="NoSchedule")),
-    ("RayJob", lambda d: d["spec"].update(backofLimit=3)),
-    ("RayJob", lambda d: d["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
-     ["securityContext"].update(readOnlyRootFileSystem=True)),
-    ("RayService", lambda d: d["spec"].update(serveConfigV2={"applications": []})),
-    ("RayService", lambda d: d["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
-     ["containers"][0]["envFrom"][0]["configMapRef"].update(nam="x")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("RayCluster", lambda d: d["spec"].update(rayVerison="2.60.0")),
+        ("RayCluster", lambda d: d["spec"].pop("headGroupSpec")),
+        ("RayCluster", lambda d: d["spec"]["autoscalerOptions"].update(version="v3")),
+        ("RayCluster", lambda d: d["spec"]["authOptions"].update(mode="tokens")),
+        ("RayCluster", lambda d: d["spec"]["workerGroupSpecs"][0].update(maxReplicas="8")),
+        (
+            "RayCluster",
+            lambda d: d["spec"]["workerGroupSpecs"][1]["template"]["spec"]["tolerations"][0].update(
+                effects="NoSchedule"
+            ),
+        ),
+        ("RayJob", lambda d: d["spec"].update(backofLimit=3)),
+        (
+            "RayJob",
+            lambda d: d["spec"]["submitterPodTemplate"]["spec"]["containers"][0][
+                "securityContext"
+            ].update(readOnlyRootFileSystem=True),
+        ),
+        ("RayService", lambda d: d["spec"].update(serveConfigV2={"applications": []})),
+        (
+            "RayService",
+            lambda d: d["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][
+                "containers"
+            ][0]["envFrom"][0]["configMapRef"].update(nam="x"),
+        ),
+    ],
+)
 def test_a_wrong_resource_does_not_fit(
     schemas: dict[str, dict[str, Any]], kind: str, change: Callable[[Any], Any]
 ) -> None:
@@ -207,15 +222,18 @@ def test_the_launcher_fits_rays_schema() -> None:
     assert not config["setup_commands"]  # Ray's default there installs another Ray
 
 
-@pytest.mark.parametrize("change", [
-    lambda c: c.update(max_worker=3),
-    lambda c: c.pop("provider"),
-    lambda c: c.update(idle_timeout_minutes="5"),
-    lambda c: c["docker"].update(images="x"),
-    lambda c: c["available_node_types"]["cpu"].update(max=3),
-    lambda c: c["available_node_types"]["gpu_spot"]["resources"].update(GPU=-1),
-    lambda c: c["available_node_types"]["gpu_spot"].pop("node_config"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(max_worker=3),
+        lambda c: c.pop("provider"),
+        lambda c: c.update(idle_timeout_minutes="5"),
+        lambda c: c["docker"].update(images="x"),
+        lambda c: c["available_node_types"]["cpu"].update(max=3),
+        lambda c: c["available_node_types"]["gpu_spot"]["resources"].update(GPU=-1),
+        lambda c: c["available_node_types"]["gpu_spot"].pop("node_config"),
+    ],
+)
 def test_a_wrong_launcher_does_not_fit(change: Callable[[Any], Any]) -> None:
     config = launcher()
     change(config)
@@ -272,15 +290,18 @@ def test_only_the_service_in_its_pod_listens_on_all_addresses() -> None:
     assert "--dashboard-host=127.0.0.1" in start
 
 
-@pytest.mark.parametrize("change", [
-    lambda c: c["applications"].append(c["applications"][0]),
-    lambda c: c["applications"][0].update(import_path="distributed"),
-    lambda c: c["http_options"].update(port="eight thousand"),
-    lambda c: c.update(proxy_location="Everywhere"),
-    lambda c: c["applications"][0]["args"].update(modle="x"),
-    lambda c: c["applications"][0]["args"].update(replicas="many"),
-    lambda c: c["applications"][0]["args"].pop("model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["applications"].append(c["applications"][0]),
+        lambda c: c["applications"][0].update(import_path="distributed"),
+        lambda c: c["http_options"].update(port="eight thousand"),
+        lambda c: c.update(proxy_location="Everywhere"),
+        lambda c: c["applications"][0]["args"].update(modle="x"),
+        lambda c: c["applications"][0]["args"].update(replicas="many"),
+        lambda c: c["applications"][0]["args"].pop("model"),
+    ],
+)
 def test_a_wrong_serve_config_does_not_fit(change: Callable[[Any], Any]) -> None:
     config = copy.deepcopy(serve_configs()["serve.yaml"])
     change(config)
@@ -300,39 +321,49 @@ def test_pods_are_restricted_and_ray_asks_for_its_token(kind: str) -> None:
         assert pod_faults(place, template) == []
 
 
-@pytest.mark.parametrize("change", [
-    lambda d: d["authOptions"].update(mode="disabled"),
-    lambda d: d.pop("authOptions"),
-    lambda d: d["autoscalerOptions"].update(version="v1"),
-    lambda d: d["autoscalerOptions"].pop("securityContext"),
-    lambda d: d["headGroupSpec"]["rayStartParams"].update({"num-cpus": "4"}),
-    lambda d: d["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].pop("lifecycle"),
-    lambda d: d["workerGroupSpecs"][0]["template"]["spec"].update(terminationGracePeriodSeconds=60),
-    lambda d: d["workerGroupSpecs"][1]["template"]["spec"].pop("tolerations"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["authOptions"].update(mode="disabled"),
+        lambda d: d.pop("authOptions"),
+        lambda d: d["autoscalerOptions"].update(version="v1"),
+        lambda d: d["autoscalerOptions"].pop("securityContext"),
+        lambda d: d["headGroupSpec"]["rayStartParams"].update({"num-cpus": "4"}),
+        lambda d: d["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].pop("lifecycle"),
+        lambda d: d["workerGroupSpecs"][0]["template"]["spec"].update(
+            terminationGracePeriodSeconds=60
+        ),
+        lambda d: d["workerGroupSpecs"][1]["template"]["spec"].pop("tolerations"),
+    ],
+)
 def test_a_careless_cluster_is_seen(change: Callable[[Any], Any]) -> None:
     document = named("RayCluster")
     change(document["spec"])
     assert ray_faults(document)
 
 
-@pytest.mark.parametrize("change", [
-    lambda p: p["securityContext"].update(runAsNonRoot=False),
-    lambda p: p["securityContext"].update(runAsUser=0),
-    lambda p: p["securityContext"].pop("seccompProfile"),
-    lambda p: p.update(hostNetwork=True),
-    lambda p: p.pop("automountServiceAccountToken"),
-    lambda p: p["volumes"].append({"name": "h", "hostPath": {"path": "/"}}),
-    lambda p: p["volumes"][0]["emptyDir"].pop("sizeLimit"),
-    lambda p: p["containers"][0].pop("securityContext"),
-    lambda p: p["containers"][0]["securityContext"].update(readOnlyRootFilesystem=False),
-    lambda p: p["containers"][0]["securityContext"].update(privileged=True),
-    lambda p: p["containers"][0]["securityContext"].update(capabilities={"add": ["SYS_PTRACE"]}),
-    lambda p: p["containers"][0].update(volumeMounts=[]),
-    lambda p: p["containers"][0]["resources"].pop("limits"),
-    lambda p: p["containers"][0]["resources"]["requests"].update(memory="1Gi"),
-    lambda p: p.update(initContainers=[{"name": "i", "image": "drel-cpu"}]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p["securityContext"].update(runAsNonRoot=False),
+        lambda p: p["securityContext"].update(runAsUser=0),
+        lambda p: p["securityContext"].pop("seccompProfile"),
+        lambda p: p.update(hostNetwork=True),
+        lambda p: p.pop("automountServiceAccountToken"),
+        lambda p: p["volumes"].append({"name": "h", "hostPath": {"path": "/"}}),
+        lambda p: p["volumes"][0]["emptyDir"].pop("sizeLimit"),
+        lambda p: p["containers"][0].pop("securityContext"),
+        lambda p: p["containers"][0]["securityContext"].update(readOnlyRootFilesystem=False),
+        lambda p: p["containers"][0]["securityContext"].update(privileged=True),
+        lambda p: p["containers"][0]["securityContext"].update(
+            capabilities={"add": ["SYS_PTRACE"]}
+        ),
+        lambda p: p["containers"][0].update(volumeMounts=[]),
+        lambda p: p["containers"][0]["resources"].pop("limits"),
+        lambda p: p["containers"][0]["resources"]["requests"].update(memory="1Gi"),
+        lambda p: p.update(initContainers=[{"name": "i", "image": "drel-cpu"}]),
+    ],
+)
 def test_a_careless_pod_is_seen(change: Callable[[Any], Any]) -> None:
     place, template = pods(named("RayCluster"))[1]
     assert pod_faults(place, template) == []
@@ -359,8 +390,10 @@ def test_what_resources_name_is_there() -> None:
         for secret in secrets_named(found):
             assert f"create secret generic {secret}" in README, f"{found['kind']}: {secret}"
     assert {secret for found in RAY for secret in secrets_named(found)} == {
-        "drel-ray-token", "drel-scorer-token", "drel-s3",
-    }  # fmt: skip
+        "drel-ray-token",
+        "drel-scorer-token",
+        "drel-s3",
+    }
 
 
 def test_the_training_run_is_one_that_jobs_train_takes(tmp_path: Path) -> None:
@@ -413,16 +446,19 @@ def test_no_secret_is_written_out(path: Path) -> None:
         assert secret_faults(document) == []
 
 
-@pytest.mark.parametrize("document", [
-    {"kind": "Secret", "metadata": {"name": "x"}},
-    {"env": [{"name": "RAY_AUTH_TOKEN", "value": "open sesame"}]},
-    {"env": [{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}]},
-    {"args": {"token": "hunter22"}},
-    {"data": {"password": "hunter22"}},
-    {"run": ["--key AKIAABCDEFGHIJKLMNOP"]},
-    {"note": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY9"},
-    {"pem": "-----BEGIN PRIVATE KEY-----"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "Secret", "metadata": {"name": "x"}},
+        {"env": [{"name": "RAY_AUTH_TOKEN", "value": "open sesame"}]},
+        {"env": [{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}]},
+        {"args": {"token": "hunter22"}},
+        {"data": {"password": "hunter22"}},
+        {"run": ["--key AKIAABCDEFGHIJKLMNOP"]},
+        {"note": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY9"},
+        {"pem": "-----BEGIN PRIVATE KEY-----"},
+    ],
+)
 def test_a_secret_written_out_is_seen(document: dict[str, Any]) -> None:
     assert secret_faults(document)
 
@@ -434,17 +470,20 @@ def test_the_dockerfile_fits_the_repository() -> None:
     assert dockerfile_faults(DOCKERFILE, IGNORED) == []
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("USER 1000:1000", "USER root"),
-    ("USER 1000:1000", "USER drel"),
-    ("USER 1000:1000", ""),
-    ("COPY jobs ./jobs", "COPY job ./job"),
-    ("COPY jobs ./jobs", "COPY tests ./tests"),
-    ("-slim-bookworm", ""),
-    ("FROM python:${PYTHON_VERSION}-slim-bookworm", "FROM python"),
-    ("WORKDIR /opt/drel", "WORKDRI /opt/drel"),
-    ("ARG TORCH_INDEX=", "ARG PIP_TOKEN=\nARG TORCH_INDEX="),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("USER 1000:1000", "USER root"),
+        ("USER 1000:1000", "USER drel"),
+        ("USER 1000:1000", ""),
+        ("COPY jobs ./jobs", "COPY job ./job"),
+        ("COPY jobs ./jobs", "COPY tests ./tests"),
+        ("-slim-bookworm", ""),
+        ("FROM python:${PYTHON_VERSION}-slim-bookworm", "FROM python"),
+        ("WORKDIR /opt/drel", "WORKDRI /opt/drel"),
+        ("ARG TORCH_INDEX=", "ARG PIP_TOKEN=\nARG TORCH_INDEX="),
+    ],
+)
 def test_a_careless_dockerfile_is_seen(old: str, new: str) -> None:
     assert old in DOCKERFILE
     changed = DOCKERFILE.replace(old, new)

@@ -72,8 +72,9 @@ def test_ray_trains_without_rights_on_a_read_only_root_with_a_token() -> None:
     """User 1000, no capability, only /tmp and /dev/shm to write to, a head without work."""
     tried = subprocess.run(
         ["unshare", "-m", "-n", "--pid", "--fork", "--mount-proc", "ip", "link", "set", "lo", "up"],
-        capture_output=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+    )
     if tried.returncode != 0 or shutil.which("setpriv") is None or os.getuid() != 0:
         pytest.skip("namespaces cannot be made here (needs root, unshare, ip and setpriv)")
     sandbox = SANDBOX.format(
@@ -83,10 +84,24 @@ def test_ray_trains_without_rights_on_a_read_only_root_with_a_token() -> None:
         token=TOKEN,
     )
     done = subprocess.run(
-        ["unshare", "-m", "-n", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", sandbox],
+        [
+            "unshare",
+            "-m",
+            "-n",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "bash",
+            "-c",
+            sandbox,
+        ],
         env={"PATH": os.environ["PATH"], "INSIDE": INSIDE},
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     said = done.stdout
     assert "user 1000, capabilities 0000000000000000" in said, said + done.stderr
     assert "wrote" not in said
@@ -105,10 +120,12 @@ def nodes() -> Iterator[dict[str, str]]:
     """A head without work and one worker node; gives the environment of who joins them."""
     port = free_port()
     environment = {
-        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
         "RAY_ADDRESS": f"127.0.0.1:{port}",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
+    }
     common = ["--block", "--disable-usage-stats"]
     folder = tempfile.mkdtemp(prefix="drel")  # short: names of sockets have at most 107 characters
     started: list[subprocess.Popen[bytes]] = []
@@ -123,16 +140,22 @@ def nodes() -> Iterator[dict[str, str]]:
             ],
             [f"--address=127.0.0.1:{port}", "--num-cpus=2"],
         ):
-            started.append(subprocess.Popen(
-                ["ray", "start", *arguments, *common],
-                env={key: value for key, value in environment.items() if key != "RAY_ADDRESS"},
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            ))  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    ["ray", "start", *arguments, *common],
+                    env={key: value for key, value in environment.items() if key != "RAY_ADDRESS"},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
             until = time.monotonic() + 60
             while subprocess.run(
-                ["ray", "health-check", "--address", f"127.0.0.1:{port}"], env=environment,
-                capture_output=True, check=False,
-            ).returncode:  # fmt: skip
+                ["ray", "health-check", "--address", f"127.0.0.1:{port}"],
+                env=environment,
+                capture_output=True,
+                check=False,
+            ).returncode:
                 assert time.monotonic() < until, "the head did not start"
                 time.sleep(0.5)
         yield environment

@@ -33,8 +33,19 @@ from tests.stores import planted_table
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 RATE = 0.05
 TRAIN = ("--workers", 2, "--epochs", 30, "--checkpoint.every", 33, *SMALL)
-VALIDATED = ("--workers", 2, "--epochs", 12, "--checkpoint.every", 3, "--data.validation", 0.2,
-             "--patience", 2, *SMALL)  # fmt: skip
+VALIDATED = (
+    "--workers",
+    2,
+    "--epochs",
+    12,
+    "--checkpoint.every",
+    3,
+    "--data.validation",
+    0.2,
+    "--patience",
+    2,
+    *SMALL,
+)
 
 
 @dataclass
@@ -68,8 +79,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
             write_stores(at)
         proxy.rate = RATE
         yield found
-        print(f"\n{proxy.injected.total()} of {len(proxy.requests)} requests spoiled: "
-              f"{dict(proxy.injected)}")  # fmt: skip
+        print(
+            f"\n{proxy.injected.total()} of {len(proxy.requests)} requests spoiled: "
+            f"{dict(proxy.injected)}"
+        )
         if len(proxy.requests) > 1000:  # not when one test runs alone
             assert set(proxy.injected) == set(KINDS)
             assert 0.03 < proxy.injected.total() / len(proxy.requests) < 0.07
@@ -89,10 +102,12 @@ def write_stores(at: Folder) -> None:
     write("data/new/a.parquet", new)
     rows = 200_000
     flat = np.random.default_rng(0).normal(size=rows * 16).astype(np.float32)
-    many = pa.table({
-        "image_id": np.arange(rows).astype(str),
-        "features": pa.FixedSizeListArray.from_arrays(pa.array(flat), 16),
-    })  # fmt: skip
+    many = pa.table(
+        {
+            "image_id": np.arange(rows).astype(str),
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(flat), 16),
+        }
+    )
     buffer = io.BytesIO()
     pq.write_table(many, buffer, row_group_size=8192)
     at.write("data/many/a.parquet", buffer.getvalue())
@@ -124,8 +139,15 @@ def kill_when(true: Callable[[], bool], log: Path, verb: str, *arguments: object
 
 
 def train_arguments(at: Folder, out: str, *options: object) -> list[object]:
-    return ["--data.train", at / "data/train", "--data.test", at / "data/test", "--out", at / out,
-            *options]  # fmt: skip
+    return [
+        "--data.train",
+        at / "data/train",
+        "--data.test",
+        at / "data/test",
+        "--out",
+        at / out,
+        *options,
+    ]
 
 
 def first_version(places: Places) -> None:
@@ -220,8 +242,15 @@ def test_evaluate_and_annotate_killed_and_run_again(places: Places, tmp_path: Pa
     local, remote = places.both
     first_version(places)
     for at in places.both:
-        run("evaluate", "--model", at / "versions/v1", "--data", at / "data/test",
-            "--json", at / "evaluated.json")  # fmt: skip
+        run(
+            "evaluate",
+            "--model",
+            at / "versions/v1",
+            "--data",
+            at / "data/test",
+            "--json",
+            at / "evaluated.json",
+        )
     assert figures(local, "evaluated.json") == figures(remote, "evaluated.json")
 
     def arguments(at: Folder) -> list[object]:
@@ -268,9 +297,23 @@ def test_serve_follows_an_update_that_is_published_in_the_bucket(places: Places)
         kept = read_feedback((remote / "versions/feedback").address, 16)
         assert kept.column("image_id").to_pylist() == ["x"]
         for at in places.both:
-            run("update", "--model", at / "versions/v1", "--data", at / "data/new", "--data.test",
-                at / "data/test", "--out", at / "versions/v2", "--epochs", 3, "--workers", 2,
-                "--publish", "true")  # fmt: skip
+            run(
+                "update",
+                "--model",
+                at / "versions/v1",
+                "--data",
+                at / "data/new",
+                "--data.test",
+                at / "data/test",
+                "--out",
+                at / "versions/v2",
+                "--epochs",
+                3,
+                "--workers",
+                2,
+                "--publish",
+                "true",
+            )
         one, other = (at / "versions/v2" for at in places.both)
         assert_equal_models(one / "model", other / "model")
         assert figures(one, "metrics.json") == figures(other, "metrics.json")

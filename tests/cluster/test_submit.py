@@ -36,9 +36,24 @@ def job(cluster: Cluster, verb: str, *more: object) -> subprocess.CompletedProce
 
 
 def training(stores: Path, out: str, *more: object) -> list[object]:
-    return ["--working-dir", ".", "--", "python", "-m", "jobs.train",
-            "--data.train", stores / "train.parquet", "--data.test", stores / "test.parquet",
-            "--out", stores / out, "--workers", 2, *SMALL, *more]  # fmt: skip
+    return [
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "-m",
+        "jobs.train",
+        "--data.train",
+        stores / "train.parquet",
+        "--data.test",
+        stores / "test.parquet",
+        "--out",
+        stores / out,
+        "--workers",
+        2,
+        *SMALL,
+        *more,
+    ]
 
 
 @pytest.mark.cluster
@@ -61,8 +76,20 @@ def test_a_submitted_job_streams_its_lines_and_succeeds(cluster: Cluster, stores
 def test_wrong_input_fails_the_job_with_one_line_and_exit_code_2(
     cluster: Cluster, stores: Path
 ) -> None:
-    done = job(cluster, "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train",
-               "--data.train", stores / "nothing.parquet", "--out", stores / "none")  # fmt: skip
+    done = job(
+        cluster,
+        "submit",
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "-m",
+        "jobs.train",
+        "--data.train",
+        stores / "nothing.parquet",
+        "--out",
+        stores / "none",
+    )
     said = done.stdout + done.stderr
     assert done.returncode == 1  # what Ray's command line makes of any failure
     assert "exit code 2" in said, said

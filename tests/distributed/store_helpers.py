@@ -12,20 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.feature_store import (
-    Columns,
-    FeatureBatch,
-    FeatureStore,
-    ReadUnit,
-    read_unit,
-)
-from distributed.store_survey import (
-    OnBadRow,
-    StoreSurvey,
-    Validation,
-    merge_surveys,
-    survey_unit,
-)
+from distributed.feature_store import Columns, FeatureBatch, FeatureStore, ReadUnit, read_unit
+from distributed.store_survey import OnBadRow, StoreSurvey, Validation, merge_surveys, survey_unit
 from tests.stores import planted_table
 
 FLOAT_LIST = pa.list_(pa.float32())

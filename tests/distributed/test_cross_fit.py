@@ -33,13 +33,25 @@ def surveyed(
 ) -> tuple[TrainConfig, StoreSurvey]:
     path = write_planted(folder / "train.parquet", rows, row_group=32)
     config = TrainConfig(
-        data=DataConfig(train=str(path)), out=str(folder / "out"), epochs=6, batch_size=16,
-        model=ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=8, latent=8, activation="gelu",
-                          latent_activation=False, normalise=True, tag_bias=True),
-        table=TableConfig(lr=0.05), loss=LossConfig(kind="smooth"),
+        data=DataConfig(train=str(path)),
+        out=str(folder / "out"),
+        epochs=6,
+        batch_size=16,
+        model=ModelConfig(
+            image_hidden=16,
+            tag_dim=8,
+            tag_hidden=8,
+            latent=8,
+            activation="gelu",
+            latent_activation=False,
+            normalise=True,
+            tag_bias=True,
+        ),
+        table=TableConfig(lr=0.05),
+        loss=LossConfig(kind="smooth"),
         optim=OptimConfig(optimiser="adamw", lr=0.01),
         decision=DecisionConfig(fits=2, held_out=0.2, images=50),
-    )  # fmt: skip
+    )
     Path(config.out).mkdir(exist_ok=True)
     store = FeatureStore.open(str(path), config.data.columns)
     share = Validation(validation, 1) if validation else None
@@ -70,10 +82,13 @@ def test_parts_cover_every_training_row_once_and_no_other(tmp_path: Path) -> Non
 def learn(config: TrainConfig, data: StoreSurvey, mark: str, said: list[str]) -> DecisionRule:
     blocks = inline_blocks(config.data.columns, data.names)
     return learn_decision(
-        config, data, lambda own: build_stepper(own, data, torch.device("cpu")),
+        config,
+        data,
+        lambda own: build_stepper(own, data, torch.device("cpu")),
         lambda own, reads, training: make_reader(own, data, reads, blocks, True),
-        {"data": mark}, said.append,
-    )  # fmt: skip
+        {"data": mark},
+        said.append,
+    )
 
 
 def work(folder: str) -> object:
@@ -97,8 +112,9 @@ def test_a_run_taken_up_again_keeps_its_rule_and_another_run_learns_its_own(tmp_
     said: list[str] = []
     rule = learn(config, data, "a", said)
     assert [line.split(",")[0] for line in said] == [
-        "decision rule: fit 1 of 2", "decision rule: fit 2 of 2",
-    ]  # fmt: skip
+        "decision rule: fit 1 of 2",
+        "decision rule: fit 2 of 2",
+    ]
     again = learn(config, data, "a", said)
     assert len(said) == 2 and (again.gain_T == rule.gain_T).all()
     learn(config, data, "b", said)

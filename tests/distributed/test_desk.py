@@ -130,9 +130,10 @@ def test_an_autoscaler_that_only_looks_is_told_from_one_that_starts_nodes() -> N
     assert grows_by(None) is None and grows_by(b'{"load_metrics_report": {}}') is None
 
 
-@pytest.mark.parametrize(("given", "least", "most", "text"), [
-    ("3", 3, 3, "3"), (2, 2, 2, "2"), ("2:8", 2, 8, "2:8"), ("2:2", 2, 2, "2:2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "least", "most", "text"),
+    [("3", 3, 3, "3"), (2, 2, 2, "2"), ("2:8", 2, 8, "2:8"), ("2:2", 2, 2, "2:2")],
+)
 def test_numbers_of_workers(given: str | int, least: int, most: int, text: str) -> None:
     workers = Workers(given)
     assert (workers.least, workers.most, str(workers)) == (least, most, text)

@@ -36,12 +36,20 @@ class Killed(Exception):
 def work(folder: str, out: str, residency: str, restore: str | None, kill_at: int | None) -> Any:
     """Train until ``kill_at`` steps were taken in this life; the rows of each step, and the parameters."""
     config = TrainConfig(
-        data=DataConfig(train=f"{folder}/store.parquet", residency=residency, shuffle_rows=32,
-                        memory_gib=ROWS * 16 * 4 / 1.5 / 2**30),  # type: ignore[arg-type]
-        out=out, epochs=EPOCHS, batch_size=16, checkpoint=CheckpointConfig(every=EVERY),
+        data=DataConfig(
+            train=f"{folder}/store.parquet",
+            residency=residency,
+            shuffle_rows=32,
+            memory_gib=ROWS * 16 * 4 / 1.5 / 2**30,
+        ),  # type: ignore[arg-type]
+        out=out,
+        epochs=EPOCHS,
+        batch_size=16,
+        checkpoint=CheckpointConfig(every=EVERY),
         model=ModelConfig(image_hidden=8, tag_dim=8, tag_hidden=8, latent=8),
-        pool=PoolConfig(candidates=6), optim=OptimConfig(optimiser="adamw", lr=0.01),
-    )  # fmt: skip
+        pool=PoolConfig(candidates=6),
+        optim=OptimConfig(optimiser="adamw", lr=0.01),
+    )
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
     learner = build_learner(config, survey, torch.device("cpu"))
@@ -72,8 +80,18 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
 
     blocks = inline_blocks(config.data.columns, survey.names)
     try:
-        train(config, survey, None, learner, blocks, {"seed": 0},
-              None if restore is None else Path(restore), report, recall, lambda line: None)  # fmt: skip
+        train(
+            config,
+            survey,
+            None,
+            learner,
+            blocks,
+            {"seed": 0},
+            None if restore is None else Path(restore),
+            report,
+            recall,
+            lambda line: None,
+        )
     except Killed:
         return seen, None
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}
@@ -87,8 +105,9 @@ def lives(folder: Path, out: str, residency: str, worlds: list[int], kills: list
     for world, kill_at in zip(worlds, [*kills, None], strict=True):
         kept = sorted((folder / out / "kept").glob("*"))
         restore = str(kept[-1]) if kept else None
-        answers = spawn_ranks(world, work, folder, str(folder), str(folder / out), residency,
-                              restore, kill_at)  # fmt: skip
+        answers = spawn_ranks(
+            world, work, folder, str(folder), str(folder / out), residency, restore, kill_at
+        )
         for place in answers[0][0]:
             counted[place] = [row for seen, _ in answers for row in seen[place]]
         end = [state for _, state in answers]

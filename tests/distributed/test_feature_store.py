@@ -9,27 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distributed.feature_store import (
-    Columns,
-    FeatureStore,
-    ReadUnit,
-    lookup,
-    read_unit,
-)
+from distributed.feature_store import Columns, FeatureStore, ReadUnit, lookup, read_unit
 from distributed.feature_sums import feature_sums
-from distributed.store_survey import (
-    Validation,
-)
+from distributed.store_survey import Validation
 from drel_core.errors import InputError
-from tests.distributed.store_helpers import (
-    fixed,
-    ones,
-    read_back,
-    survey,
-    table,
-    truth,
-    write,
-)
+from tests.distributed.store_helpers import fixed, ones, read_back, survey, table, truth, write
 from tests.stores import planted_table
 
 # ---- good stores

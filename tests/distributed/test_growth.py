@@ -36,8 +36,9 @@ from tests.spawn_ranks import spawn_ranks
 from tests.stores import planted_table, write_planted
 
 OLD, NEW, DIM = 11, 4, 6
-MODEL = ModelConfig(image_hidden=8, tag_dim=5, tag_hidden=6, latent=7, tag_bias=True,
-                    normalise=True, tag_prior=0.5)  # fmt: skip
+MODEL = ModelConfig(
+    image_hidden=8, tag_dim=5, tag_hidden=6, latent=7, tag_bias=True, normalise=True, tag_prior=0.5
+)
 
 
 def stepper(tags: int, seed: int) -> Stepper:
@@ -60,8 +61,12 @@ def train_and_write(folder: str) -> object:
     described = learner.write(Path(folder))
     counts = learner.table.split_pool(torch.arange(OLD))[1]
     local = learner.table.local
-    return (described, comm.gather_rows(local.weight_nE, counts),
-            comm.gather_rows(local.state_n[:, None], counts), learner.model.state_dict())  # fmt: skip
+    return (
+        described,
+        comm.gather_rows(local.weight_nE, counts),
+        comm.gather_rows(local.state_n[:, None], counts),
+        learner.model.state_dict(),
+    )
 
 
 def grow_and_gather(parent: Parent) -> object:
@@ -69,8 +74,11 @@ def grow_and_gather(parent: Parent) -> object:
     grow(learner, parent)
     counts = learner.table.split_pool(torch.arange(OLD + NEW))[1]
     local = learner.table.local
-    return (comm.gather_rows(local.weight_nE, counts),
-            comm.gather_rows(local.state_n[:, None], counts), learner.model.state_dict())  # fmt: skip
+    return (
+        comm.gather_rows(local.weight_nE, counts),
+        comm.gather_rows(local.state_n[:, None], counts),
+        learner.model.state_dict(),
+    )
 
 
 def test_growth_leaves_old_rows_their_state_and_scores_as_they_are(tmp_path: Path) -> None:
@@ -111,11 +119,13 @@ def test_growth_leaves_old_rows_their_state_and_scores_as_they_are(tmp_path: Pat
 
 def test_new_tags_start_near_those_they_occur_with(tmp_path: Path) -> None:
     bundle = write_drel(tmp_path / "model", names=("a", "b", "c"))
-    table = pa.table({
-        "image_id": [str(row) for row in range(5)],
-        "features": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(40, np.float32)), 8),
-        "tags": [["a", "x"], ["x", "b", "a"], ["y"], ["c", "y"], ["b"]],
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "image_id": [str(row) for row in range(5)],
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(40, np.float32)), 8),
+            "tags": [["a", "x"], ["x", "b", "a"], ["y"], ["c", "y"], ["b"]],
+        }
+    )
     pq.write_table(table, tmp_path / "new.parquet", row_group_size=2)
     survey = survey_store(
         FeatureStore.open(str(tmp_path / "new.parquet")), "fail", statistics=False
@@ -199,19 +209,25 @@ def test_ids_and_counts_grow_at_their_end(tmp_path: Path) -> None:
     assert survey.names.to_pylist() == ["tag-03", "zebra", "tag-01", "tag-00", "tag-02", "tag-04"]
     count = dict(zip(new.names.to_pylist(), new.count_T.tolist(), strict=True))
     assert survey.count_T.tolist() == [
-        1 + count["tag-03"], 2, 3 + count["tag-01"], *(count[f"tag-0{t}"] for t in (0, 2, 4)),
-    ]  # fmt: skip
+        1 + count["tag-03"],
+        2,
+        3 + count["tag-01"],
+        *(count[f"tag-0{t}"] for t in (0, 2, 4)),
+    ]
     assert repeats == 3
     assert survey.train_rows == 60 + 3 * 20
     assert combined(bundle, [new], None, 1.0)[0].train_rows == 60
 
 
 def test_feedback_adds_to_and_removes_from_what_is_known() -> None:
-    said = pa.table({
-        "image_id": ["known", "unknown", "refused", "emptied"],
-        "features": [[1.0], [2.0], [3.0], [4.0]],
-        "add": [["new"], ["x", "y"], [], []], "remove": [["wrong"], [], ["z"], ["only"]],
-    })  # fmt: skip
+    said = pa.table(
+        {
+            "image_id": ["known", "unknown", "refused", "emptied"],
+            "features": [[1.0], [2.0], [3.0], [4.0]],
+            "add": [["new"], ["x", "y"], [], []],
+            "remove": [["wrong"], [], ["z"], ["only"]],
+        }
+    )
     kept = pa.table(
         {"image_id": ["known", "emptied", "other"], "tags": [["wrong", "right"], ["only"], ["q"]]}
     )

@@ -22,9 +22,19 @@ from tests.pictures import tiny_network
 from tests.spawn_ranks import spawn_ranks
 
 IMAGES, DIM, TAGS = 12, 10, 23
-MODEL = ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=12, latent=14, activation="gelu",
-                    latent_activation=False, layer_norm=True, linear_path=True, normalise=True,
-                    tag_bias=True, metric="identity")  # fmt: skip
+MODEL = ModelConfig(
+    image_hidden=16,
+    tag_dim=8,
+    tag_hidden=12,
+    latent=14,
+    activation="gelu",
+    latent_activation=False,
+    layer_norm=True,
+    linear_path=True,
+    normalise=True,
+    tag_bias=True,
+    metric="identity",
+)
 LOSSES = {
     "uniform": LossConfig(),
     "hard-weighted": LossConfig(miner="hard", negatives=3, tag_weight_power=0.5),
@@ -64,8 +74,9 @@ def take_steps(stepper: Stepper, first: int, last: int) -> list[float]:
         if world == 3 and step % 2:
             cuts[2] = IMAGES
         mine = slice(cuts[rank], cuts[rank + 1])
-        result = stepper.run(features[mine], tags[mine], epoch=0, step=step, progress=step / 10,
-                             global_batch=IMAGES)  # fmt: skip
+        result = stepper.run(
+            features[mine], tags[mine], epoch=0, step=step, progress=step / 10, global_batch=IMAGES
+        )
         total = comm.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
         losses.append(float(total[0] / total[1]))
     return losses
@@ -110,10 +121,16 @@ def assert_equal_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], t
         )
 
 
-@pytest.mark.parametrize(("loss", "pool"), [
-    ("uniform", "all tags"), ("hard-weighted", "sampled"), ("warp", "sampled"),
-    ("semi-hard", "all tags"), ("smooth", "sampled"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "pool"),
+    [
+        ("uniform", "all tags"),
+        ("hard-weighted", "sampled"),
+        ("warp", "sampled"),
+        ("semi-hard", "all tags"),
+        ("smooth", "sampled"),
+    ],
+)
 def test_same_global_batch_gives_the_same_parameters_at_any_world_size(
     tmp_path: Path, loss: str, pool: str
 ) -> None:
@@ -164,8 +181,14 @@ def work_cnn(method: str, backbone: str) -> object:
         if world == 3 and step == 1:
             cuts[2] = IMAGES  # the last rank has nothing
         mine = slice(cuts[rank], cuts[rank + 1])
-        result = learner.run(pixels[mine].byte(), tags[mine], epoch=0, step=step,
-                             progress=step / 10, global_batch=IMAGES)  # fmt: skip
+        result = learner.run(
+            pixels[mine].byte(),
+            tags[mine],
+            epoch=0,
+            step=step,
+            progress=step / 10,
+            global_batch=IMAGES,
+        )
         total = comm.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
         losses.append(float(total[0] / total[1]))
     return losses, {name: value.clone() for name, value in learner.model.state_dict().items()}

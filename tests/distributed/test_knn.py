@@ -40,8 +40,13 @@ def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -
         draft = Draft(Folder(str(tmp_path / str(parts))))
         draft.clear()
         write_shards(survey, Columns(), parts, draft)
-        about = {"parts": parts, "k_neighbours": 7, "weighting": "distance", "image_dim": 16,
-                 "train": {}}  # fmt: skip
+        about = {
+            "parts": parts,
+            "k_neighbours": 7,
+            "weighting": "distance",
+            "image_dim": 16,
+            "train": {},
+        }
         draft.finish(write_bundle(draft.folder, "knn", vocabulary, about))
         folder = tmp_path / str(parts)
         loaded = KNNAnnotator.load(folder, about, vocabulary)

@@ -55,8 +55,15 @@ def test_every_picture_of_an_epoch_once_over_three_ranks(tmp_path: Path, residen
     whole = read_rows(survey.train, columns, survey.names).features_BD
     seen = []
     for rank in range(3):
-        reader = ShardReader(shard(survey.train, 3, rank), EpochPlan.make(70, 3, 16), rank, 0,
-                             inline_blocks(columns, survey.names), resident, 20)  # fmt: skip
+        reader = ShardReader(
+            shard(survey.train, 3, rank),
+            EpochPlan.make(70, 3, 16),
+            rank,
+            0,
+            inline_blocks(columns, survey.names),
+            resident,
+            20,
+        )
         seen += [batch.features_BD for batch in reader.epoch(1)]
     key = sorted(row.numpy().tobytes() for row in torch.cat(seen))
     assert key == sorted(row.numpy().tobytes() for row in whole)
@@ -80,8 +87,9 @@ def test_paths_give_the_same_pixels_as_bytes(tmp_path: Path) -> None:
 def bad_store(tmp_path: Path) -> Path:
     good = encoded(["red"], 0)
     data = [good, good[: len(good) // 2], None, b"", b"no picture", encoded(["blue"], 1, "JPEG")]
-    table = pa.table({"image_id": list("abcdef"), "image": pa.array(data, pa.binary()),
-                      "tags": [["x"]] * 6})  # fmt: skip
+    table = pa.table(
+        {"image_id": list("abcdef"), "image": pa.array(data, pa.binary()), "tags": [["x"]] * 6}
+    )
     pq.write_table(table, tmp_path / "bad.parquet")
     return tmp_path / "bad.parquet"
 

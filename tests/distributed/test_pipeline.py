@@ -31,8 +31,9 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> StoreSurvey:
         tags = table.column("tags").to_pylist()
         for row in range(0, rows, 16):
             tags[row] = []
-        table = table.set_column(1, "features", pa.FixedSizeListArray.from_arrays(
-            pa.array(features.ravel()), 16)).set_column(2, "tags", pa.array(tags))  # fmt: skip
+        table = table.set_column(
+            1, "features", pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), 16)
+        ).set_column(2, "tags", pa.array(tags))
         pq.write_table(table, folder / f"{file}.parquet", row_group_size=17)
     return survey_store(FeatureStore.open(str(folder)), "fail")
 
@@ -46,8 +47,12 @@ def seen_rows(
     for rank in range(world):
         reads = shard(survey.train, world, rank)
         reader = ShardReader(reads, plan, rank, 7, blocks, resident, shuffle_rows=20)
-        seen.append([rows.features_BD[:, 0].long().tolist() if len(rows) else []
-                     for rows in reader.epoch(epoch)])  # fmt: skip
+        seen.append(
+            [
+                rows.features_BD[:, 0].long().tolist() if len(rows) else []
+                for rows in reader.epoch(epoch)
+            ]
+        )
     return seen
 
 

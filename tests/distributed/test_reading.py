@@ -28,10 +28,13 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> StoreSurvey:
         table = planted_table(rows, seed=file, first=first)
         features = np.stack(table.column("features").to_numpy(zero_copy_only=False))
         features[:, 0] = np.arange(first, first + rows)
-        tags = [[] if (first + row) % 16 == 0 else row_tags
-                for row, row_tags in enumerate(table.column("tags").to_pylist())]  # fmt: skip
-        table = table.set_column(1, "features", pa.FixedSizeListArray.from_arrays(
-            pa.array(features.ravel()), 16)).set_column(2, "tags", pa.array(tags))  # fmt: skip
+        tags = [
+            [] if (first + row) % 16 == 0 else row_tags
+            for row, row_tags in enumerate(table.column("tags").to_pylist())
+        ]
+        table = table.set_column(
+            1, "features", pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), 16)
+        ).set_column(2, "tags", pa.array(tags))
         pq.write_table(table, folder / f"{file}.parquet", row_group_size=17)
     return survey_store(FeatureStore.open(str(folder)), "fail")
 

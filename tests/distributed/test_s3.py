@@ -276,8 +276,10 @@ def test_annotate_and_evaluate_wholly_on_s3_equal_local_ones(
     one = pq.read_table(tmp_path / "tags" / "part-0000000.parquet")
     with Folder.of(s3.at("tags")).local("part-0000000.parquet") as path:
         assert pq.read_table(path).equals(one)
-    figures = [json.loads((tmp_path / "tags.json").read_bytes()),
-               json.loads(Folder.of(s3.at("")).read("tags.json") or b"")]  # fmt: skip
+    figures = [
+        json.loads((tmp_path / "tags.json").read_bytes()),
+        json.loads(Folder.of(s3.at("")).read("tags.json") or b""),
+    ]
     for found in figures:
         del found["score"]  # speeds
     assert figures[0] == figures[1]
@@ -293,8 +295,18 @@ def test_compare_writes_its_tables_and_models_to_s3(
     train_at = put_store(s3, "train", planted_table(90), tmp_path / "part")
     test_at = put_store(s3, "test", planted_table(30, seed=1, first=500), tmp_path / "part")
     s3.proxy.rate = 0.05
-    arguments = ["--data.train", train_at, "--data.test", test_at, "--out", s3.at("out"),
-                 "--methods", "knn", "--workers", "2"]  # fmt: skip
+    arguments = [
+        "--data.train",
+        train_at,
+        "--data.test",
+        test_at,
+        "--out",
+        s3.at("out"),
+        "--methods",
+        "knn",
+        "--workers",
+        "2",
+    ]
     compare(arguments)
     out = Folder.of(s3.at("out"))
     assert {"results.json", "table.md", "table.png", "knn/seed-0/model/config.json"} <= set(
@@ -316,8 +328,23 @@ def train_as_a_rank(data: str, outs: list[str], folder: str) -> None:
 
 def train_once(data: str, out: str, checkpoints: str) -> None:
     """The training loop, with its checkpoints in a folder that all ranks see."""
-    config, _, _ = parse(["--data.train", data, "--out", out, "--data.validation", "0.2", "--epochs", "6",
-                          "--patience", "2", "--checkpoint.every", "4", *SMALL])  # fmt: skip
+    config, _, _ = parse(
+        [
+            "--data.train",
+            data,
+            "--out",
+            out,
+            "--data.validation",
+            "0.2",
+            "--epochs",
+            "6",
+            "--patience",
+            "2",
+            "--checkpoint.every",
+            "4",
+            *SMALL,
+        ]
+    )
     found = survey_store(
         FeatureStore.open(data), "fail", Validation(0.2, config.seed), power=config.model.power
     )
@@ -332,9 +359,17 @@ def train_once(data: str, out: str, checkpoints: str) -> None:
     learner = build_learner(config, found, torch.device("cpu"))
     blocks = inline_blocks(config.data.columns, found.names)
     train(
-        config, found, None, learner, blocks, {}, None, report,
-        lambda metrics: nullcontext(str(place(metrics))), lambda line: None,
-    )  # fmt: skip
+        config,
+        found,
+        None,
+        learner,
+        blocks,
+        {},
+        None,
+        report,
+        lambda metrics: nullcontext(str(place(metrics))),
+        lambda line: None,
+    )
 
 
 def test_two_ranks_leave_the_bundle_in_s3_that_they_leave_locally(
@@ -402,12 +437,17 @@ def test_settings_come_from_a_profile_and_travel_without_keys(
         open_s3(s3.at("x"))
 
 
-@pytest.mark.parametrize(("address", "words"), [
-    ("s3://no-such-bucket/x", "no bucket 'no-such-bucket'"), ("s3://key:secret@bucket/x", "keys in a URI"),
-    ("s3:///x", "names no bucket"), ("s3://bucket/x?colour=red", "unknown option 'colour'"),
-    ("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http", "no S3 answers there"),
-    ("gs://bucket/x", "neither a local path nor s3://"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://no-such-bucket/x", "no bucket 'no-such-bucket'"),
+        ("s3://key:secret@bucket/x", "keys in a URI"),
+        ("s3:///x", "names no bucket"),
+        ("s3://bucket/x?colour=red", "unknown option 'colour'"),
+        ("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http", "no S3 answers there"),
+        ("gs://bucket/x", "neither a local path nor s3://"),
+    ],
+)
 def test_what_cannot_be_reached_is_one_line_soon(s3: Bucket, address: str, words: str) -> None:
     started = time.monotonic()
     with pytest.raises(InputError, match=words) as caught:
@@ -426,10 +466,21 @@ def test_wrong_keys_end_a_job_with_one_line(
         environment = os.environ | bucket_environment(proxy.url, tmp_path)
         pq.write_table(planted_table(10), tmp_path / "a.parquet")
         done = subprocess.run(
-            [sys.executable, "-m", "jobs.train", "--data.train", str(tmp_path / "a.parquet"), "--out",
-             "s3://guarded/out"],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "jobs.train",
+                "--data.train",
+                str(tmp_path / "a.parquet"),
+                "--out",
+                "s3://guarded/out",
+            ],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "S3 refuses access" in done.stderr
     assert "test-secret" not in done.stdout + done.stderr

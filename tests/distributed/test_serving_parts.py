@@ -15,13 +15,7 @@ from distributed.bundles import find_bundle, publish
 from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import Word, append, read_feedback
 from distributed.reservoir import fill_reservoir
-from distributed.serving_api import (
-    MAX_K,
-    ApiError,
-    annotate_question,
-    binary_rows,
-    infer_question,
-)
+from distributed.serving_api import MAX_K, ApiError, annotate_question, binary_rows, infer_question
 from distributed.serving_model import ServedModel
 from distributed.unit_tasks import survey_store
 from drel_core.bundle import bundle_folder, read_thresholds
@@ -34,21 +28,35 @@ def body(**content: object) -> bytes:
     return json.dumps(content).encode()
 
 
-@pytest.mark.parametrize(("sent", "status", "word"), [
-    (b"", 400, "JSON"), (b"{", 400, "JSON"), (b"\xff\xfe", 400, "JSON"), (b"[]", 422, "object"),
-    (b"null", 422, "object"), (body(), 422, "either"), (body(features=[]), 422, "at least one"),
-    (body(features=[[1.0, 2.0], [1.0]]), 422, "features[1] has 1"),
-    (body(features=[[1.0, "2"]]), 422, "features.0.1"), (body(features="x"), 422, "features"),
-    (b'{"features": [[1, NaN]]}', 422, "finite"), (b'{"features": [[1, 1e400]]}', 422, "finite"),
-    (b'{"features": [[1, 1e39]]}', 422, "less than"),
-    (body(features=[[1, None]]), 422, "features.0.1"),
-    (body(features=[[1, 2]], images=["x"]), 422, "either"), (body(images=["%"]), 422, "images[0]"),
-    (body(features=[[1, 2]], k=0), 422, "k:"), (body(features=[[1, 2]], k=MAX_K + 1), 422, "k:"),
-    (body(features=[[1, 2]], k=2.5), 422, "k:"), (body(features=[[1, 2]], k="5"), 422, "k:"),
-    (body(features=[[1, 2]], treshold=1), 422, "treshold"), (body(features=[[1, 2]] * 9), 413, "at most 8"),
-    (body(features=[[True, 2]]), 422, "features.0.0"),
-    (body(features=[[1, 2]], threshold="x"), 422, "threshold"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sent", "status", "word"),
+    [
+        (b"", 400, "JSON"),
+        (b"{", 400, "JSON"),
+        (b"\xff\xfe", 400, "JSON"),
+        (b"[]", 422, "object"),
+        (b"null", 422, "object"),
+        (body(), 422, "either"),
+        (body(features=[]), 422, "at least one"),
+        (body(features=[[1.0, 2.0], [1.0]]), 422, "features[1] has 1"),
+        (body(features=[[1.0, "2"]]), 422, "features.0.1"),
+        (body(features="x"), 422, "features"),
+        (b'{"features": [[1, NaN]]}', 422, "finite"),
+        (b'{"features": [[1, 1e400]]}', 422, "finite"),
+        (b'{"features": [[1, 1e39]]}', 422, "less than"),
+        (body(features=[[1, None]]), 422, "features.0.1"),
+        (body(features=[[1, 2]], images=["x"]), 422, "either"),
+        (body(images=["%"]), 422, "images[0]"),
+        (body(features=[[1, 2]], k=0), 422, "k:"),
+        (body(features=[[1, 2]], k=MAX_K + 1), 422, "k:"),
+        (body(features=[[1, 2]], k=2.5), 422, "k:"),
+        (body(features=[[1, 2]], k="5"), 422, "k:"),
+        (body(features=[[1, 2]], treshold=1), 422, "treshold"),
+        (body(features=[[1, 2]] * 9), 413, "at most 8"),
+        (body(features=[[True, 2]]), 422, "features.0.0"),
+        (body(features=[[1, 2]], threshold="x"), 422, "threshold"),
+    ],
+)
 def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str) -> None:
     with pytest.raises(ApiError) as caught:
         annotate_question(sent, 2, 8)
@@ -64,20 +72,34 @@ def test_json_and_binary_give_the_same_rows() -> None:
     np.testing.assert_array_equal(binary_rows(features_BD.tobytes(), 4), features_BD)
 
 
-@pytest.mark.parametrize(("sent", "status"), [
-    (b"123", 400), (b"\0" * 15, 400), (struct.pack("<4f", 1, 2, float("nan"), 3), 422),
-    (struct.pack("<4f", 1, 2, float("inf"), 3), 422),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"123", 400),
+        (b"\0" * 15, 400),
+        (struct.pack("<4f", 1, 2, float("nan"), 3), 422),
+        (struct.pack("<4f", 1, 2, float("inf"), 3), 422),
+    ],
+)
 def test_bad_binary_rows_are_refused(sent: bytes, status: int) -> None:
     with pytest.raises(ApiError) as caught:
         binary_rows(sent, 4)
     assert caught.value.status == status
 
 
-@pytest.mark.parametrize("change", [
-    {"shape": [1, 3]}, {"shape": [2, 4]}, {"shape": [4]}, {"datatype": "INT8"}, {"data": [1.0]},
-    {"data": [[1.0, 2.0]]}, {"data": []}, {"shape": [-1, 4]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [1, 3]},
+        {"shape": [2, 4]},
+        {"shape": [4]},
+        {"datatype": "INT8"},
+        {"data": [1.0]},
+        {"data": [[1.0, 2.0]]},
+        {"data": []},
+        {"shape": [-1, 4]},
+    ],
+)
 def test_inference_protocol_checks_shape_and_type(change: dict[str, object]) -> None:
     tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}
     asked, identity = infer_question(body(id="a", inputs=[tensor], parameters={"k": 3}), 4, 8)

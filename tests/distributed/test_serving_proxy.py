@@ -32,24 +32,45 @@ def part(body: bytes, more: bool = False) -> Message:
 
 def scope_of(path: str, method: str = "POST", **headers: str) -> Scope:
     told = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
-    return {"type": "http", "method": method, "path": path, "query_string": b"", "root_path": "",
-            "headers": told, "http_version": "1.1", "scheme": "http"}  # fmt: skip
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "root_path": "",
+        "headers": told,
+        "http_version": "1.1",
+        "scheme": "http",
+    }
 
 
-@pytest.mark.parametrize(("headers", "length"), [
-    ({}, 0), ({"content_length": "0"}, 0), ({"content_length": "12"}, 12),
-    ({"content_length": "-1"}, -1), ({"content_length": "4, 4"}, -1), ({"content_length": ""}, -1),
-    ({"content_length": "9" * 5000}, -1), ({"transfer_encoding": "chunked"}, -1),
-    ({"x_request_timeout_seconds": "3", "content_length": "12"}, -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ({}, 0),
+        ({"content_length": "0"}, 0),
+        ({"content_length": "12"}, 12),
+        ({"content_length": "-1"}, -1),
+        ({"content_length": "4, 4"}, -1),
+        ({"content_length": ""}, -1),
+        ({"content_length": "9" * 5000}, -1),
+        ({"transfer_encoding": "chunked"}, -1),
+        ({"x_request_timeout_seconds": "3", "content_length": "12"}, -1),
+    ],
+)
 def test_length_of_a_body(headers: dict[str, str], length: int) -> None:
     assert _length(scope_of("/", **headers)) == length
     assert LARGEST >= 1 << 20
 
 
-@pytest.mark.parametrize("parts", [
-    [part(b"abcd")], [part(b"ab", True), part(b"cd")], [part(b"", True), part(b"abcd", True), part(b"")],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part(b"abcd")],
+        [part(b"ab", True), part(b"cd")],
+        [part(b"", True), part(b"abcd", True), part(b"")],
+    ],
+)
 def test_a_body_is_read_in_whatever_parts_it_comes(parts: list[Message]) -> None:
     coming = iter([*parts, GONE])
 
@@ -64,8 +85,9 @@ def test_a_body_is_read_in_whatever_parts_it_comes(parts: list[Message]) -> None
     body, last, later = asyncio.run(both())
     assert (body, last["type"]) == (b"abcd", "http.request")
     assert [(message["type"], message.get("body")) for message in later] == [
-        ("http.request", b"abcd"), ("http.disconnect", None)
-    ]  # fmt: skip
+        ("http.request", b"abcd"),
+        ("http.disconnect", None),
+    ]
 
 
 def test_a_client_that_goes_while_it_sends_is_seen_to_go() -> None:

@@ -67,16 +67,31 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pq.write_table(of_tags(more, OLD, 300), tmp_path / "test-old.parquet")
     pq.write_table(of_tags(more, LATER, 300), tmp_path / "test-later.parquet")
     config = TrainConfig(
-        data=DataConfig(train=str(tmp_path / "old.parquet")), out=str(tmp_path / "v0"), epochs=30,
-        batch_size=32, checkpoint=CheckpointConfig(every=10**9), reservoir=ReservoirConfig(rows=150),
+        data=DataConfig(train=str(tmp_path / "old.parquet")),
+        out=str(tmp_path / "v0"),
+        epochs=30,
+        batch_size=32,
+        checkpoint=CheckpointConfig(every=10**9),
+        reservoir=ReservoirConfig(rows=150),
         model=ModelConfig(
-            image_hidden=32, tag_dim=16, tag_hidden=16, latent=16, activation="gelu",
-            latent_activation=False, layer_norm=True, linear_path=True, normalise=True, tag_bias=True,
+            image_hidden=32,
+            tag_dim=16,
+            tag_hidden=16,
+            latent=16,
+            activation="gelu",
+            latent_activation=False,
+            layer_norm=True,
+            linear_path=True,
+            normalise=True,
+            tag_bias=True,
             metric="identity",
         ),
-        table=TableConfig(lr=0.05), loss=LossConfig(kind="smooth"),
-        optim=OptimConfig(optimiser="adamw", lr=0.003, weight_decay=0.1, schedule="cosine", warmup=0.1),
-    )  # fmt: skip
+        table=TableConfig(lr=0.05),
+        loss=LossConfig(kind="smooth"),
+        optim=OptimConfig(
+            optimiser="adamw", lr=0.003, weight_decay=0.1, schedule="cosine", warmup=0.1
+        ),
+    )
     trainer.run(config, say=lambda line: None)
     return tmp_path
 
@@ -89,8 +104,12 @@ def stream(folder: Path, name: str, **options: Any) -> Path:
     for number in range(UPDATES):
         part = folder / f"part-{number}.parquet"
         pq.write_table(later.slice(number * IMAGES, IMAGES), part)
-        config = UpdateConfig(model=str(model), out=str(folder / f"{name}-{number}"),
-                              data=UpdateData(new=str(part)), **options)  # fmt: skip
+        config = UpdateConfig(
+            model=str(model),
+            out=str(folder / f"{name}-{number}"),
+            data=UpdateData(new=str(part)),
+            **options,
+        )
         update.run(config, say=lambda line: None)
         model = folder / f"{name}-{number}" / "model"
     return model

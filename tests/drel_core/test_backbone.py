@@ -27,8 +27,9 @@ def test_packaged_network_agrees_with_itself_unfolded() -> None:
     plain.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     plain.eval()
     images = pixels(3)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in
-                 ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # fmt: skip
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     given = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
     with torch.no_grad():
         expected = plain.extract_features(given).mean((2, 3)).numpy()

@@ -108,8 +108,9 @@ def test_saved_network_scores_as_before_in_any_batch(tmp_path: Path) -> None:
     annotator = CNNAnnotator.load(tmp_path, about, vocabulary)
     assert annotator.image_dim == 32 * 32 * 3
     torch.testing.assert_close(annotator.scores(pixels), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(annotator.scores(pixels.float())[3:5], expected[3:5],
-                               atol=1e-5, rtol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        annotator.scores(pixels.float())[3:5], expected[3:5], atol=1e-5, rtol=1e-4
+    )
     assert annotator.scores(pixels[:0]).shape == (0, TAGS)
     assert annotator.annotate(pixels, 3)[1].shape == (20, 3)
     with pytest.raises(InputError, match="7 tags for 2 tags"):

@@ -195,9 +195,17 @@ def test_a_bundle_with_a_rule_scores_by_it_and_a_wrong_one_is_refused(tmp_path: 
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("values", [
-    {"fits": -1}, {"held_out": 0.0}, {"held_out": 0.6}, {"fits": 11}, {"images": 0}, {"hit": -1.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"fits": -1},
+        {"held_out": 0.0},
+        {"held_out": 0.6},
+        {"fits": 11},
+        {"images": 0},
+        {"hit": -1.0},
+    ],
+)
 def test_values_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="decision"):
         DecisionConfig(**values)  # type: ignore[arg-type]

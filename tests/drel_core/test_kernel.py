@@ -124,8 +124,10 @@ def test_landmarks_that_are_alike_do_no_harm() -> None:
     new_BD = torch.randn(20, 6)
     torch.testing.assert_close(
         twice.evidence(twice.kernel(new_BD), slice(None)),
-        once.evidence(once.kernel(new_BD), slice(None)), atol=2e-2, rtol=1e-2,
-    )  # fmt: skip
+        once.evidence(once.kernel(new_BD), slice(None)),
+        atol=2e-2,
+        rtol=1e-2,
+    )
 
 
 def test_principal_components_are_those_of_an_exact_svd() -> None:
@@ -157,8 +159,10 @@ def test_in_a_basis_it_is_the_regression_on_features_in_that_basis() -> None:
     new_BD = torch.randn(20, 6)
     torch.testing.assert_close(
         head.evidence(head.kernel(new_BD), slice(None)),
-        inside.evidence(inside.kernel(new_BD @ basis_Dd), slice(None)), atol=2e-2, rtol=1e-2,
-    )  # fmt: skip
+        inside.evidence(inside.kernel(new_BD @ basis_Dd), slice(None)),
+        atol=2e-2,
+        rtol=1e-2,
+    )
     assert head.largest(7).basis_Dd is head.basis_Dd
 
 
@@ -196,8 +200,13 @@ def test_a_bundle_with_a_regression_adds_its_evidence(tmp_path: Path, ruled: boo
     plain = load_bundle(folder)
     assert isinstance(plain, DRELAnnotator)
     features_BD = torch.randn(5, plain.image_dim)
-    head = fitted(torch.randn(80, plain.image_dim), torch.rand(80, plain.num_tags) > 0.8,
-                  torch.randn(30, plain.image_dim), 0.3, 0.7)  # fmt: skip
+    head = fitted(
+        torch.randn(80, plain.image_dim),
+        torch.rand(80, plain.num_tags) > 0.8,
+        torch.randn(30, plain.image_dim),
+        0.3,
+        0.7,
+    )
     head.save(folder / KERNEL)
     expected_BT = plain.scores(features_BD).clone()
     input_BD = plain.model.standardised(features_BD)

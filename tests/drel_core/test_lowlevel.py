@@ -136,8 +136,11 @@ def test_colour_moments_against_loops() -> None:
     for i in range(5):
         for j in range(5):
             for c in range(3):
-                v = [float(lab[y, x, c]) for y in range(41 * i // 5, 41 * (i + 1) // 5)
-                     for x in range(53 * j // 5, 53 * (j + 1) // 5)]  # fmt: skip
+                v = [
+                    float(lab[y, x, c])
+                    for y in range(41 * i // 5, 41 * (i + 1) // 5)
+                    for x in range(53 * j // 5, 53 * (j + 1) // 5)
+                ]
                 mean = sum(v) / len(v)
                 second = sum((a - mean) ** 2 for a in v) / len(v)
                 third = sum((a - mean) ** 3 for a in v) / len(v)
@@ -158,10 +161,17 @@ def test_bag_of_words_counts_nearest_words(codebook: Codebook) -> None:
     np.testing.assert_allclose((descriptors**2).sum(1), 1, rtol=1e-4)  # RootSIFT has length 1
 
 
-@pytest.mark.parametrize("image", [
-    np.zeros((1, 1, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8), picture(2, 300), picture(3, 4),
-    np.repeat(picture()[:, :, :1], 3, axis=2),
-], ids=["one pixel", "white", "a line", "tiny", "grey"])  # fmt: skip
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1, 1, 3), np.uint8),
+        np.full((64, 64, 3), 255, np.uint8),
+        picture(2, 300),
+        picture(3, 4),
+        np.repeat(picture()[:, :, :1], 3, axis=2),
+    ],
+    ids=["one pixel", "white", "a line", "tiny", "grey"],
+)
 def test_odd_pictures_give_finite_numbers(image: np.ndarray, codebook: Codebook) -> None:
     value = lowlevel(image, codebook)
     assert value.shape == (sum(LOWLEVEL_BLOCKS.values()) - 500 + 20,)

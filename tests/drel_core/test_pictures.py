@@ -73,15 +73,18 @@ def test_first_frame_of_an_animation_and_one_pixel() -> None:
     assert decode(encoded(Image.new("RGB", (1, 1), "green"))).size == (1, 1)
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"", "empty"),
-    (b"hello, this is text", "not a picture"),
-    (b"\xff\xd8\xff\xe0" + b"\x00" * 40, "not a picture"),
-    (encoded(gradient(400, 300), "JPEG")[:2000], "damaged"),
-    (encoded(gradient(400, 300), "PNG")[:800], "damaged"),
-    (encoded(gradient(100, 100), "TIFF")[:2000], "damaged"),
-    (b"\x89PNG\r\n\x1a\n" + b"\x00" * 100, "not a picture|damaged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello, this is text", "not a picture"),
+        (b"\xff\xd8\xff\xe0" + b"\x00" * 40, "not a picture"),
+        (encoded(gradient(400, 300), "JPEG")[:2000], "damaged"),
+        (encoded(gradient(400, 300), "PNG")[:800], "damaged"),
+        (encoded(gradient(100, 100), "TIFF")[:2000], "damaged"),
+        (b"\x89PNG\r\n\x1a\n" + b"\x00" * 100, "not a picture|damaged"),
+    ],
+)
 def test_bad_files_give_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadPicture, match=reason):
         decode(data)

@@ -144,9 +144,12 @@ def test_pooled_step_equals_a_loop_over_triplets_and_the_literal_step(miner: str
     value.backward()
 
     triplets = [
-        (k, i, j) for i, own in enumerate(tags.tolist()) for j in own for k in range(7)
+        (k, i, j)
+        for i, own in enumerate(tags.tolist())
+        for j in own
+        for k in range(7)
         if k not in own
-    ]  # fmt: skip
+    ]
     assert int(stats.triplets) == len(triplets)
     other = table.rows(pool)
     negative, image, positive = torch.tensor(triplets).T
@@ -167,10 +170,16 @@ def test_pooled_step_equals_a_loop_over_triplets_and_the_literal_step(miner: str
         )
     pairs = [(i, j) for i, own in enumerate(tags.tolist()) for j in own]
     means = [
-        np.mean([max(0.0, 1 + float(score[i, k] - score[i, j])) for kk, ii, jj in triplets
-                 if (ii, jj) == (i, j) for k in [kk]])
+        np.mean(
+            [
+                max(0.0, 1 + float(score[i, k] - score[i, j]))
+                for kk, ii, jj in triplets
+                if (ii, jj) == (i, j)
+                for k in [kk]
+            ]
+        )
         for i, j in pairs
-    ]  # fmt: skip
+    ]
     assert value.item() == pytest.approx(np.mean(means), rel=1e-5)
 
 
@@ -250,9 +259,14 @@ def test_standardisation_and_power_are_part_of_the_model() -> None:
 
 
 WSABIE = ModelConfig(
-    image_tower="linear", tag_tower="none", metric="none", latent=5, tag_dim=5, max_norm=1.0,
+    image_tower="linear",
+    tag_tower="none",
+    metric="none",
+    latent=5,
+    tag_dim=5,
+    max_norm=1.0,
     embedding_std=0.1,
-)  # fmt: skip
+)
 
 
 def test_wsabie_step_is_what_its_draws_give_on_average() -> None:

@@ -66,8 +66,16 @@ def test_every_row_is_annotated_as_the_scorer_says(
 ) -> None:
     monkeypatch.setattr(annotate, "group_units", lambda units: group_units(units, 90))
     model, table = write_drel(tmp_path / "model"), store(tmp_path / "data", 400)
-    arguments = ["--model", str(model), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
-                 "--k", "4"]  # fmt: skip
+    arguments = [
+        "--model",
+        str(model),
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "out"),
+        "--k",
+        "4",
+    ]
     main(arguments)
     check(tmp_path / "out", model, table, 4)
     assert len(list((tmp_path / "out").glob("part-*"))) > 3
@@ -126,10 +134,12 @@ def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "files are there already" in done.stdout
     assert {part: part.stat().st_ino for part in before} == before
-    found = np.concatenate([
-        pq.read_table(part, columns=["image_id"]).column(0).to_numpy().astype(str)
-        for part in sorted(out.glob("part-*.parquet"))
-    ])  # fmt: skip
+    found = np.concatenate(
+        [
+            pq.read_table(part, columns=["image_id"]).column(0).to_numpy().astype(str)
+            for part in sorted(out.glob("part-*.parquet"))
+        ]
+    )
     np.testing.assert_array_equal(found, np.arange(rows).astype(str))
 
 
@@ -146,8 +156,10 @@ def test_thresholds_leave_tags_out(tmp_path: Path) -> None:
         f"tag-{tag:02d}": value
         for tag, value in enumerate(np.linspace(-1, 1, 12, dtype=np.float32))
     }
-    kept = [[n for n, s in zip(*pair, strict=True) if s >= least[n]]
-            for pair in zip(names_Bk.tolist(), score_Bk, strict=True)]  # fmt: skip
+    kept = [
+        [n for n, s in zip(*pair, strict=True) if s >= least[n]]
+        for pair in zip(names_Bk.tolist(), score_Bk, strict=True)
+    ]
     assert read(tmp_path / "own").column("tags").to_pylist() == kept
     main([*base, "--threshold", "1000", "--out", str(tmp_path / "none")])
     assert read(tmp_path / "none").column("tags").to_pylist() == [[]] * 100
@@ -178,11 +190,19 @@ def test_bad_rows_end_the_run_or_are_left_out(
     assert read(tmp_path / "skip").column("image_id").to_pylist() == kept
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"--k": "3"}, "another k"), ({"--model": "other"}, "another model"), ({"--data": "wide"}, "D = 9"),
-    ({"--out": "model"}, "holds other files"), ({"--thresholds": "true"}, "no per-tag thresholds"),
-    ({"--threshold": "nan"}, "threshold"), ({"--data": "nowhere"}, "no such file"), ({"--k": "0"}, "k is 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--k": "3"}, "another k"),
+        ({"--model": "other"}, "another model"),
+        ({"--data": "wide"}, "D = 9"),
+        ({"--out": "model"}, "holds other files"),
+        ({"--thresholds": "true"}, "no per-tag thresholds"),
+        ({"--threshold": "nan"}, "threshold"),
+        ({"--data": "nowhere"}, "no such file"),
+        ({"--k": "0"}, "k is 0"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(
     tmp_path: Path, job: Job, change: dict[str, str], words: str
 ) -> None:
@@ -194,8 +214,11 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
     def arguments(given: dict[str, str]) -> list[Any]:
         paths = ("--model", "--data", "--out")
-        return [x for name, value in given.items()
-                for x in (name, str(tmp_path / value) if name in paths else value)]  # fmt: skip
+        return [
+            x
+            for name, value in given.items()
+            for x in (name, str(tmp_path / value) if name in paths else value)
+        ]
 
     given = {"--model": "model", "--data": "data", "--out": "out"}
     main(arguments(given))

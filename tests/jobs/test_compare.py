@@ -20,8 +20,12 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.run(
         [sys.executable, "-m", "jobs.compare", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,10 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
     stores: list[str], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.yaml"
-    broken.write_text("model: {latent: 8, tag_tower: none, tag_dim: 8, metric: none}\n"
-                      "data: {validation: 0.000001}\n")  # fmt: skip
+    broken.write_text(
+        "model: {latent: 8, tag_tower: none, tag_dim: 8, metric: none}\n"
+        "data: {validation: 0.000001}\n"
+    )
     out = tmp_path / "out"
     done = compare(*stores, "--out", str(out), "--methods", f"drel:{broken},{','.join(METHODS)}")
     assert done.returncode == 1, done.stderr
@@ -61,12 +67,15 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
     assert (out / "table.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--methods", "drel,drel"], "names one twice"),
-    (["--methods", "magic"], "magic"),
-    (["--methods", "drel:none"], "is not known; choose one of"),
-    (["--methods", "drel", "--seeds", "0"], "must be 1 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "drel,drel"], "names one twice"),
+        (["--methods", "magic"], "magic"),
+        (["--methods", "drel:none"], "is not known; choose one of"),
+        (["--methods", "drel", "--seeds", "0"], "must be 1 or more"),
+    ],
+)
 def test_wrong_options_are_told_before_training(
     stores: list[str], tmp_path: Path, arguments: list[str], message: str
 ) -> None:

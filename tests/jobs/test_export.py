@@ -30,23 +30,49 @@ from tests.pictures import tiny_network
 DIM, TAGS = 8, 12
 SHAPES = {
     "best": ModelConfig(
-        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, activation="gelu", latent_activation=False,
-        layer_norm=True, linear_path=True, normalise=True, tag_bias=True, tag_prior=0.75,
-        metric="identity", power=0.5,
+        image_hidden=16,
+        tag_dim=6,
+        tag_hidden=7,
+        latent=5,
+        activation="gelu",
+        latent_activation=False,
+        layer_norm=True,
+        linear_path=True,
+        normalise=True,
+        tag_bias=True,
+        tag_prior=0.75,
+        metric="identity",
+        power=0.5,
     ),
     "paper": ModelConfig(image_hidden=16, tag_dim=6, tag_hidden=7, latent=5),
     "tanh": ModelConfig(
-        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, activation="tanh", metric="none", power=0.7,
+        image_hidden=16,
+        tag_dim=6,
+        tag_hidden=7,
+        latent=5,
+        activation="tanh",
+        metric="none",
+        power=0.7,
     ),
     "relu": ModelConfig(
-        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, activation="relu", linear_path=True,
+        image_hidden=16,
+        tag_dim=6,
+        tag_hidden=7,
+        latent=5,
+        activation="relu",
+        linear_path=True,
         tag_prior=0.3,
     ),
     "wsabie": ModelConfig(
-        tag_dim=5, latent=5, metric="none", image_tower="linear", tag_tower="none", max_norm=0.3,
+        tag_dim=5,
+        latent=5,
+        metric="none",
+        image_tower="linear",
+        tag_tower="none",
+        max_norm=0.3,
         standardise=False,
     ),
-}  # fmt: skip
+}
 # Neither this project nor what it trains with can be imported, whatever lies on the path.
 ALONE = """
 import importlib.util, sys
@@ -78,9 +104,13 @@ def write_svm(folder: Path) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     SVMAnnotator(
-        torch.randn(TAGS, DIM), torch.randn(TAGS), -torch.rand(TAGS) - 0.5, torch.randn(TAGS),
-        torch.randn(DIM), torch.rand(DIM) + 0.5,
-    ).save(folder)  # fmt: skip
+        torch.randn(TAGS, DIM),
+        torch.randn(TAGS),
+        -torch.rand(TAGS) - 0.5,
+        torch.randn(TAGS),
+        torch.randn(DIM),
+        torch.rand(DIM) + 0.5,
+    ).save(folder)
     return described(folder, "svm")
 
 
@@ -128,10 +158,21 @@ def alone(
     work.mkdir(exist_ok=True)
     np.save(work / "images.npy", images)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE.format(refused=refused), out / "examples" / "annotate.py",
-         work / "images.npy", str(k), work / "found.npz"],
-        cwd=work, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            ALONE.format(refused=refused),
+            out / "examples" / "annotate.py",
+            work / "images.npy",
+            str(k),
+            work / "found.npz",
+        ],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     found = np.load(work / "found.npz")
     return found["names"], found["scores"]
@@ -288,9 +329,22 @@ def test_memory_does_not_grow_with_the_tag_matrix(tmp_path: Path) -> None:
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "--model", model, "--out", tmp_path / "out", "--format", "torch"],
-        capture_output=True, text=True, timeout=280, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code,
+            "--model",
+            model,
+            "--out",
+            tmp_path / "out",
+            "--format",
+            "torch",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=True,
+    )
     grown = float(done.stdout.split()[-1])
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("tags-*")) / 2**20
     assert size > 1400 and grown < 0.75 * size

@@ -32,8 +32,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.ingest", *source, *arguments],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -129,14 +133,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-OPTIONS = ("--separator", ";", "--chunk_rows", "8", "--split", "random:10",
-           "--lowercase", "true", "--cnn.actors", "2")  # fmt: skip
+OPTIONS = (
+    "--separator",
+    ";",
+    "--chunk_rows",
+    "8",
+    "--split",
+    "random:10",
+    "--lowercase",
+    "true",
+    "--cnn.actors",
+    "2",
+)
 
 
 def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
-    arguments = ("--input", str(folder), "--tags", str(folder / "tags.csv"),
-                 "--out", str(out), *OPTIONS)  # fmt: skip
+    arguments = (
+        "--input",
+        str(folder),
+        "--tags",
+        str(folder / "tags.csv"),
+        "--out",
+        str(out),
+        *OPTIONS,
+    )
     # Stopped by force after the first parts, then taken up again.
     process = start(*arguments)
     parts = tmp_path / "store.partial" / "parts"
@@ -207,38 +228,63 @@ def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
             rows.append(path.read_bytes())
         ids = [f"{part}{n}" if n < 8 or part == "test" else f"test{n}" for n in numbers]
         tags = [["a", f"t{n % 5}"] if n else ["rare"] for n in numbers]
-        pq.write_table(pa.table({"key": ids, "image": rows, "labels": tags}),
-                       source / part / "0.parquet", row_group_size=5)  # fmt: skip
+        pq.write_table(
+            pa.table({"key": ids, "image": rows, "labels": tags}),
+            source / part / "0.parquet",
+            row_group_size=5,
+        )
     out = tmp_path / "out"
-    done = run("--input", str(source), "--out", str(out), "--min_tag_count", "2",
-               "--dtype", "float16", "--chunk_rows", "7", "--cnn.actors", "1")  # fmt: skip
+    done = run(
+        "--input",
+        str(source),
+        "--out",
+        str(out),
+        "--min_tag_count",
+        "2",
+        "--dtype",
+        "float16",
+        "--chunk_rows",
+        "7",
+        "--cnn.actors",
+        "1",
+    )
     assert done.returncode == 0, done.stderr
     train, test = read(out, "train"), read(out, "test")
     # test8..test11 come first in train's file under the same ids: the later rows are duplicates.
     gone = read(out, "rejected.parquet").column("reason").to_pylist()
-    assert sorted(gone) == ["all its tags are below --min_tag_count",
-                            *["image_id occurs already"] * 4]  # fmt: skip
+    assert sorted(gone) == [
+        "all its tags are below --min_tag_count",
+        *["image_id occurs already"] * 4,
+    ]
     assert len(train) + len(test) == 15
     assert train.schema.field("features").type.value_type == pa.float16()
     assert "rare" not in read(out, "vocabulary.parquet").column("tag").to_pylist()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--input", "MISSING"], "no such file or folder"),
-    (["--input", "EMPTY", "--tags", "TAGS"], "no picture in it"),
-    (["--input", "EMPTY"], "needs --tags FILE"),
-    (["--input", "PICTURES", "--tags", "NONE"], "no such file; give a CSV"),
-    (["--input", "PICTURES", "--tags", "TAGS", "--tags_column", "x"], "no column 'x'"),
-    (["--input", "PICTURES", "--tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
-    (["--input", "PICTURES", "--tags", "TAGS", "--split", "third"], "random:N with N"),
-    (["--input", "PICTURES", "--tags", "TAGS", "--chunk_rows", "0"], "must be 1 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "MISSING"], "no such file or folder"),
+        (["--input", "EMPTY", "--tags", "TAGS"], "no picture in it"),
+        (["--input", "EMPTY"], "needs --tags FILE"),
+        (["--input", "PICTURES", "--tags", "NONE"], "no such file; give a CSV"),
+        (["--input", "PICTURES", "--tags", "TAGS", "--tags_column", "x"], "no column 'x'"),
+        (["--input", "PICTURES", "--tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
+        (["--input", "PICTURES", "--tags", "TAGS", "--split", "third"], "random:N with N"),
+        (["--input", "PICTURES", "--tags", "TAGS", "--chunk_rows", "0"], "must be 1 or more"),
+    ],
+)
 def test_wrong_input_is_one_line_and_exit_code_2(
     folder: Path, tmp_path: Path, job: Job, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    names = {"MISSING": tmp_path / "missing", "EMPTY": tmp_path / "empty", "PICTURES": folder,
-             "TAGS": folder / "tags.csv", "NONE": tmp_path / "none.csv"}  # fmt: skip
+    names = {
+        "MISSING": tmp_path / "missing",
+        "EMPTY": tmp_path / "empty",
+        "PICTURES": folder,
+        "TAGS": folder / "tags.csv",
+        "NONE": tmp_path / "none.csv",
+    }
     given = [str(names.get(a, a)) for a in arguments]
     done = job("ingest", "--source", "images", *given, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
@@ -261,8 +307,16 @@ def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path) -> None:
     assert set(gone.column("reason").to_pylist()) == {"no tags"}
     assert len(gone) == (~tagged_B).sum()
 
-    done = run(*common, "--out", str(tmp_path / "random"), "--split", "random:40", "--seed", "3",
-               "--min-tag-count=1")  # fmt: skip
+    done = run(
+        *common,
+        "--out",
+        str(tmp_path / "random"),
+        "--split",
+        "random:40",
+        "--seed",
+        "3",
+        "--min-tag-count=1",
+    )
     assert done.returncode == 0, done.stderr
     test = read(tmp_path / "random", "test").column("image_id").to_pylist()
     assert len(test) == 40
@@ -286,8 +340,16 @@ def test_a_table_with_an_array_and_a_split_column(tmp_path: Path) -> None:
     for row in range(rows):
         lines.append(f'{row:04d},"red|t{row % 4}",{"test" if row % 5 == 0 else "train"}')
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", "utf-8")
-    common = ["--source", "table", "--input", str(tmp_path / "t.csv"), "--features_file",
-              str(tmp_path / "f.npy"), "--separator", "|"]  # fmt: skip
+    common = [
+        "--source",
+        "table",
+        "--input",
+        str(tmp_path / "t.csv"),
+        "--features_file",
+        str(tmp_path / "f.npy"),
+        "--separator",
+        "|",
+    ]
     done = run(*common, "--out", str(tmp_path / "out"), "--split", "column:part")
     assert done.returncode == 0, done.stderr
     train, test = read(tmp_path / "out", "train"), read(tmp_path / "out", "test")

@@ -58,8 +58,13 @@ def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path) -> None:
     assert got_BD[:, -12:].sum() > 400
 
     write_pictures(tmp_path / "in" / "more", range(40, 50))
-    again = run(*common, "--lowlevel.codebook", str(tmp_path / "a" / "codebook.npz"),
-                "--out", str(tmp_path / "b"))  # fmt: skip
+    again = run(
+        *common,
+        "--lowlevel.codebook",
+        str(tmp_path / "a" / "codebook.npz"),
+        "--out",
+        str(tmp_path / "b"),
+    )
     assert again.returncode == 0, again.stderr
     both = pq.read_table(tmp_path / "b" / "train").sort_by("image_id")
     np.testing.assert_array_equal(matrix(both)[:40], matrix(train.sort_by("image_id")))
@@ -72,6 +77,7 @@ def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path) -> None:
     few = run(*common, "--lowlevel.words", "9000", "--out", str(tmp_path / "c"))
     assert few.returncode == 2
     assert "sample more pictures" in few.stderr
-    wrong = run(*common, "--lowlevel.codebook", str(tmp_path / "none.npz"),
-                "--out", str(tmp_path / "d"))  # fmt: skip
+    wrong = run(
+        *common, "--lowlevel.codebook", str(tmp_path / "none.npz"), "--out", str(tmp_path / "d")
+    )
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)

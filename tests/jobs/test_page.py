@@ -169,8 +169,11 @@ def expected(server: Server, content: dict[str, Any]) -> list[dict[str, Any]]:
 def test_header_names_the_model(page: Page) -> None:
     version = load_bundle(page.server.versions / "v1").about["version"]
     assert [page.text(name) for name in ("version", "method", "tags", "dim")] == [
-        version, "drel", "12", "1280",
-    ]  # fmt: skip
+        version,
+        "drel",
+        "12",
+        "1280",
+    ]
     loaded = page.browser.execute_script(
         "return performance.getEntriesByType('resource').map(e => e.name)"
     )
@@ -225,9 +228,14 @@ def test_feedback_is_kept_as_chosen(page: Page) -> None:
     pressed = [one.get_attribute("aria-pressed") for one in (accept, reject)]
     assert pressed == ["true", "true"]
     page.at("add").send_keys("<b>")
-    page.until(lambda: page.browser.execute_script(
-        "return [...document.querySelectorAll('#completions option')].map(o => o.value)"
-    ) == ["<b>x</b>"])  # fmt: skip
+    page.until(
+        lambda: (
+            page.browser.execute_script(
+                "return [...document.querySelectorAll('#completions option')].map(o => o.value)"
+            )
+            == ["<b>x</b>"]
+        )
+    )
     page.at("add").clear()
     page.at("add").send_keys(" brand <new> ", Keys.ENTER)
     assert page.texts("#verdicts button") == [f"+ {first}", f"− {second}", "+ brand <new>"]

@@ -66,9 +66,12 @@ class Server:
 def start(model: Path, *arguments: str) -> Server:
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.serve", "--model", str(model), "--port", "0", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
@@ -101,9 +104,17 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
     status, model, _ = server.ask("/v1/model")
     assert status == 200
     assert {**model, "trained_at": "", "metrics": {}} == {
-        "version": version, "method": "drel", "tags": 12, "D": D, "trained_at": "", "metrics": {},
-        "takes": ["features"], "thresholds": True, "parent": None, "refused": None,
-    }  # fmt: skip
+        "version": version,
+        "method": "drel",
+        "tags": 12,
+        "D": D,
+        "trained_at": "",
+        "metrics": {},
+        "takes": ["features"],
+        "thresholds": True,
+        "parent": None,
+        "refused": None,
+    }
     status, tags, _ = server.ask("/v1/tags?prefix=TAG-1&limit=1")
     assert (status, tags["tags"]) == (200, [{"tag": "tag-11", "count": 12}])
     assert server.ask("/v1/neighbours?tag=tag-03&limit=4")[1]["model"] == version
@@ -199,28 +210,48 @@ def test_thresholds_leave_tags_out(server: Server) -> None:
     assert [len(result["tags"]) for result in own] == (score_BT >= threshold_T).sum(1).tolist()
 
 
-@pytest.mark.parametrize(("path", "content", "kind", "status", "code"), [
-    ("/v1/annotate", {"features": [[1, 2]]}, "application/json", 422, "wrong_dimension"),
-    ("/v1/annotate", b'{"features": [[NaN]]}', "application/json", 422, "invalid_request"),
-    ("/v1/annotate", {"features": []}, "application/json", 422, "empty"),
-    ("/v1/annotate", b"", "application/json", 400, "invalid_json"),
-    ("/v1/annotate", b'{"features"', "application/json", 400, "invalid_json"),
-    ("/v1/annotate", b"\0" * 33, "application/octet-stream", 400, "truncated"),
-    ("/v1/annotate?k=0", b"\0" * 32, "application/octet-stream", 422, "invalid_request"),
-    ("/v1/annotate", b"hello", "text/plain", 415, "unsupported_media_type"),
-    ("/v1/annotate", b" " * (3 << 20), "application/json", 413, "too_large"),
-    ("/v1/annotate", {"features": [[0] * D] * 1025}, "application/json", 413, "too_many_rows"),
-    ("/v1/annotate", {"images": [base64.b64encode(b"x").decode()]}, "application/json", 422, "no_images"),
-    ("/v1/tags?limit=0", None, "", 422, "invalid_request"),
-    ("/v1/neighbours?tag=none", None, "", 404, "unknown_tag"),
-    ("/v1/nothing", None, "", 404, "not_found"), ("/v1/annotate", None, "", 405, "method_not_allowed"),
-    ("/v1/feedback", {"image_id": "", "features": [0] * D, "add": ["x"]}, "application/json", 422,
-     "invalid_request"),
-    ("/v1/feedback", {"image_id": "a", "features": [0] * D}, "application/json", 422, "empty"),
-    ("/v1/feedback", {"image_id": "a", "features": [0] * D, "add": ["x"], "remove": ["x"]},
-     "application/json", 422, "invalid_request"),
-    ("/v2/models/drel/infer", {"inputs": []}, "application/json", 422, "invalid_request"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "content", "kind", "status", "code"),
+    [
+        ("/v1/annotate", {"features": [[1, 2]]}, "application/json", 422, "wrong_dimension"),
+        ("/v1/annotate", b'{"features": [[NaN]]}', "application/json", 422, "invalid_request"),
+        ("/v1/annotate", {"features": []}, "application/json", 422, "empty"),
+        ("/v1/annotate", b"", "application/json", 400, "invalid_json"),
+        ("/v1/annotate", b'{"features"', "application/json", 400, "invalid_json"),
+        ("/v1/annotate", b"\0" * 33, "application/octet-stream", 400, "truncated"),
+        ("/v1/annotate?k=0", b"\0" * 32, "application/octet-stream", 422, "invalid_request"),
+        ("/v1/annotate", b"hello", "text/plain", 415, "unsupported_media_type"),
+        ("/v1/annotate", b" " * (3 << 20), "application/json", 413, "too_large"),
+        ("/v1/annotate", {"features": [[0] * D] * 1025}, "application/json", 413, "too_many_rows"),
+        (
+            "/v1/annotate",
+            {"images": [base64.b64encode(b"x").decode()]},
+            "application/json",
+            422,
+            "no_images",
+        ),
+        ("/v1/tags?limit=0", None, "", 422, "invalid_request"),
+        ("/v1/neighbours?tag=none", None, "", 404, "unknown_tag"),
+        ("/v1/nothing", None, "", 404, "not_found"),
+        ("/v1/annotate", None, "", 405, "method_not_allowed"),
+        (
+            "/v1/feedback",
+            {"image_id": "", "features": [0] * D, "add": ["x"]},
+            "application/json",
+            422,
+            "invalid_request",
+        ),
+        ("/v1/feedback", {"image_id": "a", "features": [0] * D}, "application/json", 422, "empty"),
+        (
+            "/v1/feedback",
+            {"image_id": "a", "features": [0] * D, "add": ["x"], "remove": ["x"]},
+            "application/json",
+            422,
+            "invalid_request",
+        ),
+        ("/v2/models/drel/infer", {"inputs": []}, "application/json", 422, "invalid_request"),
+    ],
+)
 def test_bad_requests_get_the_documented_errors(
     server: Server, path: str, content: Any, kind: str, status: int, code: str
 ) -> None:
@@ -276,11 +307,29 @@ def test_requests_made_from_the_schema_find_no_fault(server: Server, tmp_path: P
     """No 5xx, and no answer that the schema does not describe. That D is fixed no schema says here,
     so that a request that fits the schema may still be refused."""
     done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/openapi.json",
-         "--checks", "all", "--exclude-checks", "positive_data_acceptance",
-         "--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--seed", "1"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{server.address}/openapi.json",
+            "--checks",
+            "all",
+            "--exclude-checks",
+            "positive_data_acceptance",
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--max-examples",
+            "30",
+            "--seed",
+            "1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "14 passed" in done.stdout
 
@@ -351,9 +400,14 @@ def others(server: Server) -> Server:
     environment = Path(f"/proc/{raylet}/environ").read_text().split("\0")
     token = dict(line.split("=", 1) for line in environment if line.startswith("RAY_AUTH"))
     done = subprocess.run(
-        [sys.executable, "-c", ECHO, cluster], cwd=ROOT, capture_output=True, text=True,
-        timeout=120, check=False, env={**os.environ, **token, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [sys.executable, "-c", ECHO, cluster],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **token, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return server
 
@@ -404,8 +458,11 @@ def test_serves_own_metrics_count_requests_that_go_in_one_call(others: Server) -
     )
     found, until = 0.0, time.monotonic() + 40
     while found < 20:
-        lines = [line for line in others.ask("/metrics")[1].splitlines()
-                 if line.startswith("ray_serve_num_http_requests_total{")]  # fmt: skip
+        lines = [
+            line
+            for line in others.ask("/metrics")[1].splitlines()
+            if line.startswith("ray_serve_num_http_requests_total{")
+        ]
         found = sum(
             float(line.rpartition(" ")[2])
             for line in lines
@@ -500,10 +557,20 @@ def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", "jobs.serve", "--model", str(write_drel(tmp_path / "m")),
-             "--port", str(port)],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "jobs.serve",
+                "--model",
+                str(write_drel(tmp_path / "m")),
+                "--port",
+                str(port),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 2
     assert f"--port {port}" in done.stderr and done.stderr.count("\n") == 1
 
@@ -511,8 +578,11 @@ def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "jobs.serve", "--model", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "no model bundle" in done.stderr and done.stderr.count("\n") == 1
 

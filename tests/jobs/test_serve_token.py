@@ -66,10 +66,17 @@ def ask(
 
 ROW = np.zeros(D, dtype="<f4").tobytes()
 GUARDED = [
-    ("/v1/annotate", ROW), ("/v1/model", None), ("/v1/tags", None), ("/v1/neighbours?tag=tag-01", None),
-    ("/v1/examples", None), ("/v1/feedback", b"{}"), ("/v2/models/drel", None),
-    ("/v2/models/drel/infer", b"{}"), ("/metrics", None), ("/v1/nothing", None),
-]  # fmt: skip
+    ("/v1/annotate", ROW),
+    ("/v1/model", None),
+    ("/v1/tags", None),
+    ("/v1/neighbours?tag=tag-01", None),
+    ("/v1/examples", None),
+    ("/v1/feedback", b"{}"),
+    ("/v2/models/drel", None),
+    ("/v2/models/drel/infer", b"{}"),
+    ("/metrics", None),
+    ("/v1/nothing", None),
+]
 
 
 @pytest.mark.parametrize(("path", "body"), GUARDED)
@@ -79,8 +86,15 @@ def test_who_shows_no_token_or_another_is_refused(
     status, text, headers = ask(server, path, body=body)
     assert (status, headers["www-authenticate"]) == (401, "Bearer")
     assert json.loads(text)["error"]["code"] == "unauthorized"
-    for shown in ("Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN,
-                  f"Basic {TOKEN}", "Bearer \xe9"):  # fmt: skip
+    for shown in (
+        "Bearer",
+        "Bearer wrong",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        TOKEN,
+        f"Basic {TOKEN}",
+        "Bearer \xe9",
+    ):
         status, text, headers = ask(server, path, shown, body=body)
         assert status == 401, shown
         assert headers["www-authenticate"] == 'Bearer error="invalid_token"'
@@ -148,12 +162,30 @@ def test_the_description_says_who_must_show_a_token(server: Server) -> None:
 def test_requests_made_from_the_schema_find_no_way_in(server: Server, tmp_path: Path) -> None:
     """``ignored_auth`` among the checks: what the schema says is guarded is tried without the token."""
     done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/openapi.json",
-         "--header", f"Authorization: Bearer {TOKEN}", "--checks", "not_a_server_error,ignored_auth,"
-         "status_code_conformance,response_schema_conformance,content_type_conformance",
-         "--phases", "coverage,fuzzing", "--max-examples", "5", "--seed", "1"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{server.address}/openapi.json",
+            "--header",
+            f"Authorization: Bearer {TOKEN}",
+            "--checks",
+            "not_a_server_error,ignored_auth,"
+            "status_code_conformance,response_schema_conformance,content_type_conformance",
+            "--phases",
+            "coverage,fuzzing",
+            "--max-examples",
+            "5",
+            "--seed",
+            "1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "14 passed" in done.stdout
 
@@ -285,9 +317,17 @@ def test_the_token_is_asked_for_before_anything_else_answers() -> None:
             sent.append(message)
 
         scope = {
-            "type": "http", "http_version": "1.1", "method": method, "path": path, "headers": [],
-            "query_string": b"", "root_path": "", "scheme": "http", "client": None, "server": None,
-        }  # fmt: skip
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "headers": [],
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "client": None,
+            "server": None,
+        }
         await app(scope, receive, send)
         return int(sent[0]["status"])
 
@@ -310,8 +350,11 @@ def test_a_bad_token_ends_in_one_line(tmp_path: Path, given: dict[str, str]) -> 
     options = [word for pair in given.items() if pair[0].startswith("--") for word in pair]
     done = subprocess.run(
         [sys.executable, "-m", "jobs.serve", "--model", str(model), "--port", "0", *options],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, **{k: v for k, v in given.items() if not k.startswith("--")}},
-    )  # fmt: skip
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "token" in done.stderr.lower() and done.stdout == ""

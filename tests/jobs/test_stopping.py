@@ -36,9 +36,12 @@ WRAPPED = [lambda signal: signal, as_ray_wait, in_a_clean_up]
 @pytest.mark.parametrize("wrapped", WRAPPED)
 @pytest.mark.parametrize(("signal", "status"), [(Stopped(15), 143), (KeyboardInterrupt(), 130)])
 def test_the_exit_status_is_the_signals(
-    wrapped: Callable[[BaseException], BaseException], signal: BaseException, status: int,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    wrapped: Callable[[BaseException], BaseException],
+    signal: BaseException,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr("sys.argv", ["job"])
 
     def main(_: list[str]) -> None:

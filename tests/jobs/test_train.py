@@ -20,8 +20,18 @@ from tests.conftest import Job
 from tests.stores import planted_table, write_planted
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("--model.image_hidden", "32", "--model.tag_dim", "16", "--model.tag_hidden", "16",
-         "--model.latent", "16", "--batch_size", "32")  # fmt: skip
+SMALL = (
+    "--model.image_hidden",
+    "32",
+    "--model.tag_dim",
+    "16",
+    "--model.tag_hidden",
+    "16",
+    "--model.latent",
+    "16",
+    "--batch_size",
+    "32",
+)
 
 
 def command(verb: str, *arguments: object) -> list[str]:
@@ -35,8 +45,16 @@ def run(verb: str, *arguments: object, timeout: float = 200) -> subprocess.Compl
 
 
 def train_arguments(folder: Path, out: str, *more: object) -> list[object]:
-    return ["--data.train", folder / "train.parquet", "--data.test", folder / "test.parquet",
-            "--out", folder / out, *SMALL, *more]  # fmt: skip
+    return [
+        "--data.train",
+        folder / "train.parquet",
+        "--data.test",
+        folder / "test.parquet",
+        "--out",
+        folder / out,
+        *SMALL,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +83,11 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
     with open(stores / "driver.log", "w") as log:
         driver = subprocess.Popen(
             command("train", *train_arguments(stores, "broken", *options)),
-            cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         deadline = time.monotonic() + 150
         # Ray Train takes up what its own list names, a moment after the files are there.
         listed = broken / "checkpoints" / "checkpoint_manager_snapshot.json"
@@ -81,8 +102,12 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
 
     second = subprocess.Popen(
         command("train", *train_arguments(stores, "broken", *options)),
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert second.stdout is not None
     assert any("resuming at epoch" in line for line in second.stdout)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does
@@ -105,8 +130,15 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
     assert metrics["mR"] > 0.9 > metrics["floor"]["mR"]
     assert {"mP", "mR", "N+", "mAP", "oP", "oR", "oF1", "tags_scored"} <= metrics.keys()
     assert metrics["train"]["workers"] == 2
-    scored = run("evaluate", "--model", stores / "whole" / "model", "--data",
-                 stores / "test.parquet", "--json", stores / "again.json")  # fmt: skip
+    scored = run(
+        "evaluate",
+        "--model",
+        stores / "whole" / "model",
+        "--data",
+        stores / "test.parquet",
+        "--json",
+        stores / "again.json",
+    )
     assert scored.returncode == 0, scored.stderr
     assert json.loads((stores / "again.json").read_text())["F1"] == pytest.approx(metrics["F1"])
 
@@ -150,12 +182,21 @@ def spoiled(kind: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    ("nan", ["row 7", "NaN"]), ("inf", ["row 7", "Inf"]), ("wrong-d", ["row 7", "D = 5"]),
-    ("null-id", ["row 7", "null"]), ("duplicate-id", ["row 7", "row 2"]),
-    ("no-tags", ["no tags"]), ("missing-column", ["'tags'"]), ("empty-file", ["0 bytes"]),
-    ("truncated", ["truncated"]), ("not-parquet", ["not a Parquet"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("nan", ["row 7", "NaN"]),
+        ("inf", ["row 7", "Inf"]),
+        ("wrong-d", ["row 7", "D = 5"]),
+        ("null-id", ["row 7", "null"]),
+        ("duplicate-id", ["row 7", "row 2"]),
+        ("no-tags", ["no tags"]),
+        ("missing-column", ["'tags'"]),
+        ("empty-file", ["0 bytes"]),
+        ("truncated", ["truncated"]),
+        ("not-parquet", ["not a Parquet"]),
+    ],
+)
 def test_bad_input_gives_one_line_and_exit_code_2(
     tmp_path: Path, job: Job, kind: str, words: list[str]
 ) -> None:
@@ -169,10 +210,15 @@ def test_bad_input_gives_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("arguments", "word"), [
-    (["--workers", "0"], "workers"), (["--preset", "nicest"], "best, cnn, knn-chosen, paper"),
-    (["--loss.miner", "medium"], "miner"), (["--unknown", "1"], "unknown"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--workers", "0"], "workers"),
+        (["--preset", "nicest"], "best, cnn, knn-chosen, paper"),
+        (["--loss.miner", "medium"], "miner"),
+        (["--unknown", "1"], "unknown"),
+    ],
+)
 def test_bad_options_give_one_line_and_exit_code_2(
     tmp_path: Path, job: Job, arguments: list[str], word: str
 ) -> None:

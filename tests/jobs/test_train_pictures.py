@@ -20,8 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(verb: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=280, env={**os.environ, **environment},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +40,40 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(stores: Path) -> None:
     out = stores / "out"
     done = run(
-        "train", "--method", "cnn-warp", "--data.train", stores / "train.parquet",
-        "--data.test", stores / "test.parquet", "--out", out, "--workers", 2, "--epochs", 25,
-        "--k", 2, "--cnn.backbone", f"file:{stores / 'tiny.pt'}", "--cnn.size", 32,
-        "--cnn.augment", 0.2, "--cnn.dropout", 0, "--optim.lr", 0.02, "--cnn.backbone_rate", 0.5,
-        "--batch_size", 16, "--data.validation", 0.2, "--patience", 25,
-    )  # fmt: skip
+        "train",
+        "--method",
+        "cnn-warp",
+        "--data.train",
+        stores / "train.parquet",
+        "--data.test",
+        stores / "test.parquet",
+        "--out",
+        out,
+        "--workers",
+        2,
+        "--epochs",
+        25,
+        "--k",
+        2,
+        "--cnn.backbone",
+        f"file:{stores / 'tiny.pt'}",
+        "--cnn.size",
+        32,
+        "--cnn.augment",
+        0.2,
+        "--cnn.dropout",
+        0,
+        "--optim.lr",
+        0.02,
+        "--cnn.backbone_rate",
+        0.5,
+        "--batch_size",
+        16,
+        "--data.validation",
+        0.2,
+        "--patience",
+        25,
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((out / "metrics.json").read_text("utf-8"))
     assert metrics["method"] == "cnn-warp" and metrics["train"]["workers"] == 2
@@ -71,14 +103,30 @@ def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(stores: Path)
 
 def test_a_store_of_features_is_refused_in_one_line(stores: Path, tmp_path: Path) -> None:
     pq.write_table(picture_table(3).drop("image"), tmp_path / "none.parquet")
-    done = run("train", "--method", "cnn-softmax", "--data.train", tmp_path / "none.parquet",
-               "--out", tmp_path / "out")  # fmt: skip
+    done = run(
+        "train",
+        "--method",
+        "cnn-softmax",
+        "--data.train",
+        tmp_path / "none.parquet",
+        "--out",
+        tmp_path / "out",
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "no column 'image'" in done.stderr
 
 
 def test_comparing_networks_needs_pictures(stores: Path, tmp_path: Path) -> None:
-    done = run("compare", "--data.train", stores / "train.parquet", "--data.test",
-               stores / "test.parquet", "--out", tmp_path / "out", "--methods", "cnn-warp")  # fmt: skip
+    done = run(
+        "compare",
+        "--data.train",
+        stores / "train.parquet",
+        "--data.test",
+        stores / "test.parquet",
+        "--out",
+        tmp_path / "out",
+        "--methods",
+        "cnn-warp",
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "--images.train" in done.stderr

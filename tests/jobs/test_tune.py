@@ -26,8 +26,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.tune", *arguments],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
@@ -35,8 +39,22 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("optim.lr: {low: 0.0001, high: 0.01, log: true}\nmodel.latent: [16, 32]\n")
     out = tmp_path / "out"
-    arguments = ["--data.train", str(train), "--out", str(out), "--trials", "3", "--epochs", "3",
-                 "--k", "2", "--space", str(space), "--grace", "3"]  # fmt: skip
+    arguments = [
+        "--data.train",
+        str(train),
+        "--out",
+        str(out),
+        "--trials",
+        "3",
+        "--epochs",
+        "3",
+        "--k",
+        "2",
+        "--space",
+        str(space),
+        "--grace",
+        "3",
+    ]
     process = start(*arguments)
     assert process.stdout is not None
     for line in process.stdout:
@@ -60,8 +78,16 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
     best = yaml.safe_load((out / "best.yaml").read_text("utf-8"))
     assert best["model"]["latent"] == trials[0]["values"]["model.latent"]
     assert best["optim"]["lr"] == trials[0]["values"]["optim.lr"]
-    config, _, _ = parse(["--config", str(out / "best.yaml"), "--data.train", str(train),
-                          "--out", str(tmp_path / "model")])  # fmt: skip
+    config, _, _ = parse(
+        [
+            "--config",
+            str(out / "best.yaml"),
+            "--data.train",
+            str(train),
+            "--out",
+            str(tmp_path / "model"),
+        ]
+    )
     assert (config.epochs, config.optim.lr) == (3, best["optim"]["lr"])
     events = [path.read_bytes() for path in (out / "trials").rglob("events.out*")]
     assert any(b"_hparams_" in data for data in events)

@@ -36,16 +36,41 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(table.filter(pa.array(~has)), folder / "old.parquet")
     pq.write_table(table.filter(pa.array(has)), folder / "new.parquet")
     pq.write_table(planted_table(120, seed=1, first=5000), folder / "test.parquet")
-    done = run("train", "--data.train", folder / "old.parquet", "--out", folder / "v1", "--epochs", 30,
-               "--workers", 2, "--reservoir.rows", 150, *SMALL)  # fmt: skip
+    done = run(
+        "train",
+        "--data.train",
+        folder / "old.parquet",
+        "--out",
+        folder / "v1",
+        "--epochs",
+        30,
+        "--workers",
+        2,
+        "--reservoir.rows",
+        150,
+        *SMALL,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_a_model_learns_new_tags_and_keeps_old_ones(trained: Path) -> None:
-    options = ("--model", trained / "v1", "--data", trained / "new.parquet", "--out", trained / "v2",
-               "--data.test", trained / "test.parquet", "--workers", 2, "--epochs", 15,
-               "--publish", "true")  # fmt: skip
+    options = (
+        "--model",
+        trained / "v1",
+        "--data",
+        trained / "new.parquet",
+        "--out",
+        trained / "v2",
+        "--data.test",
+        trained / "test.parquet",
+        "--workers",
+        2,
+        "--epochs",
+        15,
+        "--publish",
+        "true",
+    )
     done = run("update", *options)
     assert done.returncode == 0, done.stderr
     assert "2 new tags" in done.stdout
@@ -76,8 +101,17 @@ def test_a_model_learns_from_feedback(trained: Path) -> None:
         if "tag-05" in rows.column("tags")[place].as_py()
     ]
     append(str(trained / "feedback"), words)
-    done = run("update", "--model", trained / "v1", "--from_feedback", trained / "feedback",
-               "--out", trained / "v3", "--epochs", 20)  # fmt: skip
+    done = run(
+        "update",
+        "--model",
+        trained / "v1",
+        "--from_feedback",
+        trained / "feedback",
+        "--out",
+        trained / "v3",
+        "--epochs",
+        20,
+    )
     assert done.returncode == 0, done.stderr
     new = load_bundle(trained / "v3")
     assert new.vocabulary.names[-1] == "from people"
@@ -85,12 +119,19 @@ def test_a_model_learns_from_feedback(trained: Path) -> None:
     assert (tags == new.num_tags - 1).any(1).float().mean() > 0.7
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"--data": "missing.parquet"}, "missing.parquet"), ({"--model": "nowhere"}, "no model bundle"),
-    ({"--data": None}, "nothing to learn from"), ({"--data": "wide.parquet"}, "D = 9"),
-    ({"--model": "svm"}, "drel and wsabie"), ({"--out": "v0"}, "bundle never changes"),
-    ({"--epochs": "0"}, "epochs"), ({"--from_feedback": "none"}, "none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--data": "missing.parquet"}, "missing.parquet"),
+        ({"--model": "nowhere"}, "no model bundle"),
+        ({"--data": None}, "nothing to learn from"),
+        ({"--data": "wide.parquet"}, "D = 9"),
+        ({"--model": "svm"}, "drel and wsabie"),
+        ({"--out": "v0"}, "bundle never changes"),
+        ({"--epochs": "0"}, "epochs"),
+        ({"--from_feedback": "none"}, "none"),
+    ],
+)
 def test_bad_input_gives_one_line_and_exit_code_2(
     tmp_path: Path, job: Job, change: dict[str, str | None], words: str
 ) -> None:

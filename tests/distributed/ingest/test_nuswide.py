@@ -65,8 +65,11 @@ def test_the_official_split(whole: Layout) -> None:
     ]
     gone = chunk.rejected.to_pylist()
     assert [row["image_id"] for row in gone] == [whole.ids[r] for r in range(300) if r not in kept]
-    assert {"image_id": whole.ids[200], "where": f"{whole.root}/NUS_WID_Tags/Test_Tags1k.dat line 21",
-            "reason": "no tags"} in gone  # fmt: skip
+    assert {
+        "image_id": whole.ids[200],
+        "where": f"{whole.root}/NUS_WID_Tags/Test_Tags1k.dat line 21",
+        "reason": "no tags",
+    } in gone
 
 
 def test_concepts_are_read_from_their_files(whole: Layout) -> None:
@@ -179,34 +182,82 @@ def edit(path: Path, line: int, change: Callable[[str], str | None]) -> None:
 
 
 BROKEN: dict[str, tuple[str, int, Callable[[str], str | None], str]] = {
-    "a line short": (WT, 120, lambda _: None,
-                     "{WT}: 119 lines, but {TEST} has 120; line 120 is missing"),
-    "a line too many": (CH, 1, lambda line: f"{line}\n{line}",
-                        "{CH}: 181 lines, but {TRAIN} has 180; line 181 is one too many"),
-    "tags a line short": (TAGS, 5, lambda _: None,
-                          "{TAGS}: 179 lines, but {TRAIN} has 180; line 180 is missing"),
-    "a column short at the start": (CH, 1, lambda line: line.rpartition(" ")[0].rpartition(" ")[0],
-                                    "{CH} line 1: 63 values; it must have 64"),
-    "a column too many": (BOW, 77, lambda line: line + " 5",
-                          "{BOW} line 77: 501 values; it must have 500"),
+    "a line short": (
+        WT,
+        120,
+        lambda _: None,
+        "{WT}: 119 lines, but {TEST} has 120; line 120 is missing",
+    ),
+    "a line too many": (
+        CH,
+        1,
+        lambda line: f"{line}\n{line}",
+        "{CH}: 181 lines, but {TRAIN} has 180; line 181 is one too many",
+    ),
+    "tags a line short": (
+        TAGS,
+        5,
+        lambda _: None,
+        "{TAGS}: 179 lines, but {TRAIN} has 180; line 180 is missing",
+    ),
+    "a column short at the start": (
+        CH,
+        1,
+        lambda line: line.rpartition(" ")[0].rpartition(" ")[0],
+        "{CH} line 1: 63 values; it must have 64",
+    ),
+    "a column too many": (
+        BOW,
+        77,
+        lambda line: line + " 5",
+        "{BOW} line 77: 501 values; it must have 500",
+    ),
     "an empty line": (BOW, 77, lambda _: "", "{BOW} line 77: 0 values; it must have 500"),
-    "no number": (CH, 33, lambda line: line.replace(" ", " x1 ", 1).rsplit(" ", 2)[0],
-                  "{CH} line 33: 'x1', value 2, is not a number"),
-    "a Windows NaN": (CH, 3, lambda line: "-1.#IND " + line.split(" ", 1)[1],
-                      "{CH} line 3: '-1.#IND', value 1, is not a number"),
-    "a tag that is 2": (TAGS, 9, lambda line: "2" + line[1:],
-                        "{TAGS} line 9: '2'; every value must be 0 or 1"),
-    "a tag that is 11": (TAGS, 9, lambda line: "11" + line[1:],
-                         "{TAGS} line 9: '11' is value 1; it must be 0 or 1"),
-    "tags of another width": (TAGS, 9, lambda line: "1\t" + line,
-                              "{TAGS} line 9: 41 values; it must have 40"),
-    "a tag list too short": (TAG_LIST, 40, lambda _: None,
-                             "{TAGS} line 1: 40 values, but the list of tags has 39 lines"),
+    "no number": (
+        CH,
+        33,
+        lambda line: line.replace(" ", " x1 ", 1).rsplit(" ", 2)[0],
+        "{CH} line 33: 'x1', value 2, is not a number",
+    ),
+    "a Windows NaN": (
+        CH,
+        3,
+        lambda line: "-1.#IND " + line.split(" ", 1)[1],
+        "{CH} line 3: '-1.#IND', value 1, is not a number",
+    ),
+    "a tag that is 2": (
+        TAGS,
+        9,
+        lambda line: "2" + line[1:],
+        "{TAGS} line 9: '2'; every value must be 0 or 1",
+    ),
+    "a tag that is 11": (
+        TAGS,
+        9,
+        lambda line: "11" + line[1:],
+        "{TAGS} line 9: '11' is value 1; it must be 0 or 1",
+    ),
+    "tags of another width": (
+        TAGS,
+        9,
+        lambda line: "1\t" + line,
+        "{TAGS} line 9: 41 values; it must have 40",
+    ),
+    "a tag list too short": (
+        TAG_LIST,
+        40,
+        lambda _: None,
+        "{TAGS} line 1: 40 values, but the list of tags has 39 lines",
+    ),
     "an empty tag": (TAG_LIST, 4, lambda _: "", "{TAG_LIST} line 4: empty"),
-    "an image twice": (TEST, 8, lambda _: "a\\b.jpg\na\\b.jpg\n",
-                       "{TEST} line 9: 'a/b.jpg' is on {TEST} line 8 already"),
+    "an image twice": (
+        TEST,
+        8,
+        lambda _: "a\\b.jpg\na\\b.jpg\n",
+        "{TEST} line 9: 'a/b.jpg' is on {TEST} line 8 already",
+    ),
     "an image without a name": (TRAIN, 8, lambda _: " ", "{TRAIN} line 8: empty"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -68,8 +68,11 @@ def write_hdf5(path: Path, **arrays: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             text = array.dtype.kind == "U"
-            file.create_dataset(name, data=array.astype(object) if text else array,
-                                dtype=h5py.string_dtype() if text else None)  # fmt: skip
+            file.create_dataset(
+                name,
+                data=array.astype(object) if text else array,
+                dtype=h5py.string_dtype() if text else None,
+            )
 
 
 def write_matlab_hdf5(path: Path, x: np.ndarray, names: np.ndarray) -> None:
@@ -89,14 +92,24 @@ def write_matlab_hdf5(path: Path, x: np.ndarray, names: np.ndarray) -> None:
 
 ARRAYS: dict[str, tuple[str, Callable[[Path, np.ndarray, np.ndarray], None]]] = {
     "npz": ("f.npz", lambda path, x, names: np.savez(path, x=x, names=names)),
-    "npz fortran": ("f.npz", lambda path, x, names: np.savez(path, x=np.asfortranarray(x), names=names)),
+    "npz fortran": (
+        "f.npz",
+        lambda path, x, names: np.savez(path, x=np.asfortranarray(x), names=names),
+    ),
     "npz compressed": ("f.npz", lambda path, x, names: np.savez_compressed(path, x=x, names=names)),
-    "mat": ("f.mat", lambda path, x, names: scipy.io.savemat(
-        path, {"x": x.astype(np.float64), "names": names.astype(object)})),
-    "mat of letters": ("f.mat", lambda path, x, names: scipy.io.savemat(path, {"x": x, "names": names})),
+    "mat": (
+        "f.mat",
+        lambda path, x, names: scipy.io.savemat(
+            path, {"x": x.astype(np.float64), "names": names.astype(object)}
+        ),
+    ),
+    "mat of letters": (
+        "f.mat",
+        lambda path, x, names: scipy.io.savemat(path, {"x": x, "names": names}),
+    ),
     "mat 7.3": ("f.mat", write_matlab_hdf5),
     "hdf5": ("f.h5", lambda path, x, names: write_hdf5(path, x=x, names=names)),
-}  # fmt: skip
+}
 
 
 # ---- what is read
@@ -163,7 +176,9 @@ def test_a_column_says_the_row(form: str, tmp_path: Path) -> None:
     chunk = check_ranges(TableSource.open(str(tmp_path / f"tags.{form}"), options))
     np.testing.assert_array_equal(matrix(chunk.table), np.delete(VALUE_BD, [3, 5], 0))
     assert [row["where"] for row in chunk.rejected.to_pylist()] == [
-        f"{tmp_path}/tags.{form} row 3", f"{tmp_path}/tags.{form} row 5"]  # fmt: skip
+        f"{tmp_path}/tags.{form} row 3",
+        f"{tmp_path}/tags.{form} row 5",
+    ]
     assert chunk.rejected.column("reason")[0].as_py().endswith("f.npy has rows 0 to 39")
 
 
@@ -186,8 +201,12 @@ def test_separators_and_other_column_names(separator: str, tmp_path: Path) -> No
     columns = {"other": ["2012-01-01"] * B, "Bild": IDS, "Wörter": words, "Größe": [1.5] * B}
     write_csv(tmp_path / "tags.csv", columns, separator)
     np.save(tmp_path / "f.npy", VALUE_BD)
-    options = TableOptions(features_file=str(tmp_path / "f.npy"), id_column="Bild",
-                           tags_column="Wörter", separator=separator)  # fmt: skip
+    options = TableOptions(
+        features_file=str(tmp_path / "f.npy"),
+        id_column="Bild",
+        tags_column="Wörter",
+        separator=separator,
+    )
     chunk = TableSource.open(str(tmp_path / "tags.csv"), options).read(0, B)
     assert chunk.table.column("tags").to_pylist() == words
     assert chunk.table.column("split").to_pylist() == ["train"] * B
@@ -230,9 +249,14 @@ def parquet_of(value: list[Any], kind: pa.DataType, **columns: list[Any]) -> pa.
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.list_(pa.float32(), D), pa.list_(pa.float64()), pa.large_list(pa.float16()), pa.list_(pa.int8(), D)],
+    [
+        pa.list_(pa.float32(), D),
+        pa.list_(pa.float64()),
+        pa.large_list(pa.float16()),
+        pa.list_(pa.int8(), D),
+    ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("text", [False, True])
 def test_parquet_that_holds_everything(kind: pa.DataType, text: bool, tmp_path: Path) -> None:
     value_BD = np.round(VALUE_BD).astype(kind.value_type.to_pandas_dtype())
@@ -399,8 +423,12 @@ def npy(tmp_path: Path) -> str:
 def test_missing_columns_are_named(form: str, tmp_path: Path, npy: str) -> None:
     path = tmp_path / f"t.{form}"
     TABLES[form](path, rows())
-    refused(path, "no column 'label'; it has image_id, tags, part; name the right one with --tags_column",
-            features_file=npy, tags_column="label")  # fmt: skip
+    refused(
+        path,
+        "no column 'label'; it has image_id, tags, part; name the right one with --tags_column",
+        features_file=npy,
+        tags_column="label",
+    )
     refused(path, "no column 'id';.*--id_column", features_file=npy, id_column="id")
     refused(path, "no column 'fold';.*--split", features_file=npy, split="fold")
     refused(path, "no column 'row';.*--row_column", features_file=npy, row_column="row")
@@ -416,8 +444,12 @@ def test_counts_that_disagree_are_both_named(tmp_path: Path, npy: str) -> None:
         features_file=npy,
     )
     np.savez(tmp_path / "f.npz", x=VALUE_BD, key=np.array(IDS[:38]))
-    refused(tmp_path / "t.csv", "38 ids in 'key', but 40 rows in 'x'",
-            features_file=str(tmp_path / "f.npz"), ids_array="key")  # fmt: skip
+    refused(
+        tmp_path / "t.csv",
+        "38 ids in 'key', but 40 rows in 'x'",
+        features_file=str(tmp_path / "f.npz"),
+        ids_array="key",
+    )
 
 
 def test_a_torn_csv_line_is_named(tmp_path: Path, npy: str) -> None:
