@@ -31,8 +31,8 @@ PART = re.compile(r"part (\d+)/\d+\s+(\d+) rows\s+(\d+) rejected")
 LOOP = """
 import sys, time
 import numpy as np, pyarrow.parquet as pq, torch
-from drel_core.backbone import load_backbone
-from drel_core.pictures import decode
+from drel_core.images.backbone import load_backbone
+from drel_core.images.pictures import decode
 path, precision, images = sys.argv[1], sys.argv[2], int(sys.argv[3])
 backbone = load_backbone("efficientnet-lite0", precision=precision)
 held = pq.read_table(path).column("image")[:images].to_pylist()

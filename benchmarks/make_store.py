@@ -23,9 +23,9 @@ import torch
 from distributed.ingest.run import StoreOptions, ingest
 from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from distributed.store_survey import hash_ids
-from drel_core.metrics import MetricCounts
-from drel_core.scorer import topk_blockwise
-from drel_core.tag_lists import TagLists
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.topk import topk_blockwise
 
 DRAW_ROWS = 512  # rows of a generator: what a row holds does not depend on how a source is cut
 

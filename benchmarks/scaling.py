@@ -29,10 +29,10 @@ from distributed.optim import OptimConfig
 from distributed.pipeline import EpochPlan
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
-from drel_core.model import DREL, ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import DREL, ModelConfig
+from drel_core.scoring.tag_lists import TagLists
 
 _BYTES_SENT = 200
 """Place of ``tcpi_bytes_sent`` in the kernel's ``struct tcp_info`` (Linux 4.19 and later)."""

@@ -31,11 +31,11 @@ import torch
 from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
 from distributed.serving_proxy import choose_ingress
-from drel_core.bundle import write_bundle
-from drel_core.drel_annotator import DRELAnnotator, write_table_part, write_towers
-from drel_core.kernel import KERNEL, KernelHead
-from drel_core.model import DREL, ModelConfig, init_embedding_rows
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.drel import DRELAnnotator, write_table_part, write_towers
+from drel_core.bundle.format import write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.kernel import KERNEL, KernelHead
+from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
 from jobs.cli import PRESETS
 
 PORT = 8391

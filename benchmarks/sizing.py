@@ -38,10 +38,10 @@ def step(kind: str, images: int, pool: int) -> None:
     from distributed.optim import OptimConfig
     from distributed.sharded_tag_embedding import ShardedTagEmbedding
     from distributed.step import PoolConfig, Stepper
-    from drel_core.model import DREL, ModelConfig
-    from drel_core.tag_embedding import TableConfig
-    from drel_core.tag_lists import TagLists
-    from drel_core.train_step import LossConfig
+    from drel_core.model.pooled_step import LossConfig
+    from drel_core.model.tag_embedding import TableConfig
+    from drel_core.model.towers import DREL, ModelConfig
+    from drel_core.scoring.tag_lists import TagLists
 
     torch.set_num_threads(1)
     config = ModelConfig(image_hidden=64, tag_dim=64, tag_hidden=64, latent=64, metric="identity")
@@ -132,7 +132,7 @@ def read(rows: int, dim: int) -> None:
 
 def vocabulary(tags: int) -> None:
     """A bundle's names and counts, parsed."""
-    from drel_core.vocabulary import Vocabulary
+    from drel_core.bundle.vocabulary import Vocabulary
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocabulary.json"
@@ -157,10 +157,10 @@ def bundle(tags: int) -> None:
     import torch
 
     from distributed.serving_model import ServedModel
-    from drel_core.bundle import write_bundle
-    from drel_core.drel_annotator import write_table_part, write_towers
-    from drel_core.model import DREL, ModelConfig
-    from drel_core.vocabulary import Vocabulary
+    from drel_core.annotators.drel import write_table_part, write_towers
+    from drel_core.bundle.format import write_bundle
+    from drel_core.bundle.vocabulary import Vocabulary
+    from drel_core.model.towers import DREL, ModelConfig
 
     config = ModelConfig(
         image_hidden=64, latent=256, normalise=True, tag_bias=True, metric="identity"

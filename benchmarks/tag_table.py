@@ -26,10 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 from distributed.optim import OptimConfig
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
-from drel_core.model import DREL, ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig, PooledBatch, PooledStep
+from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import DREL, ModelConfig
+from drel_core.scoring.tag_lists import TagLists
 
 DIM, BATCH, CANDIDATES, EMBEDDING = 256, 256, 512, 256
 CONFIG = ModelConfig(image_hidden=256, tag_dim=EMBEDDING, tag_hidden=256, latent=256)

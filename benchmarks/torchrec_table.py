@@ -17,8 +17,8 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
 from torchrec.distributed.types import ShardingEnv
 
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import PooledBatch
+from drel_core.model.pooled_step import PooledBatch
+from drel_core.scoring.tag_lists import TagLists
 
 
 def torchrec_step(

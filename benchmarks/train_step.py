@@ -18,10 +18,10 @@ import torch
 from distributed.optim import OptimConfig
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
-from drel_core.model import DREL, ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig, literal_triplet_loss
+from drel_core.model.pooled_step import LossConfig, literal_triplet_loss
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import DREL, ModelConfig
+from drel_core.scoring.tag_lists import TagLists
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:

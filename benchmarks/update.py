@@ -33,9 +33,9 @@ from distributed.feature_store import FeatureStore, encode_tags, flat_tags
 from distributed.pipeline import read_rows
 from distributed.store_survey import hash_ids
 from distributed.unit_tasks import survey_store
-from drel_core.bundle import load_bundle
-from drel_core.metrics import MetricCounts
-from drel_core.tag_lists import TagLists
+from drel_core.annotators.load import load_bundle
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
 
 KINDS = ("new", "old", "all")
 

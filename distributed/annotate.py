@@ -31,8 +31,8 @@ from distributed.store_files import resolve
 from distributed.store_survey import OnBadRow, UnitSurvey, survey_table
 from distributed.unit_tasks import INLINE_BYTES, MALLOC, start_ray
 from distributed.whole_files import write_bytes
-from drel_core.annotator import TrainedAnnotator
-from drel_core.bundle import read_thresholds
+from drel_core.annotators.base import TrainedAnnotator
+from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 
 _BATCH = 1024

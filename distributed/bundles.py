@@ -17,7 +17,7 @@ from pathlib import Path
 
 from distributed.folder import Folder
 from distributed.scratch import address_mark, work_folder
-from drel_core.bundle import (
+from drel_core.bundle.format import (
     LATEST,
     bundle_folder,
     bundle_place,

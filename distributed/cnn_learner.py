@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from distributed import comm
 from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.pipeline import Rows
-from drel_core.baselines.cnn import CNN, CNNConfig, CNNLoss, augment, cnn_loss
-from drel_core.metrics import MetricCounts
-from drel_core.sampling import mix_seed, step_generator
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import StepStats
+from drel_core.annotators.cnn import CNN, CNNConfig, CNNLoss, augment, cnn_loss
+from drel_core.model.pooled_step import StepStats
+from drel_core.model.sampling import mix_seed, step_generator
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
 
 _EVALUATED = 16
 

@@ -13,13 +13,13 @@ from distributed.reservoir import ReservoirConfig
 from distributed.step import PoolConfig
 from distributed.store_survey import OnBadRow
 from distributed.workers import ONE, Workers
-from drel_core.baselines.cnn import CNNConfig
-from drel_core.baselines.svm import SVMConfig
-from drel_core.decision import DecisionConfig
-from drel_core.kernel import KernelConfig
-from drel_core.model import ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.train_step import LossConfig
+from drel_core.annotators.cnn import CNNConfig
+from drel_core.annotators.svm import SVMConfig
+from drel_core.decision.kernel import KernelConfig
+from drel_core.decision.rule import DecisionConfig
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import ModelConfig
 
 Method = Literal[
     "drel", "wsabie", "knn", "svm", "cnn-softmax", "cnn-hinge", "cnn-warp", "popularity"

@@ -23,8 +23,8 @@ from distributed.kernel_fit import fit_kernel
 from distributed.pipeline import ShardReader
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
-from drel_core.decision import DECISION, DecisionRule, learn_rule
-from drel_core.sampling import mix_seed
+from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
+from drel_core.model.sampling import mix_seed
 
 _PAIRS = 8 << 20  # (image, tag) pairs that the rule is learned from: half a GiB while it is
 _LEAST_ROWS = 400  # with fewer a rule follows chance

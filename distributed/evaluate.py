@@ -12,12 +12,12 @@ from distributed.feature_store import Columns, ReadUnit
 from distributed.pipeline import block_rows, unit_block
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import map_units
-from drel_core.annotator import Annotator
-from drel_core.baselines.popularity import PopularityAnnotator
-from drel_core.metrics import MetricCounts
-from drel_core.scorer import topk
-from drel_core.thresholds import DEPTH
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.base import Annotator
+from drel_core.annotators.popularity import PopularityAnnotator
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.thresholds import DEPTH
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.topk import topk
 
 _BATCH = 1024
 _SPEED_SECONDS = 0.3

@@ -14,10 +14,11 @@ from distributed.knn import open_annotator
 from distributed.pipeline import block_rows, unit_block
 from distributed.reservoir import fill_reservoir
 from distributed.store_survey import StoreSurvey
-from drel_core.annotator import Annotator
-from drel_core.bundle import THRESHOLDS, load_bundle, write_bundle
-from drel_core.thresholds import DEPTH, learn_thresholds
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.base import Annotator
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import THRESHOLDS, write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.thresholds import DEPTH, learn_thresholds
 
 _BATCH = 1024
 

@@ -27,13 +27,13 @@ from distributed.inherited import Inherited
 from distributed.learner import Learner
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
-from drel_core.bundle import read_vocabulary
-from drel_core.decision import DecisionRule
-from drel_core.drel_annotator import table_file
+from drel_core.annotators.drel import table_file
+from drel_core.bundle.format import read_vocabulary
+from drel_core.bundle.safe_loading import load_tensors
+from drel_core.decision.kernel import KernelHead
+from drel_core.decision.rule import DecisionRule
 from drel_core.errors import InputError
-from drel_core.kernel import KernelHead
-from drel_core.model import ModelConfig, init_embedding_rows
-from drel_core.safe_loading import load_tensors
+from drel_core.model.towers import ModelConfig, init_embedding_rows
 
 Start = Literal["co-occurring", "random"]
 NEW_ROWS = "new_rows.safetensors"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drel_core.decision import DecisionRule
-from drel_core.kernel import KernelHead
+from drel_core.decision.kernel import KernelHead
+from drel_core.decision.rule import DecisionRule
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distributed import comm
 from distributed.pipeline import Rows, ShardReader, block_rows
-from drel_core.kernel import (
+from drel_core.decision.kernel import (
     KernelConfig,
     KernelHead,
     RidgeSums,
@@ -21,7 +21,7 @@ from drel_core.kernel import (
     principal,
     seen,
 )
-from drel_core.model import DREL
+from drel_core.model.towers import DREL
 
 
 def fit_kernel(

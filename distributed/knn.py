@@ -16,8 +16,8 @@ from distributed.folder import Folder
 from distributed.pipeline import read_rows, shard
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import INLINE_BYTES, start_ray
-from drel_core.annotator import TrainedAnnotator
-from drel_core.baselines.knn import (
+from drel_core.annotators.base import TrainedAnnotator
+from drel_core.annotators.knn import (
     KNNAnnotator,
     NeighbourShard,
     Weighting,
@@ -28,11 +28,12 @@ from drel_core.baselines.knn import (
     tag_matrix,
     write_standardisation,
 )
-from drel_core.bundle import load_bundle, read_about, read_vocabulary
-from drel_core.metrics import MetricCounts
-from drel_core.safe_loading import check_files, load_tensors
-from drel_core.tag_lists import TagLists
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import read_about, read_vocabulary
+from drel_core.bundle.safe_loading import check_files, load_tensors
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
 
 _CANDIDATES = (5, 10, 20, 50, 100, 200)
 _CHOICE_ROWS = 20_000

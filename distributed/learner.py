@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distributed.optim import StepResult
 from distributed.pipeline import Rows
-from drel_core.tag_lists import TagLists
+from drel_core.scoring.tag_lists import TagLists
 
 
 class Learner(Protocol):

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from distributed import comm
 from distributed.optim import StepResult
-from drel_core.drel_annotator import DRELAnnotator
+from drel_core.annotators.drel import DRELAnnotator
 
 
 class Monitor:

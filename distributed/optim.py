@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed import comm
-from drel_core.metrics import MetricCounts
-from drel_core.train_step import StepStats
+from drel_core.model.pooled_step import StepStats
+from drel_core.scoring.metrics import MetricCounts
 
 
 @dataclass(kw_only=True)

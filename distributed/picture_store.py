@@ -21,9 +21,9 @@ from distributed.store_files import (
     resolve,
     sibling_option,
 )
-from drel_core.backbone import Preprocessing
 from drel_core.errors import InputError
-from drel_core.pictures import BadPicture, decode
+from drel_core.images.backbone import Preprocessing
+from drel_core.images.pictures import BadPicture, decode
 
 _UNIT_BYTES = 64 << 20
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from distributed.feature_store import Columns, ReadUnit, encode_tags, read_unit
-from drel_core.sampling import step_generator
-from drel_core.tag_lists import TagLists
+from drel_core.model.sampling import step_generator
+from drel_core.scoring.tag_lists import TagLists
 
 Residency = Literal["auto", "resident", "stream"]
 

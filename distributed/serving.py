@@ -59,7 +59,7 @@ from distributed.serving_live import LiveModel
 from distributed.serving_model import ServedModel
 from distributed.serving_proxy import TakesWhole
 from drel_core.errors import InputError
-from drel_core.pictures import BadPicture
+from drel_core.images.pictures import BadPicture
 
 PAGE = Path(__file__).with_name("serving_page.html")
 _LOG = logging.getLogger("ray.serve")

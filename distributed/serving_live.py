@@ -15,7 +15,7 @@ from distributed.bundles import find_bundle
 from distributed.serving_api import ApiError, Question
 from distributed.serving_model import ServedModel
 from drel_core.errors import InputError
-from drel_core.pictures import BadPicture
+from drel_core.images.pictures import BadPicture
 
 _LOG = logging.getLogger("ray.serve")
 

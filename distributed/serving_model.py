@@ -19,18 +19,18 @@ import torch
 from distributed.bundles import find_bundle, local_bundle
 from distributed.knn import open_annotator
 from distributed.reservoir import RESERVOIR
-from drel_core.backbone import (
+from drel_core.annotators.cnn import CNNAnnotator
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.bundle.format import read_thresholds
+from drel_core.errors import InputError
+from drel_core.images.backbone import (
     Backbone,
     Preprocessing,
     check_named_by_bundle,
     load_backbone,
     trust_backbone,
 )
-from drel_core.baselines.cnn import CNNAnnotator
-from drel_core.bundle import read_thresholds
-from drel_core.drel_annotator import DRELAnnotator
-from drel_core.errors import InputError
-from drel_core.pictures import decode
+from drel_core.images.pictures import decode
 
 
 @dataclass(frozen=True)

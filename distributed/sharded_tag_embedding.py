@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distributed import comm
-from drel_core.model import ModelConfig
-from drel_core.tag_embedding import TableConfig, TagEmbedding
+from drel_core.model.tag_embedding import TableConfig, TagEmbedding
+from drel_core.model.towers import ModelConfig
 
 
 def owned_range(num_tags: int, world: int, rank: int) -> tuple[int, int]:

@@ -15,16 +15,16 @@ from distributed import comm
 from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.pipeline import Rows
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from drel_core.decision import DECISION, DecisionRule
-from drel_core.drel_annotator import write_table_part, write_towers
-from drel_core.kernel import KERNEL, KernelHead
-from drel_core.losses import tag_frequency_weight
-from drel_core.metrics import MetricCounts
-from drel_core.model import DREL, prior_bias
-from drel_core.sampling import CandidateSampler, SamplerName, mix_seed, step_generator
-from drel_core.scorer import topk
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig, PooledBatch, PooledStep
+from drel_core.annotators.drel import write_table_part, write_towers
+from drel_core.decision.kernel import KERNEL, KernelHead
+from drel_core.decision.rule import DECISION, DecisionRule
+from drel_core.model.losses import tag_frequency_weight
+from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
+from drel_core.model.sampling import CandidateSampler, SamplerName, mix_seed, step_generator
+from drel_core.model.towers import DREL, prior_bias
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.topk import topk
 
 _EVALUATED = 1024  # images encoded at a time
 

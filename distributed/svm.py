@@ -19,8 +19,8 @@ from distributed.launch import Say
 from distributed.pipeline import Rows, block_rows, read_rows, unit_block
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import INLINE_BYTES, map_units, start_ray
-from drel_core.baselines.knn import tag_matrix
-from drel_core.baselines.svm import SVMAnnotator, SVMConfig, TagSVM, fit_tag
+from drel_core.annotators.knn import tag_matrix
+from drel_core.annotators.svm import SVMAnnotator, SVMConfig, TagSVM, fit_tag
 
 _BATCH = 8  # tags of a task
 _POSITIVES = 200  # training images that every tag keeps when rows are left out

@@ -33,9 +33,9 @@ from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.stopping import Order
 from distributed.store_survey import StoreSurvey
-from drel_core.bundle import load_bundle
-from drel_core.drel_annotator import DRELAnnotator
-from drel_core.model import DREL
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.annotators.load import load_bundle
+from drel_core.model.towers import DREL
 
 
 def build_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Learner:

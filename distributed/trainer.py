@@ -22,8 +22,8 @@ from distributed.scratch import Scratch
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from drel_core.baselines.cnn import picture_preprocessing
-from drel_core.bundle import read_thresholds
+from drel_core.annotators.cnn import picture_preprocessing
+from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 
 

@@ -31,7 +31,8 @@ from distributed.store_survey import OnBadRow, StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
 from distributed.worker import enter
 from distributed.workers import ONE, Workers
-from drel_core.bundle import load_bundle, read_about, read_vocabulary
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import read_about, read_vocabulary
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")

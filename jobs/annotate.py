@@ -12,7 +12,7 @@ from distributed.folder import Folder
 from distributed.picture_store import bundle_columns
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
-from drel_core.bundle import read_about, read_thresholds
+from drel_core.bundle.format import read_about, read_thresholds
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 

@@ -16,10 +16,10 @@ from distributed.reservoir import RESERVOIR
 from distributed.stopping import wish_to_stop
 from distributed.unit_tasks import survey_store
 from distributed.workers import ONE, Workers
-from drel_core.baselines.popularity import PopularityAnnotator
+from drel_core.annotators.popularity import PopularityAnnotator
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError
-from drel_core.kernel import KERNEL
-from drel_core.vocabulary import Vocabulary
 from jobs.cli import OneLineParser, build, run_job, write_json
 from jobs.comparison import Entry, write_comparison
 from jobs.train import parse, write_config

@@ -12,9 +12,9 @@ from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.pipeline import read_rows
 from distributed.unit_tasks import survey_store
-from drel_core.baselines.knn import KNNAnnotator
-from drel_core.bundle import load_bundle
-from drel_core.metrics import format_table
+from drel_core.annotators.knn import KNNAnnotator
+from drel_core.annotators.load import load_bundle
+from drel_core.scoring.metrics import format_table
 from jobs.cli import run_job, write_json
 from jobs.train import parse, write_config
 

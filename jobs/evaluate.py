@@ -12,9 +12,9 @@ from distributed.picture_store import bundle_columns
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
-from drel_core.bundle import read_thresholds
+from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
-from drel_core.metrics import format_table
+from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distributed.bundles import local_bundle
 from drel_core.errors import InputError
-from drel_core.export import Format, export_bundle
+from drel_core.export.export import Format, export_bundle
 from jobs.cli import OneLineParser, build, run_job
 
 

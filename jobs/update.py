@@ -11,9 +11,9 @@ from distributed import update
 from distributed.bundles import local_bundle, publish
 from distributed.folder import Folder
 from distributed.update import UpdateConfig
-from drel_core.bundle import read_about
+from drel_core.bundle.format import read_about
 from drel_core.errors import InputError
-from drel_core.metrics import format_table
+from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json, write_text
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from drel_core.bundle import THRESHOLDS, write_bundle
-from drel_core.drel_annotator import write_table_part, write_towers
-from drel_core.model import DREL, ModelConfig, init_embedding_rows
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.drel import write_table_part, write_towers
+from drel_core.bundle.format import THRESHOLDS, write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
 
 
 def write_drel(

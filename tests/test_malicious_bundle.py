@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from distributed.serving_model import ServedModel
-from drel_core import backbone
-from drel_core.baselines.knn import KNNAnnotator, shard_file, write_standardisation
-from drel_core.baselines.svm import SVMAnnotator
-from drel_core.bundle import THRESHOLDS, bundle_folder, load_bundle, read_thresholds, write_bundle
-from drel_core.decision import DECISION, DecisionRule
+from drel_core.annotators.knn import KNNAnnotator, shard_file, write_standardisation
+from drel_core.annotators.load import load_bundle
+from drel_core.annotators.svm import SVMAnnotator
+from drel_core.bundle.format import THRESHOLDS, bundle_folder, read_thresholds, write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.kernel import KERNEL, KernelHead
+from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
-from drel_core.kernel import KERNEL, KernelHead
-from drel_core.tag_lists import TagLists
-from drel_core.vocabulary import Vocabulary
+from drel_core.images import backbone
+from drel_core.scoring.tag_lists import TagLists
 from tests.bundles import write_drel
 from tests.pictures import tiny_network
 

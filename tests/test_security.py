@@ -47,9 +47,12 @@ ALLOWED = {
     # by it alone; what is handed on is the bundle.
     ("distributed/checkpoint.py", "dcp.load"): "checkpoints of the run itself",
     # Programs by nature. Only what the person who starts a job names: check_named_by_bundle.
-    ("drel_core/backbone.py", "torch.jit.load"): "--backbone file:PATH",
-    ("drel_core/backbone.py", "torch.export.load"): "--backbone file:PATH",
-    ("drel_core/export_files/annotate_pictures.py", "torch.export.load"): "the export it came with",
+    ("drel_core/images/backbone.py", "torch.jit.load"): "--backbone file:PATH",
+    ("drel_core/images/backbone.py", "torch.export.load"): "--backbone file:PATH",
+    (
+        "drel_core/export/example/annotate_pictures.py",
+        "torch.export.load",
+    ): "the export it came with",
 }
 
 

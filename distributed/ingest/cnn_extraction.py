@@ -13,7 +13,7 @@ import ray
 from distributed.ingest.parts import PartPlan, Read, read_chunk, write_part
 from distributed.ingest.source import Source
 from distributed.unit_tasks import MALLOC
-from drel_core.backbone import Backbone, Precision, load_backbone
+from drel_core.images.backbone import Backbone, Precision, load_backbone
 
 
 @dataclass(frozen=True, kw_only=True)

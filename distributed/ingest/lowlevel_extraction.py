@@ -13,8 +13,8 @@ import ray
 
 from distributed.ingest.parts import PartPlan, read_chunk, write_part
 from distributed.ingest.source import SPLIT, Source
-from drel_core.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
-from drel_core.sampling import mix_seed
+from drel_core.images.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
+from drel_core.model.sampling import mix_seed
 
 _WINDOW = 16  # neighbouring rows that the sample takes together: one read
 _PER_PICTURE = 100  # descriptors, so that busy pictures do not make the codebook alone

@@ -22,7 +22,7 @@ from safetensors.torch import load
 
 from distributed.feedback import read_feedback
 from distributed.folder import Folder
-from drel_core.bundle import load_bundle
+from drel_core.annotators.load import load_bundle
 from tests.conftest import ROOT
 from tests.fault_proxy import KINDS, FaultProxy
 from tests.jobs.test_serve import start

@@ -19,11 +19,11 @@ from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.train_loop import build_stepper, make_reader
 from distributed.unit_tasks import survey_store
-from drel_core.decision import DECISION, DecisionConfig, DecisionRule
-from drel_core.model import ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig
+from drel_core.decision.rule import DECISION, DecisionConfig, DecisionRule
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import ModelConfig
+from drel_core.scoring.tag_lists import TagLists
 from tests.spawn_ranks import spawn_ranks
 from tests.stores import write_planted
 

@@ -20,8 +20,8 @@ from distributed.pipeline import inline_blocks
 from distributed.step import PoolConfig, Stepper
 from distributed.train_loop import build_learner, train
 from distributed.unit_tasks import survey_store
-from drel_core.model import ModelConfig
-from drel_core.tag_lists import TagLists
+from drel_core.model.towers import ModelConfig
+from drel_core.scoring.tag_lists import TagLists
 from tests.spawn_ranks import spawn_ranks
 from tests.stores import write_numbered
 

@@ -24,13 +24,14 @@ from distributed.step import PoolConfig, Stepper
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import survey_store
 from distributed.update import combined, feedback_rows
-from drel_core.bundle import load_bundle, write_bundle
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.model import DREL, ModelConfig, init_embedding_rows
-from drel_core.tag_embedding import TableConfig
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig
-from drel_core.vocabulary import Vocabulary
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
+from drel_core.scoring.tag_lists import TagLists
 from tests.bundles import write_drel
 from tests.spawn_ranks import spawn_ranks
 from tests.stores import planted_table, write_planted

@@ -13,11 +13,11 @@ from distributed.cnn_learner import CNNLearner
 from distributed.optim import OptimConfig
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
-from drel_core.baselines.cnn import CNNConfig
-from drel_core.model import DREL, ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig
+from drel_core.annotators.cnn import CNNConfig
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import DREL, ModelConfig
+from drel_core.scoring.tag_lists import TagLists
 from tests.pictures import tiny_network
 from tests.spawn_ranks import spawn_ranks
 

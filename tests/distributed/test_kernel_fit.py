@@ -15,7 +15,7 @@ from distributed.pipeline import ShardReader, inline_blocks, read_rows, shard
 from distributed.step import Stepper
 from distributed.store_survey import StoreSurvey
 from distributed.train_loop import build_stepper, make_reader
-from drel_core.kernel import KernelConfig, RidgeSums
+from drel_core.decision.kernel import KernelConfig, RidgeSums
 from tests.distributed.test_cross_fit import surveyed
 from tests.spawn_ranks import spawn_ranks
 

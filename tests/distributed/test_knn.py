@@ -16,9 +16,9 @@ from distributed.folder import Folder
 from distributed.knn import ShardedKNN, choose, write_shards
 from distributed.pipeline import read_rows
 from distributed.unit_tasks import start_ray, survey_store
-from drel_core.baselines.knn import KNNAnnotator
-from drel_core.bundle import write_bundle
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.knn import KNNAnnotator
+from drel_core.bundle.format import write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
 from tests.stores import write_planted
 
 

@@ -34,7 +34,7 @@ from distributed.store_files import list_files
 from distributed.store_survey import Validation
 from distributed.train_loop import build_learner, train
 from distributed.unit_tasks import survey_store
-from drel_core.bundle import load_bundle
+from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
 from jobs.compare import main as compare

@@ -18,7 +18,7 @@ from distributed.reservoir import fill_reservoir
 from distributed.serving_api import MAX_K, ApiError, annotate_question, binary_rows, infer_question
 from distributed.serving_model import ServedModel
 from distributed.unit_tasks import survey_store
-from drel_core.bundle import bundle_folder, read_thresholds
+from drel_core.bundle.format import bundle_folder, read_thresholds
 from drel_core.errors import InputError
 from tests.bundles import write_drel
 from tests.stores import write_planted

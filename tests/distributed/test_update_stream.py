@@ -17,10 +17,10 @@ from distributed.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.optim import OptimConfig
 from distributed.reservoir import ReservoirConfig
 from distributed.update import UpdateConfig, UpdateData
-from drel_core.bundle import load_bundle
-from drel_core.model import ModelConfig
-from drel_core.tag_embedding import TableConfig
-from drel_core.train_step import LossConfig
+from drel_core.annotators.load import load_bundle
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import ModelConfig
 from tests.stores import planted_table
 
 UPDATES, IMAGES = 10, 50

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from drel_core.backbone import Preprocessing, load_backbone
 from drel_core.errors import InputError
+from drel_core.images.backbone import Preprocessing, load_backbone
 
 
 def pixels(count: int) -> np.ndarray:

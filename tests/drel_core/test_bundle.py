@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from drel_core.bundle import load_bundle, write_bundle
-from drel_core.drel_annotator import write_table_part, write_towers
+from drel_core.annotators.drel import write_table_part, write_towers
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.model import DREL, ModelConfig, init_embedding_rows
-from drel_core.vocabulary import Vocabulary
+from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
 
 CONFIG = ModelConfig(
     image_hidden=8, tag_dim=6, tag_hidden=7, latent=5, tag_bias=True, tag_prior=0.5

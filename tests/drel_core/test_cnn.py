@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from drel_core.baselines.cnn import CNN, CNNAnnotator, CNNConfig, CNNLoss, augment, cnn_loss
+from drel_core.annotators.cnn import CNN, CNNAnnotator, CNNConfig, CNNLoss, augment, cnn_loss
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.tag_lists import TagLists
-from drel_core.vocabulary import Vocabulary
+from drel_core.scoring.tag_lists import TagLists
 from tests.pictures import tiny_network
 
 TAGS = 7
@@ -118,7 +118,7 @@ def test_saved_network_scores_as_before_in_any_batch(tmp_path: Path) -> None:
 
 
 def test_the_packaged_network_starts_from_its_pretrained_features() -> None:
-    from drel_core.backbone import load_backbone
+    from drel_core.images.backbone import load_backbone
 
     model = CNN(CNNConfig(), 3).eval()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3), dtype=np.uint8)

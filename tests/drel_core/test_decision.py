@@ -11,8 +11,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from drel_core.bundle import load_bundle
-from drel_core.decision import (
+from drel_core.annotators.load import load_bundle
+from drel_core.decision.rule import (
     DECISION,
     DecisionConfig,
     DecisionRule,
@@ -23,7 +23,7 @@ from drel_core.decision import (
     learn_rule,
 )
 from drel_core.errors import InputError
-from drel_core.scorer import topk, topk_blockwise
+from drel_core.scoring.topk import topk, topk_blockwise
 from tests.bundles import write_drel
 
 

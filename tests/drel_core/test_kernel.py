@@ -11,11 +11,9 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
-from drel_core.bundle import load_bundle
-from drel_core.decision import DECISION, DecisionRule
-from drel_core.drel_annotator import DRELAnnotator
-from drel_core.errors import InputError
-from drel_core.kernel import (
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.annotators.load import load_bundle
+from drel_core.decision.kernel import (
     KERNEL,
     KernelConfig,
     KernelHead,
@@ -24,7 +22,9 @@ from drel_core.kernel import (
     median_square_distance,
     principal,
 )
-from drel_core.scorer import topk
+from drel_core.decision.rule import DECISION, DecisionRule
+from drel_core.errors import InputError
+from drel_core.scoring.topk import topk
 from tests.bundles import write_drel
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from drel_core.baselines.knn import KNNAnnotator, NeighbourShard, merge_nearest
-from drel_core.tag_lists import TagLists
+from drel_core.annotators.knn import KNNAnnotator, NeighbourShard, merge_nearest
+from drel_core.scoring.tag_lists import TagLists
 
 
 def case(rows: int, seed: int = 0) -> tuple[torch.Tensor, TagLists]:

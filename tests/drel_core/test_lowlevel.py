@@ -11,7 +11,7 @@ import pytest
 import pywt
 
 from drel_core.errors import InputError
-from drel_core.lowlevel import (
+from drel_core.images.lowlevel import (
     LOWLEVEL_BLOCKS,
     Codebook,
     auto_correlogram,

@@ -9,12 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 
-from drel_core.baselines.knn import KNNAnnotator
-from drel_core.baselines.popularity import PopularityAnnotator
-from drel_core.metrics import MetricCounts
-from drel_core.scorer import topk, topk_blockwise
-from drel_core.tag_lists import TagLists
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.knn import KNNAnnotator
+from drel_core.annotators.popularity import PopularityAnnotator
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.topk import topk, topk_blockwise
 
 
 def random_tags(rows: int, tags: int, seed: int) -> TagLists:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drel_core.pictures import BadPicture, decode, difference_hash
+from drel_core.images.pictures import BadPicture, decode, difference_hash
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from drel_core.losses import (
+from drel_core.model.losses import (
     harmonic,
     smooth_triplet_loss,
     tag_frequency_weight,
     triplet_hinge,
     warp_weight,
 )
-from drel_core.mining import (
+from drel_core.model.mining import (
     mine_hard,
     mine_semi_hard,
     mine_uniform,
     mine_violating,
     ramped_negatives,
 )
-from drel_core.model import DREL, ModelConfig, init_embedding_rows, prior_bias
-from drel_core.sampling import CandidateSampler, step_generator
-from drel_core.tag_embedding import TableConfig, TagEmbedding, row_wise_adagrad
-from drel_core.tag_lists import TagLists
-from drel_core.train_step import LossConfig, PooledBatch, PooledStep, literal_triplet_loss
+from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep, literal_triplet_loss
+from drel_core.model.sampling import CandidateSampler, step_generator
+from drel_core.model.tag_embedding import TableConfig, TagEmbedding, row_wise_adagrad
+from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows, prior_bias
+from drel_core.scoring.tag_lists import TagLists
 
 SMALL = ModelConfig(image_hidden=12, tag_dim=6, tag_hidden=8, latent=9)
 

@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from distributed.svm import choose_rows
-from drel_core.baselines.svm import SVMAnnotator, SVMConfig, fit_tag
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.svm import SVMAnnotator, SVMConfig, fit_tag
+from drel_core.bundle.vocabulary import Vocabulary
 
 
 def case() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

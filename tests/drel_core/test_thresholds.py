@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drel_core.thresholds import learn_thresholds
+from drel_core.decision.thresholds import learn_thresholds
 
 
 def f1(said: np.ndarray, hit: np.ndarray, relevant: int) -> float:

@@ -19,7 +19,7 @@ import torch
 from distributed import annotate
 from distributed.annotate import group_units
 from distributed.feature_store import StoreUnit
-from drel_core.bundle import load_bundle
+from drel_core.annotators.load import load_bundle
 from jobs.annotate import main
 from tests.bundles import write_drel
 from tests.conftest import Job

@@ -13,15 +13,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from drel_core import portable
-from drel_core.baselines.cnn import CNN, CNNConfig
-from drel_core.baselines.svm import SVMAnnotator
-from drel_core.bundle import load_bundle, write_bundle
-from drel_core.decision import DECISION, DecisionRule
+from drel_core.annotators.cnn import CNN, CNNConfig
+from drel_core.annotators.load import load_bundle
+from drel_core.annotators.svm import SVMAnnotator
+from drel_core.bundle.format import write_bundle
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.kernel import KERNEL, KernelHead
+from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
-from drel_core.kernel import KERNEL, KernelHead
-from drel_core.model import ModelConfig
-from drel_core.vocabulary import Vocabulary
+from drel_core.export.export import two_tower
+from drel_core.model.towers import ModelConfig
 from jobs.export import main
 from tests.bundles import write_drel
 from tests.jobs.test_train import run
@@ -192,7 +193,7 @@ def test_the_example_gives_the_same_tags_and_scores_without_this_project(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind in ("best", "ruled"):
-        monkeypatch.setattr(portable, "PIECE_BYTES", 4 * 6 * 5)  # 5 tags a file
+        monkeypatch.setattr(two_tower, "PIECE_BYTES", 4 * 6 * 5)  # 5 tags a file
     model, out = bundle_of(kind, tmp_path / "model"), tmp_path / "out"
     main(["--model", str(model), "--out", str(out), "--format", "torch"])
     features = np.random.default_rng(0).normal(size=(40, DIM)).astype(np.float32)

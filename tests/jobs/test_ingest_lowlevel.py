@@ -15,7 +15,7 @@ from PIL import Image
 from distributed.ingest.parts import matrix
 from distributed.store_manifest import check_same_features, features_of
 from drel_core.errors import InputError
-from drel_core.lowlevel import Codebook, lowlevel
+from drel_core.images.lowlevel import Codebook, lowlevel
 from tests.jobs.test_ingest import run
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from distributed.bundles import publish
 from distributed.reservoir import RESERVOIR
-from drel_core.bundle import load_bundle
+from drel_core.annotators.load import load_bundle
 from tests.bundles import write_drel
 from tests.jobs.test_serve import Server, start
 

@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
 from distributed.feedback import read_feedback
-from drel_core.bundle import load_bundle
+from drel_core.annotators.load import load_bundle
 from tests.bundles import write_drel
 from tests.conftest import ROOT
 
@@ -537,7 +537,7 @@ def test_metrics_count_requests(server: Server) -> None:
 
 def test_pictures_are_annotated_where_there_is_a_network(tmp_path: Path) -> None:
     from distributed.serving_model import ServedModel
-    from drel_core.backbone import load_backbone
+    from drel_core.images.backbone import load_backbone
 
     model = ServedModel(str(write_drel(tmp_path / "m", dim=1280)), "efficientnet-lite0")
     assert model.takes_images and model.takes_features

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from drel_core.bundle import read_thresholds
+from drel_core.bundle.format import read_thresholds
 from tests.pictures import picture_table, tiny_network, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ import torch
 
 from distributed.config import DataConfig, TrainConfig
 from distributed.feedback import Word, append
-from drel_core.bundle import bundle_folder, load_bundle
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import bundle_folder
 from tests.bundles import write_drel
 from tests.conftest import Job
 from tests.jobs.test_train import SMALL, run

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drel_core.baselines.cnn import CNNAnnotator
-from drel_core.baselines.popularity import PopularityAnnotator
-from drel_core.baselines.svm import SVMAnnotator
-from drel_core.bundle import load_bundle
-from drel_core.drel_annotator import encoded_tags, read_towers
+from drel_core.annotators.cnn import CNNAnnotator
+from drel_core.annotators.drel import encoded_tags, read_towers
+from drel_core.annotators.load import load_bundle
+from drel_core.annotators.popularity import PopularityAnnotator
+from drel_core.annotators.svm import SVMAnnotator
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.model import DREL, Tower
-from drel_core.vocabulary import Vocabulary
+from drel_core.model.towers import DREL, Tower
 
 PIECE_BYTES = 128 << 20
 """Most bytes of a tag side in one piece."""

@@ -20,32 +20,15 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from drel_core.annotator import TrainedAnnotator
-from drel_core.baselines.cnn import CNNAnnotator
-from drel_core.baselines.knn import KNNAnnotator
-from drel_core.baselines.popularity import PopularityAnnotator
-from drel_core.baselines.svm import SVMAnnotator
-from drel_core.drel_annotator import DRELAnnotator
+from drel_core.bundle.safe_loading import check_about, load_tensors, read_text
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.safe_loading import check_about, check_files, load_tensors, read_text
-from drel_core.vocabulary import Vocabulary
 
 FORMAT = 1
 THRESHOLDS = "thresholds.safetensors"
+METHODS = ("drel", "wsabie", "knn", "svm", "cnn-softmax", "cnn-hinge", "cnn-warp", "popularity")
 LATEST = "latest"
 """In a folder of versions: the file that names the one to use."""
-Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
-LOADERS: dict[str, Loader] = {
-    "drel": DRELAnnotator.load,
-    "wsabie": DRELAnnotator.load,
-    "knn": KNNAnnotator.load,
-    "svm": SVMAnnotator.load,
-    "cnn-softmax": CNNAnnotator.load,
-    "cnn-hinge": CNNAnnotator.load,
-    "cnn-warp": CNNAnnotator.load,
-    "popularity": PopularityAnnotator.load,
-}
-"""By the method that ``config.json`` names."""
 
 
 def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[str, Any]) -> str:
@@ -157,10 +140,10 @@ def parse_about(text: str, folder: str) -> dict[str, Any]:
             raise InputError(
                 f"{folder}: bundle format {about.get('format')!r}; this version reads {FORMAT}"
             )
-        if about.get("method") not in LOADERS:
+        if about.get("method") not in METHODS:
             raise InputError(
                 f"{folder}: bundle of method {about.get('method')!r}; this version reads "
-                f"{', '.join(LOADERS)}"
+                f"{', '.join(METHODS)}"
             )
         check_about(about, str(folder))
         return about
@@ -201,20 +184,3 @@ def reading(folder: str | Path) -> Iterator[None]:
         raise InputError(
             f"{folder}: the model bundle is damaged ({error})".splitlines()[0]
         ) from error
-
-
-def load_bundle(folder: str | Path) -> TrainedAnnotator:
-    """Load a bundle of any method, ready to score.
-
-    Raises:
-        InputError: not a bundle, an unknown format or method, or a part that is missing or damaged.
-    """
-    folder = bundle_folder(folder)
-    check_files(folder)
-    about, vocabulary = read_about(folder), read_vocabulary(folder)
-    if len(vocabulary) != about["num_tags"]:
-        raise InputError(
-            f"{folder}: {len(vocabulary)} tags in the vocabulary, {about['num_tags']} in config.json"
-        )
-    with reading(folder):
-        return LOADERS[about["method"]](folder, about, vocabulary)

@@ -25,15 +25,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drel_core.bundle import read_about, read_thresholds, read_vocabulary, reading, write_json
-from drel_core.decision import DECISION
+from drel_core.bundle.format import (
+    read_about,
+    read_thresholds,
+    read_vocabulary,
+    reading,
+    write_json,
+)
+from drel_core.decision.kernel import KERNEL
+from drel_core.decision.rule import DECISION
 from drel_core.errors import InputError
-from drel_core.kernel import KERNEL
-from drel_core.portable import Portable, portable
+from drel_core.export.two_tower import Portable, portable
 
 Format = Literal["onnx", "torch", "both"]
 FORMAT = 1
-_FILES = Path(__file__).parent / "export_files"
+_FILES = Path(__file__).parent / "example"
 
 
 def export_bundle(bundle: Path, out: Path, form: Format) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drel_core.annotator import DenseScores
+from drel_core.annotators.base import DenseScores
+from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.safe_loading import load_tensors
-from drel_core.vocabulary import Vocabulary
 
 _CERTAIN = 20.0  # log odds of a tag that every or no training image has
 

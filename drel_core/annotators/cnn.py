@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from drel_core.annotator import DenseScores
-from drel_core.backbone import Preprocessing, check_named_by_bundle, load_backbone
+from drel_core.annotators.base import DenseScores
+from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.losses import triplet_hinge, warp_weight
-from drel_core.safe_loading import load_tensors
-from drel_core.tag_lists import TagLists
-from drel_core.vocabulary import Vocabulary
+from drel_core.images.backbone import Preprocessing, check_named_by_bundle, load_backbone
+from drel_core.model.losses import triplet_hinge, warp_weight
+from drel_core.scoring.tag_lists import TagLists
 
 CNNLoss = Literal["softmax", "hinge", "warp"]
 _BATCH = 16  # pictures scored at a time: larger activations leave a CPU's cache

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from drel_core.annotator import DenseScores
+from drel_core.annotators.base import DenseScores
+from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.safe_loading import load_tensors
-from drel_core.tag_lists import TagLists
-from drel_core.vocabulary import Vocabulary
+from drel_core.scoring.tag_lists import TagLists
 
 Weighting = Literal["uniform", "distance"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drel_core.scorer import topk
-from drel_core.tag_lists import TagLists
+from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.topk import topk
 
 _AP_BLOCK = 4 << 20  # scores sorted at a time
 

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from drel_core.losses import smooth_triplet_loss, triplet_hinge, warp_weight
-from drel_core.mining import (
+from drel_core.model.losses import smooth_triplet_loss, triplet_hinge, warp_weight
+from drel_core.model.mining import (
     Mined,
     MinerName,
     mine_hard,
@@ -24,8 +24,8 @@ from drel_core.mining import (
     mine_violating,
     ramped_negatives,
 )
-from drel_core.model import DREL
-from drel_core.tag_lists import TagLists
+from drel_core.model.towers import DREL
+from drel_core.scoring.tag_lists import TagLists
 
 
 @dataclass(kw_only=True)

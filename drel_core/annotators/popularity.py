@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drel_core.annotator import DenseScores
-from drel_core.vocabulary import Vocabulary
+from drel_core.annotators.base import DenseScores
+from drel_core.bundle.vocabulary import Vocabulary
 
 
 class PopularityAnnotator(DenseScores):

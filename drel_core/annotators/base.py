@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from drel_core.scorer import topk
-from drel_core.vocabulary import Vocabulary
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.scoring.topk import topk
 
 
 class Annotator(Protocol):

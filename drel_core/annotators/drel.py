@@ -17,13 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drel_core.decision import DecisionRule
+from drel_core.bundle.safe_loading import is_finite, load_tensors
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.kernel import KernelHead
+from drel_core.decision.rule import DecisionRule
 from drel_core.errors import InputError
-from drel_core.kernel import KernelHead
-from drel_core.model import DREL, ModelConfig, prior_bias
-from drel_core.safe_loading import is_finite, load_tensors
-from drel_core.scorer import topk_blockwise
-from drel_core.vocabulary import Vocabulary
+from drel_core.model.towers import DREL, ModelConfig, prior_bias
+from drel_core.scoring.topk import topk_blockwise
 
 
 def table_file(part: int, parts: int) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from drel_core.model import ModelConfig, init_embedding_rows
+from drel_core.model.towers import ModelConfig, init_embedding_rows
 
 TableOptimiser = Literal["rowwise-adagrad", "sgd"]
 

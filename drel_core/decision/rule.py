@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
-from drel_core.safe_loading import load_tensors
 
 DECISION = "decision.safetensors"
 _NEIGHBOURS = (

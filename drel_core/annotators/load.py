@@ -1,0 +1,48 @@
+"""Loading a bundle of any method, ready to score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from drel_core.annotators.base import TrainedAnnotator
+from drel_core.annotators.cnn import CNNAnnotator
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.annotators.knn import KNNAnnotator
+from drel_core.annotators.popularity import PopularityAnnotator
+from drel_core.annotators.svm import SVMAnnotator
+from drel_core.bundle.format import bundle_folder, read_about, read_vocabulary, reading
+from drel_core.bundle.safe_loading import check_files
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.errors import InputError
+
+Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
+LOADERS: dict[str, Loader] = {
+    "drel": DRELAnnotator.load,
+    "wsabie": DRELAnnotator.load,
+    "knn": KNNAnnotator.load,
+    "svm": SVMAnnotator.load,
+    "cnn-softmax": CNNAnnotator.load,
+    "cnn-hinge": CNNAnnotator.load,
+    "cnn-warp": CNNAnnotator.load,
+    "popularity": PopularityAnnotator.load,
+}
+"""By the method that ``config.json`` names."""
+
+
+def load_bundle(folder: str | Path) -> TrainedAnnotator:
+    """Load a bundle of any method, ready to score.
+
+    Raises:
+        InputError: not a bundle, an unknown format or method, or a part that is missing or damaged.
+    """
+    folder = bundle_folder(folder)
+    check_files(folder)
+    about, vocabulary = read_about(folder), read_vocabulary(folder)
+    if len(vocabulary) != about["num_tags"]:
+        raise InputError(
+            f"{folder}: {len(vocabulary)} tags in the vocabulary, {about['num_tags']} in config.json"
+        )
+    with reading(folder):
+        return LOADERS[about["method"]](folder, about, vocabulary)

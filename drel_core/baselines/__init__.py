@@ -1,1 +1,0 @@
-"""Methods that DREL is compared with."""

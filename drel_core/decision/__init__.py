@@ -1,0 +1,1 @@
+"""What is added to scores, and which tags are predicted from them."""

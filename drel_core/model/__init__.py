@@ -1,0 +1,1 @@
+"""Towers, tag embeddings and the pooled training step."""
