@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distributed.folder import Folder
-from distributed.scratch import address_mark, work_folder
+from distributed.storage.folder import Folder
+from distributed.storage.local_cache import cache_dir, cache_key
 from drel_core.bundle.format import (
     LATEST,
     bundle_folder,
@@ -75,7 +75,7 @@ def local_bundle(model: str | Path) -> Path:
 
 def _kept(folder: Folder, version: str) -> Path:
     # The version is what a file in the bucket says: it must not become a path.
-    return work_folder("bundles") / address_mark(f"{folder.address} {version}")
+    return cache_dir("bundles") / cache_key(f"{folder.address} {version}")
 
 
 def _fetch(folder: Folder, version: str, place: Path) -> None:
@@ -127,7 +127,7 @@ class Draft:
     def __init__(self, final: Folder) -> None:
         self.final = final
         if final.remote:
-            self.folder = Path(tempfile.mkdtemp(prefix="draft-", dir=work_folder("bundles")))
+            self.folder = Path(tempfile.mkdtemp(prefix="draft-", dir=cache_dir("bundles")))
         else:
             self.folder = final.path.with_name(f".{final.name}.partial")
 

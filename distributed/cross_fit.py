@@ -18,10 +18,10 @@ from torch import Tensor
 from distributed import comm
 from distributed.config import TrainConfig
 from distributed.feature_store import ReadUnit
-from distributed.folder import Folder
 from distributed.kernel_fit import fit_kernel
 from distributed.pipeline import ShardReader
 from distributed.step import Stepper
+from distributed.storage.folder import Folder
 from distributed.store_survey import StoreSurvey
 from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
 from drel_core.model.sampling import mix_seed

@@ -16,18 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed.s3 import is_s3
-from distributed.store_files import (
-    READ_ERRORS,
+from distributed.data.columns import Columns as Columns
+from distributed.data.parquet_files import (
     check_schema,
     common_length,
     has_length,
     list_files,
-    one_line,
     read_footer,
-    resolve,
 )
-from distributed.store_files import Columns as Columns
+from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
 
 _FOOTERS = 256

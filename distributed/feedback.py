@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.folder import Folder
-from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer
-from distributed.whole_files import write_bytes
+from distributed.data.parquet_files import list_files, read_footer
+from distributed.storage.files import READ_ERRORS, one_line, write_bytes
+from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 
 

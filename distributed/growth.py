@@ -22,10 +22,10 @@ from torch import Tensor
 
 from distributed.bundles import local_bundle
 from distributed.feature_store import Columns, ReadUnit, encode_tags, flat_tags, read_table
-from distributed.folder import Folder
 from distributed.inherited import Inherited
 from distributed.learner import Learner
 from distributed.step import Stepper
+from distributed.storage.folder import Folder
 from distributed.store_survey import StoreSurvey
 from drel_core.annotators.drel import table_file
 from drel_core.bundle.format import read_vocabulary

@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distributed.capacity import Bundle, capacity, fits, shortage, wait_for_workers
 from distributed.config import ClusterConfig
 from distributed.desk import Desk, News, Watch
-from distributed.folder import Folder, storage
 from distributed.stopping import Asked, Stopped
+from distributed.storage.folder import Folder, storage
 from distributed.unit_tasks import MALLOC, local_ray, start_ray
 from distributed.workers import Workers
 from drel_core.errors import InputError

@@ -10,9 +10,9 @@ from typing import Any
 from distributed.bundles import Draft
 from distributed.config import TrainConfig
 from distributed.finish import finish_bundle
-from distributed.folder import Folder
 from distributed.knn import choose, write_shards
 from distributed.launch import Say, launch
+from distributed.storage.folder import Folder
 from distributed.store_survey import StoreSurvey
 from distributed.svm import fit_svm
 from distributed.worker import enter

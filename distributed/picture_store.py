@@ -12,15 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distributed.store_files import (
-    READ_ERRORS,
-    Columns,
-    list_files,
-    one_line,
-    read_footer,
-    resolve,
-    sibling_option,
-)
+from distributed.data.columns import Columns, sibling_option
+from distributed.data.parquet_files import list_files, read_footer
+from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
 from drel_core.images.pictures import BadPicture, decode

@@ -24,7 +24,7 @@ from distributed.feature_store import (
     read_table,
     read_unit,
 )
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from distributed.store_survey import StoreSurvey, hash_ids
 
 RESERVOIR = "reservoir.parquet"

@@ -28,7 +28,6 @@ from ray.serve.metrics import Counter, Histogram
 from starlette.requests import Request
 
 from distributed.feedback import Word, append
-from distributed.folder import Folder
 from distributed.serving_api import (
     MAX_K,
     AnnotateRequest,
@@ -58,6 +57,7 @@ from distributed.serving_http import ANNOTATE, answers, app, described
 from distributed.serving_live import LiveModel
 from distributed.serving_model import ServedModel
 from distributed.serving_proxy import TakesWhole
+from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from distributed.store_files import one_line, resolve
+from distributed.storage.files import one_line, resolve
 from drel_core.errors import InputError
 
 

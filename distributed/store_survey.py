@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.data.columns import sibling_option
 from distributed.feature_store import (
     Columns,
     FeatureStore,
@@ -24,7 +25,7 @@ from distributed.feature_store import (
     read_table,
 )
 from distributed.feature_sums import feature_sums
-from distributed.store_files import one_line, sibling_option
+from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
 OnBadRow = Literal["fail", "skip"]

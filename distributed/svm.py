@@ -14,9 +14,9 @@ import ray
 import torch
 
 from distributed.feature_store import Columns
-from distributed.folder import Folder
 from distributed.launch import Say
 from distributed.pipeline import Rows, block_rows, read_rows, unit_block
+from distributed.storage.folder import Folder
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import INLINE_BYTES, map_units, start_ray
 from drel_core.annotators.knn import tag_matrix

@@ -20,7 +20,6 @@ from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.cross_fit import has_room, learn_decision
 from distributed.feature_store import ReadUnit
 from distributed.finish import finish_bundle
-from distributed.folder import Folder
 from distributed.heartbeat import Heartbeat
 from distributed.inherited import Inherited
 from distributed.kernel_fit import fit_kernel
@@ -28,10 +27,11 @@ from distributed.learner import Learner
 from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
 from distributed.reading import Reading, epoch_reader
-from distributed.scratch import Scratch
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.stopping import Order
+from distributed.storage.folder import Folder
+from distributed.storage.local_cache import RunFolder
 from distributed.store_survey import StoreSurvey
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
@@ -157,7 +157,7 @@ def train(
         current = epoch_reader(
             data.train, cursor.readings, steps, rank, config.seed, cursor.epoch, blocks
         )
-    scratch = Scratch(Folder.of(config.out))
+    scratch = RunFolder(Folder.of(config.out))
     logs = str(scratch.folder / "tensorboard")
     started = time.perf_counter()
     if isinstance(learner, Stepper) and validated is None:  # a search looks at the towers alone

@@ -13,12 +13,12 @@ from distributed.bundles import local_bundle
 from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import FeatureStore
-from distributed.folder import Folder
 from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
 from distributed.picture_store import picture_columns
-from distributed.scratch import Scratch
+from distributed.storage.folder import Folder
+from distributed.storage.local_cache import RunFolder
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
@@ -176,7 +176,7 @@ def make_ready(out: Folder) -> None:
     if not out.remote:
         out.path.mkdir(parents=True, exist_ok=True)
     elif not out.has("config.yaml"):
-        Scratch(out).begin()
+        RunFolder(out).begin()
 
 
 def write_fingerprint(out: Folder, mark: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import ray
 
 from distributed.feature_store import FeatureStore
-from distributed.s3 import shared_environment
+from distributed.storage.s3 import shared_environment
 from distributed.store_survey import (
     OnBadRow,
     StoreSurvey,

@@ -22,10 +22,10 @@ from distributed.config import CheckpointConfig, ClusterConfig, DataConfig, Trai
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.feedback import read_feedback
-from distributed.folder import Folder
 from distributed.growth import Parent, Start, write_new_rows
 from distributed.launch import Say, launch
 from distributed.reservoir import RESERVOIR, replay_store
+from distributed.storage.folder import Folder
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow, StoreSurvey, Validation
 from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store

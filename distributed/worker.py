@@ -39,10 +39,10 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     import torch
 
     from distributed.config import TrainConfig
-    from distributed.folder import Folder
     from distributed.heartbeat import Heartbeat
     from distributed.pipeline import inline_blocks
-    from distributed.scratch import Scratch
+    from distributed.storage.folder import Folder
+    from distributed.storage.local_cache import RunFolder
     from distributed.store_survey import StoreSurvey
     from distributed.train_loop import build_learner, train
     from distributed.unit_tasks import INLINE_BYTES
@@ -69,7 +69,7 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
 
         fresh = settings["origin"]["new_images"]
         inherited = take_over(learner, settings["parent"], data, fresh)
-    scratch = Scratch(Folder.of(config.out))
+    scratch = RunFolder(Folder.of(config.out))
     if ray.train.get_context().get_world_rank() == 0:
         scratch.take_up(PROGRESS)
     # A local folder takes a checkpoint faster than another thread is started.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from distributed import annotate
 from distributed.bundles import find_bundle, local_bundle
 from distributed.feature_store import Columns, FeatureStore
-from distributed.folder import Folder
 from distributed.picture_store import bundle_columns
+from distributed.storage.folder import Folder
 from distributed.store_manifest import check_same_features, features_of
 from distributed.store_survey import OnBadRow
 from drel_core.bundle.format import read_about, read_thresholds

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.stopping import Stopped, stop_at_once, wish_to_stop
-from distributed.whole_files import write_bytes
+from distributed.storage.files import write_bytes
 from drel_core.errors import InputError
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")

@@ -11,9 +11,9 @@ from distributed import trainer
 from distributed.config import PICTURE_METHODS
 from distributed.evaluate import evaluate_store, upper_bound
 from distributed.feature_store import Columns, FeatureStore
-from distributed.folder import Folder
 from distributed.reservoir import RESERVOIR
 from distributed.stopping import wish_to_stop
+from distributed.storage.folder import Folder
 from distributed.unit_tasks import survey_store
 from distributed.workers import ONE, Workers
 from drel_core.annotators.popularity import PopularityAnnotator

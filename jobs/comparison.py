@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from jobs.cli import write_json, write_text
 
 matplotlib.use("agg")

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, fields
 
 from distributed.bundles import local_bundle
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_about
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job

@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 
 from distributed import trainer
 from distributed.config import TrainConfig
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, write_text
 

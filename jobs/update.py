@@ -9,7 +9,7 @@ import yaml
 
 from distributed import update
 from distributed.bundles import local_bundle, publish
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from distributed.update import UpdateConfig
 from drel_core.bundle.format import read_about
 from drel_core.errors import InputError

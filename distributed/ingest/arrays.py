@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.io
 
-from distributed.store_files import one_line
+from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".hdf")

@@ -21,7 +21,7 @@ import pyarrow.csv
 
 from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from distributed.ingest.tag_columns import lists_from_matrix
-from distributed.store_files import one_line
+from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
 FEATURE_SIZES = {"CH": 64, "CORR": 144, "EDH": 73, "WT": 128, "CM55": 225, "BoW": 500}

@@ -27,8 +27,7 @@ from distributed.ingest.source import (
     Source,
     rejected,
 )
-from distributed.store_files import READ_ERRORS, one_line, resolve
-from distributed.whole_files import write_bytes
+from distributed.storage.files import READ_ERRORS, one_line, resolve, write_bytes
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
 IMAGE_HASH = "image_hash"

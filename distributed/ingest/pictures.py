@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from distributed.data.parquet_files import list_files, read_footer
 from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.tag_columns import column_names, read_text_table, table_suffix, tag_lists
-from distributed.store_files import READ_ERRORS, list_files, one_line, read_footer, resolve
+from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 
 _KINDS = ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "tif", "tiff", "webp", "avif", "jp2")

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.data.columns import Columns
+from distributed.data.parquet_files import common_length, list_files, read_footer
 from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.arrays import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
@@ -28,7 +30,6 @@ from distributed.ingest.tag_columns import (
     table_suffix,
     tag_lists,
 )
-from distributed.store_files import Columns, common_length, list_files, read_footer
 from drel_core.errors import InputError
 
 _OK, _NO_ID, _AGAIN, _NO_FEATURES, _NO_TAGS, _NO_SPLIT = range(6)

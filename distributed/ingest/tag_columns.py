@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.json
 
-from distributed.store_files import READ_ERRORS, one_line, resolve
+from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")

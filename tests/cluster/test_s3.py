@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load
 
 from distributed.feedback import read_feedback
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from drel_core.annotators.load import load_bundle
 from tests.conftest import ROOT
 from tests.fault_proxy import KINDS, FaultProxy

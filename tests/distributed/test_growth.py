@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from distributed import comm
 from distributed.config import TrainConfig, config_from
 from distributed.feature_store import Columns, FeatureStore
-from distributed.folder import Folder
 from distributed.growth import NEW_ROWS, Parent, grow, write_new_rows
 from distributed.optim import OptimConfig
 from distributed.reservoir import RESERVOIR, fill_reservoir, replay_store
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
+from distributed.storage.folder import Folder
 from distributed.store_survey import StoreSurvey
 from distributed.unit_tasks import survey_store
 from distributed.update import combined, feedback_rows

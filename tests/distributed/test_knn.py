@@ -12,9 +12,9 @@ import torch
 
 from distributed.bundles import Draft
 from distributed.feature_store import Columns, FeatureStore
-from distributed.folder import Folder
 from distributed.knn import ShardedKNN, choose, write_shards
 from distributed.pipeline import read_rows
+from distributed.storage.folder import Folder
 from distributed.unit_tasks import start_ray, survey_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.bundle.format import write_bundle

@@ -24,13 +24,13 @@ import torch
 
 from distributed import comm
 from distributed.bundles import Draft, find_bundle, local_bundle, publish
+from distributed.data.parquet_files import list_files
 from distributed.feature_store import Columns, FeatureStore, read_unit
-from distributed.folder import Folder
 from distributed.pipeline import inline_blocks
-from distributed.s3 import open_s3
-from distributed.scratch import Scratch
 from distributed.serving_model import ServedModel
-from distributed.store_files import list_files
+from distributed.storage.folder import Folder
+from distributed.storage.local_cache import RunFolder
+from distributed.storage.s3 import open_s3
 from distributed.store_survey import Validation
 from distributed.train_loop import build_learner, train
 from distributed.unit_tasks import survey_store
@@ -147,7 +147,7 @@ def test_files_are_there_whole_or_not_at_all(s3: Bucket, tmp_path: Path) -> None
 def test_a_killed_upload_leaves_nothing(s3: Bucket, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(60 << 20))
     code = (
-        "import sys; from pathlib import Path; from distributed.folder import Folder\n"
+        "import sys; from pathlib import Path; from distributed.storage.folder import Folder\n"
         "Folder.of(sys.argv[1]).put('large', Path(sys.argv[2]))"
     )
     process = subprocess.Popen(
@@ -399,14 +399,14 @@ def test_growing_files_are_copied_when_they_have_changed(
     s3: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = Folder.of(s3.at("out"))
-    scratch = Scratch(out)
+    scratch = RunFolder(out)
     (scratch.folder / "progress.log").write_text("one\n")
     scratch.push()
     s3.proxy.requests.clear()
     scratch.push()
     assert not s3.proxy.requests
     monkeypatch.setenv("DREL_SCRATCH", str(tmp_path / "elsewhere"))
-    moved = Scratch(out)
+    moved = RunFolder(out)
     moved.take_up("progress.log")
     with open(moved.folder / "progress.log", "a") as file:
         file.write("two\n")

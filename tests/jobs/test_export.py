@@ -21,7 +21,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
-from drel_core.export.export import two_tower
+from drel_core.export import two_tower
 from drel_core.model.towers import ModelConfig
 from jobs.export import main
 from tests.bundles import write_drel

@@ -8,11 +8,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from distributed.folder import Folder
+from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 
 
-def work_folder(*names: str) -> Path:
+def cache_dir(*names: str) -> Path:
     """A folder below DREL_SCRATCH or the system's temporary folder that belongs to this user alone; made if
     need be.
 
@@ -31,12 +31,12 @@ def work_folder(*names: str) -> Path:
     return folder
 
 
-def address_mark(address: str) -> str:
+def cache_key(address: str) -> str:
     """Short and the same on every machine: names a folder by an address."""
     return hashlib.sha256(address.encode()).hexdigest()[:12]
 
 
-class Scratch:
+class RunFolder:
     """Where a run writes files that grow (progress, event files): its output folder, or for one on S3 a
     local folder whose changed files ``push`` copies there. Every process on a machine means the same one.
 
@@ -46,7 +46,7 @@ class Scratch:
 
     def __init__(self, out: Folder) -> None:
         self.out = out
-        self.folder = work_folder("runs", address_mark(out.address)) if out.remote else out.path
+        self.folder = cache_dir("runs", cache_key(out.address)) if out.remote else out.path
         self._pushed: dict[Path, tuple[int, int]] = {}
 
     def begin(self) -> None:

@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
-from distributed.s3 import denied, is_s3, open_s3, reach
-from distributed.store_files import resolve
-from distributed.whole_files import write_bytes
+from distributed.storage.files import resolve, write_bytes
+from distributed.storage.s3 import denied, is_s3, open_s3, reach
 from drel_core.errors import InputError
 
 _CHUNK = 8 << 20

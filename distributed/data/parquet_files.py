@@ -5,8 +5,6 @@ Nothing here reads rows, except for D of files whose lists have no fixed size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -16,76 +14,12 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from distributed.s3 import is_s3, open_s3, reach
+from distributed.data.columns import Columns, is_list_type, sibling_option
+from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
 
-_FLOATS = (pa.float16(), pa.float32(), pa.float64())
-# What Arrow raises for files that are damaged (UnicodeDecodeError: a name in the footer), gone or
-# out of reach. ArrowMemoryError is caught before them and passes through: running out of memory is
-# not the file's fault.
-READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 _PARQUET = ds.ParquetFileFormat()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of the store's columns."""
-
-    image_id: str = "image_id"
-    """string, not null, different for every row of a store"""
-    features: str = "features"
-    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length)"""
-    tags: str = "tags"
-    """list of string"""
-    image: str = "image"
-    """encoded pictures (binary), for the methods cnn-*"""
-    path: str = "path"
-    """where the pictures lie (string), for the methods cnn-* where there is no image column"""
-
-    def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
-        """D (None where the type does not tell) and the element type of a features column.
-
-        Raises:
-            InputError: of a type that features cannot have.
-        """
-        if not _is_list(kind) or kind.value_type not in _FLOATS:
-            raise InputError(
-                f"{name}: column {self.features!r} is {kind}; "
-                "it must be fixed_size_list<float16|float32|float64>[D]"
-            )
-        dim = kind.list_size if pa.types.is_fixed_size_list(kind) else None
-        return dim, np.dtype(kind.value_type.to_pandas_dtype())
-
-    def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-        """Lists of D numbers, null where there are none, and for some of the nulls the reason."""
-        return features, {}
-
-    @property
-    def unit_rows(self) -> int:
-        """Most rows that are read at a time."""
-        return 65536
-
-
-def sibling_option(option: str, name: str) -> str:
-    """``--data.NAME`` where the store is ``--data.train``, ``--NAME`` where it is ``--data``."""
-    return f"--data.{name}" if option.startswith("--data.") else f"--{name}"
-
-
-def resolve(path: str) -> tuple[pafs.FileSystem, str]:
-    """Filesystem and path of a local path or URI. Endpoint and credentials come the standard way."""
-    if "://" not in path:
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-    if is_s3(path):
-        return open_s3(path)
-    try:
-        return pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable location ({one_line(error)})") from error
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's message, at most 200 characters."""
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str, str, int]]]:
@@ -178,17 +112,11 @@ def check_schema(
     if not tags_needed:
         return dim, dtype
     tags = schema.field(columns.tags).type
-    if not _is_list(tags) or not (
+    if not is_list_type(tags) or not (
         pa.types.is_string(tags.value_type) or pa.types.is_large_string(tags.value_type)
     ):
         raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
     return dim, dtype
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def has_length(metadata: pq.FileMetaData, columns: Columns, dim: int) -> bool:

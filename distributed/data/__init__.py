@@ -1,0 +1,1 @@
+"""From a Parquet feature store to the batches of a rank."""

@@ -1,0 +1,62 @@
+"""Names and types of the columns of a feature store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from drel_core.errors import InputError
+
+_FLOATS = (pa.float16(), pa.float32(), pa.float64())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of the store's columns."""
+
+    image_id: str = "image_id"
+    """string, not null, different for every row of a store"""
+    features: str = "features"
+    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length)"""
+    tags: str = "tags"
+    """list of string"""
+    image: str = "image"
+    """encoded pictures (binary), for the methods cnn-*"""
+    path: str = "path"
+    """where the pictures lie (string), for the methods cnn-* where there is no image column"""
+
+    def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
+        """D (None where the type does not tell) and the element type of a features column.
+
+        Raises:
+            InputError: of a type that features cannot have.
+        """
+        if not is_list_type(kind) or kind.value_type not in _FLOATS:
+            raise InputError(
+                f"{name}: column {self.features!r} is {kind}; "
+                "it must be fixed_size_list<float16|float32|float64>[D]"
+            )
+        dim = kind.list_size if pa.types.is_fixed_size_list(kind) else None
+        return dim, np.dtype(kind.value_type.to_pandas_dtype())
+
+    def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+        """Lists of D numbers, null where there are none, and for some of the nulls the reason."""
+        return features, {}
+
+    @property
+    def unit_rows(self) -> int:
+        """Most rows that are read at a time."""
+        return 65536
+
+
+def sibling_option(option: str, name: str) -> str:
+    """``--data.NAME`` where the store is ``--data.train``, ``--NAME`` where it is ``--data``."""
+    return f"--data.{name}" if option.startswith("--data.") else f"--{name}"
+
+
+def is_list_type(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )

@@ -1,0 +1,64 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from distributed.storage.s3 import denied, is_s3, open_s3
+from drel_core.errors import InputError
+
+
+def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
+    """Write a file under its name only when it is whole; folders above it are made.
+
+    An object store does so by itself; elsewhere it is written beside and renamed.
+
+    Args:
+        durable: return only when a local disk holds it, whatever happens to the power.
+    """
+    filesystem, name = resolve(path)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with denied(path), filesystem.open_output_stream(name) as stream:
+            stream.write(data)
+        return
+    folder = os.path.dirname(name)
+    os.makedirs(folder, exist_ok=True)
+    with open(f"{name}.tmp", "wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(f"{name}.tmp", name)
+    if durable:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# What Arrow raises for files that are damaged (UnicodeDecodeError: a name in the footer), gone or
+# out of reach. ArrowMemoryError is caught before them and passes through: running out of memory is
+# not the file's fault.
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+def resolve(path: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and path of a local path or URI. Endpoint and credentials come the standard way."""
+    if "://" not in path:
+        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    if is_s3(path):
+        return open_s3(path)
+    try:
+        return pafs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable location ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
