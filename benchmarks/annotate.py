@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from benchmarks.processes import cpu_seconds, descendants, private_bytes
 from benchmarks.serving import bundle
 from distributed.feature_store import FeatureStore
-from distributed.unit_tasks import MALLOC
+from distributed.runtime.ray_session import MALLOC
 
 BARE = """
 import sys, time, numpy as np, pyarrow.parquet as pq, torch

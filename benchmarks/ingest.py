@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from distributed.unit_tasks import MALLOC
+from distributed.runtime.ray_session import MALLOC
 
 PART = re.compile(r"part (\d+)/\d+\s+(\d+) rows\s+(\d+) rejected")
 LOOP = """

@@ -27,7 +27,7 @@ import torch
 
 from distributed.feature_store import FeatureStore
 from distributed.pipeline import Rows, read_rows
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.model.towers import signed_power
 from drel_core.scoring.metrics import MetricCounts

@@ -25,8 +25,8 @@ import torch
 
 from distributed.feature_store import FeatureStore
 from distributed.pipeline import block_rows, unit_block
+from distributed.store_survey import survey_store
 from distributed.train_loop import build_stepper
-from distributed.unit_tasks import survey_store
 from jobs.train import parse
 
 LINE = re.compile(r"step (\d+)/\d+ .*? ([\d,]+) images/s")

@@ -160,8 +160,8 @@ def load(
 def serve_app(model: Path, replicas: str = "1", poll: float = 1.0) -> None:
     from ray import serve
 
+    from distributed.runtime.ray_session import start_ray
     from distributed.serving import ServeArgs, build_app
-    from distributed.unit_tasks import start_ray
 
     start_ray(int(replicas) + 1)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})

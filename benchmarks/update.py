@@ -31,8 +31,7 @@ import torch
 
 from distributed.feature_store import FeatureStore, encode_tags, flat_tags
 from distributed.pipeline import read_rows
-from distributed.store_survey import hash_ids
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import hash_ids, survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists

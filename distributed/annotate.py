@@ -26,10 +26,11 @@ from distributed.bundles import local_bundle
 from distributed.feature_store import Columns, FeatureStore, StoreUnit, feature_matrix, read_table
 from distributed.knn import open_annotator
 from distributed.launch import Say
+from distributed.runtime.ray_session import MALLOC, start_ray
+from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.files import resolve, write_bytes
 from distributed.storage.folder import Folder
 from distributed.store_survey import OnBadRow, UnitSurvey, survey_table
-from distributed.unit_tasks import INLINE_BYTES, MALLOC, start_ray
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError

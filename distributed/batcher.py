@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-Asked = TypeVar("Asked")
+StopRequest = TypeVar("Asked")
 Told = TypeVar("Told")
 
 
-class Batcher(Generic[Asked, Told]):
+class Batcher(Generic[StopRequest, Told]):
     """Gathers what is asked while a batch is worked on, and hands it over as the next one.
 
     Args:
@@ -27,15 +27,15 @@ class Batcher(Generic[Asked, Told]):
 
     def __init__(
         self,
-        work: Callable[[list[Asked]], Awaitable[list[Told]]],
-        rows: Callable[[Asked], int],
+        work: Callable[[list[StopRequest]], Awaitable[list[Told]]],
+        rows: Callable[[StopRequest], int],
         max_rows: int,
     ) -> None:
         self._work, self._rows, self._max_rows = work, rows, max_rows
-        self._waiting: deque[tuple[Asked, asyncio.Future[Told]]] = deque()
+        self._waiting: deque[tuple[StopRequest, asyncio.Future[Told]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def ask(self, asked: Asked) -> Told:
+    async def ask(self, asked: StopRequest) -> Told:
         loop = asyncio.get_running_loop()
         told: asyncio.Future[Told] = loop.create_future()
         self._waiting.append((asked, told))
@@ -43,8 +43,8 @@ class Batcher(Generic[Asked, Told]):
             self._worker = loop.create_task(self._run())
         return await told
 
-    def _take(self) -> list[tuple[Asked, asyncio.Future[Told]]]:
-        taken: list[tuple[Asked, asyncio.Future[Told]]] = []
+    def _take(self) -> list[tuple[StopRequest, asyncio.Future[Told]]]:
+        taken: list[tuple[StopRequest, asyncio.Future[Told]]] = []
         rows = 0
         while self._waiting:
             asked, told = self._waiting[0]

@@ -10,9 +10,9 @@ from distributed.knn import KNNConfig
 from distributed.optim import OptimConfig
 from distributed.pipeline import Residency
 from distributed.reservoir import ReservoirConfig
+from distributed.runtime.worker_range import ONE, Workers
 from distributed.step import PoolConfig
 from distributed.store_survey import OnBadRow
-from distributed.workers import ONE, Workers
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.annotators.svm import SVMConfig
 from drel_core.decision.kernel import KernelConfig

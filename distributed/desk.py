@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.train import UserCallback
 
-from distributed.stopping import Order
+from distributed.runtime.signals import LoopAction
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Desk:
     ) -> None:
         self.failures, self.every, self.clock = failures, every, clock
         self.lines: list[str] = []
-        self.order = Order.GO_ON
+        self.order = LoopAction.GO_ON
         self.world = 0
         self.reach = 0  # the most steps that may be done
         self.seen = clock()  # last sign of life
@@ -131,7 +131,7 @@ class Desk:
     # The driver.
 
     def stop(self) -> None:
-        self.order = Order.STOP
+        self.order = LoopAction.STOP
 
     def news(self, after: int) -> News:
         """What is new after so many lines."""

@@ -10,8 +10,8 @@ import torch
 
 from distributed.feature_store import Columns, ReadUnit
 from distributed.pipeline import block_rows, unit_block
+from distributed.runtime.tasks import map_units
 from distributed.store_survey import StoreSurvey
-from distributed.unit_tasks import map_units
 from drel_core.annotators.base import Annotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from distributed import comm
-from distributed.stopping import Order
+from distributed.runtime.signals import LoopAction
 
 
 class Heartbeat:
@@ -26,7 +26,7 @@ class Heartbeat:
     def __init__(
         self,
         begin: Callable[[int], object] = lambda done: None,
-        ask: Callable[[int, int], int] = lambda done, until: Order.GO_ON,
+        ask: Callable[[int, int], int] = lambda done, until: LoopAction.GO_ON,
         notice: Callable[[], bool] = lambda: False,
         device: torch.device | None = None,
         seconds: float = 0.5,
@@ -43,13 +43,13 @@ class Heartbeat:
             self._begin(done)
         self.last = time.perf_counter()
 
-    def after_step(self, done: int) -> Order:
+    def after_step(self, done: int) -> LoopAction:
         """What to do after ``done`` steps of the whole run; the same answer on all ranks."""
         self.until -= 1
         if self.until > 0:
-            return Order.GO_ON
+            return LoopAction.GO_ON
         now = time.perf_counter()
-        order = self.ask(done, self.every) if comm.rank() == 0 else Order.GO_ON
+        order = self.ask(done, self.every) if comm.rank() == 0 else LoopAction.GO_ON
         local = torch.tensor([float(order), now - self.last], device=self.device)
         agreed, elapsed = comm.sum_over_ranks(local).tolist()
         # The first beat comes after one step, which takes longer than others.
@@ -58,4 +58,4 @@ class Heartbeat:
         self.last = time.perf_counter()
         self.beats += 1
         noticed = self.beats % 10 == 0 and self.notice()
-        return max(Order(int(agreed)), Order.CHECKPOINT if noticed else Order.GO_ON)
+        return max(LoopAction(int(agreed)), LoopAction.CHECKPOINT if noticed else LoopAction.GO_ON)

@@ -14,13 +14,13 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distributed.capacity import Bundle, capacity, fits, shortage, wait_for_workers
 from distributed.config import ClusterConfig
 from distributed.desk import Desk, News, Watch
-from distributed.stopping import Asked, Stopped
+from distributed.runtime.capacity import Bundle, capacity, fits, shortage, wait_for_workers
+from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
+from distributed.runtime.signals import Stopped, StopRequest
+from distributed.runtime.worker_range import Workers
 from distributed.storage.folder import Folder, storage
-from distributed.unit_tasks import MALLOC, local_ray, start_ray
-from distributed.workers import Workers
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]
@@ -55,7 +55,7 @@ def launch(
         RuntimeError: the run failed again and again at the same place.
     """
     start_ray(workers.least)
-    with Asked() as asked:
+    with StopRequest() as asked:
         cuda = _on_gpus(workers, device)
         bundle: Bundle = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
         most = workers.most
@@ -148,7 +148,9 @@ class _Fit(threading.Thread):
             self.error = error if cause is None else InputError(cause)
 
 
-def _follow(desk: Any, fit: _Fit, asked: Asked, bundle: Bundle, workers: Workers, say: Say) -> News:
+def _follow(
+    desk: Any, fit: _Fit, asked: StopRequest, bundle: Bundle, workers: Workers, say: Say
+) -> News:
     """Show what the desk has to tell until the run ends; hand on the wish to stop."""
     shown, said, handed_on = 0, "", False
     while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from distributed.feature_store import (
     read_table,
 )
 from distributed.feature_sums import feature_sums
+from distributed.runtime.tasks import map_units
 from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
@@ -334,3 +335,24 @@ def merge_surveys(
         skipped=skipped,
         tagless=tagless,
     )
+
+
+def survey_store(
+    store: FeatureStore,
+    on_bad_row: OnBadRow,
+    validation: Validation | None = None,
+    statistics: bool = True,
+    power: float = 1.0,
+) -> StoreSurvey:
+    """One pass over a store, on this process or as Ray tasks.
+
+    Raises:
+        InputError: see ``merge_surveys``.
+    """
+    columns, dim = store.columns, store.image_dim
+
+    def look(unit: Any) -> UnitSurvey:
+        return survey_unit(unit, columns, dim, validation, statistics, power)
+
+    size = store.num_rows * dim * store.dtype.itemsize
+    return merge_surveys(store, map_units(look, store.units, size), on_bad_row)

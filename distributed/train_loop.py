@@ -27,9 +27,9 @@ from distributed.learner import Learner
 from distributed.monitor import Monitor
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
 from distributed.reading import Reading, epoch_reader
+from distributed.runtime.signals import LoopAction
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
-from distributed.stopping import Order
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.store_survey import StoreSurvey
@@ -197,13 +197,13 @@ def train(
                 monitor.line(epoch, done + 1, rate, world)
             cursor.step += 1
             order = heartbeat.after_step(done + 1)
-            stopping = stopping or order is Order.STOP
-            due = order is not Order.GO_ON or (done + 1) % config.checkpoint.every == 0
+            stopping = stopping or order is LoopAction.STOP
+            due = order is not LoopAction.GO_ON or (done + 1) % config.checkpoint.every == 0
             if cursor.step < steps:
                 if due:
                     # With validation below all scores: Ray keeps the last one and the best two.
                     keep(-1.0 if has_validation else done + 1.0)
-                if order is Order.CHECKPOINT and rank == 0:
+                if order is LoopAction.CHECKPOINT and rank == 0:
                     say(f"a node is about to go: checkpoint after step {done + 1}")
                 if stopping:
                     break

@@ -17,11 +17,12 @@ from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
 from distributed.picture_store import picture_columns
+from distributed.runtime.ray_session import start_ray
+from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.store_manifest import check_same_features, features_of
-from distributed.store_survey import StoreSurvey, Validation
-from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
+from distributed.store_survey import StoreSurvey, Validation, survey_store
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError

@@ -19,8 +19,8 @@ from ray.tune.schedulers import ASHAScheduler
 from distributed.config import TrainConfig
 from distributed.launch import Say
 from distributed.pipeline import inline_blocks
+from distributed.runtime.ray_session import start_ray
 from distributed.store_survey import StoreSurvey
-from distributed.unit_tasks import start_ray
 from drel_core.errors import InputError
 
 SPACE: dict[str, Any] = {
@@ -103,8 +103,8 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     """Train with one set of values on one process, telling Tune the validation metrics each epoch."""
     import torch
 
+    from distributed.runtime.tasks import INLINE_BYTES
     from distributed.train_loop import build_learner, train
-    from distributed.unit_tasks import INLINE_BYTES
 
     data: StoreSurvey = settings["data"]
     context = tune.get_context()

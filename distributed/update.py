@@ -25,12 +25,13 @@ from distributed.feedback import read_feedback
 from distributed.growth import Parent, Start, write_new_rows
 from distributed.launch import Say, launch
 from distributed.reservoir import RESERVOIR, replay_store
+from distributed.runtime.ray_session import start_ray
+from distributed.runtime.tasks import INLINE_BYTES
+from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder
 from distributed.store_manifest import check_same_features, features_of
-from distributed.store_survey import OnBadRow, StoreSurvey, Validation
-from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
+from distributed.store_survey import OnBadRow, StoreSurvey, Validation, survey_store
 from distributed.worker import enter
-from distributed.workers import ONE, Workers
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_about, read_vocabulary
 from drel_core.errors import InputError

@@ -41,11 +41,11 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     from distributed.config import TrainConfig
     from distributed.heartbeat import Heartbeat
     from distributed.pipeline import inline_blocks
+    from distributed.runtime.tasks import INLINE_BYTES
     from distributed.storage.folder import Folder
     from distributed.storage.local_cache import RunFolder
     from distributed.store_survey import StoreSurvey
     from distributed.train_loop import build_learner, train
-    from distributed.unit_tasks import INLINE_BYTES
 
     config: TrainConfig = settings["config"]
     data: StoreSurvey = settings["data"]

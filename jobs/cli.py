@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from distributed.stopping import Stopped, stop_at_once, wish_to_stop
+from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
 from distributed.storage.files import write_bytes
 from drel_core.errors import InputError
 

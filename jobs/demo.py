@@ -11,7 +11,7 @@ from distributed import trainer
 from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.pipeline import read_rows
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import survey_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import format_table

@@ -9,9 +9,10 @@ from distributed.evaluate import evaluate_store
 from distributed.feature_store import Columns, FeatureStore
 from distributed.knn import open_annotator
 from distributed.picture_store import bundle_columns
+from distributed.runtime.ray_session import start_ray
+from distributed.runtime.tasks import INLINE_BYTES
 from distributed.store_manifest import check_same_features, features_of
-from distributed.store_survey import OnBadRow
-from distributed.unit_tasks import INLINE_BYTES, start_ray, survey_store
+from distributed.store_survey import OnBadRow, survey_store
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table

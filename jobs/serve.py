@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _serve(config: ServeConfig, port: int, version: str, tags: int, token: bool) -> None:
-    from distributed.unit_tasks import local_ray, start_ray
+    from distributed.runtime.ray_session import local_ray, start_ray
 
     replicas = int(config.replicas.rpartition(":")[2])
     print("starting Ray and the scorer", flush=True)

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from distributed.feature_store import FeatureStore
-from distributed.store_survey import Validation
+from distributed.store_survey import Validation, survey_store
 from distributed.trainer import fingerprint
 from distributed.tuning import SPACE, TRIALS, domains, search, with_values
-from distributed.unit_tasks import survey_store
 from drel_core.errors import InputError
 from jobs.cli import run_job, write_json, write_text
 from jobs.train import parse, training_parser

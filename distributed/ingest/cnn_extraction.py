@@ -12,7 +12,7 @@ import ray
 
 from distributed.ingest.parts import PartPlan, Read, read_chunk, write_part
 from distributed.ingest.source import Source
-from distributed.unit_tasks import MALLOC
+from distributed.runtime.ray_session import MALLOC
 from drel_core.images.backbone import Backbone, Precision, load_backbone
 
 

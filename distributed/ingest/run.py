@@ -17,8 +17,8 @@ from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extract import Extraction, Say, extract
 from distributed.ingest.parts import PartPlan
 from distributed.ingest.source import Source
+from distributed.runtime.ray_session import start_ray
 from distributed.storage.files import write_bytes
-from distributed.unit_tasks import start_ray
 from drel_core.errors import InputError
 
 FORMAT = 1

@@ -16,9 +16,8 @@ from distributed.feature_store import FeatureStore
 from distributed.optim import OptimConfig
 from distributed.pipeline import Rows, inline_blocks, read_rows, shard
 from distributed.step import Stepper
-from distributed.store_survey import StoreSurvey, Validation
+from distributed.store_survey import StoreSurvey, Validation, survey_store
 from distributed.train_loop import build_stepper, make_reader
-from distributed.unit_tasks import survey_store
 from drel_core.decision.rule import DECISION, DecisionConfig, DecisionRule
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig

@@ -12,11 +12,11 @@ import pytest
 import ray
 
 from distributed import comm
-from distributed.capacity import Capacity, check_feasible, fits, grows_by, shortage
 from distributed.desk import Desk, told
 from distributed.heartbeat import Heartbeat
-from distributed.stopping import Asked, Order, Stopped
-from distributed.workers import Workers
+from distributed.runtime.capacity import Capacity, check_feasible, fits, grows_by, shortage
+from distributed.runtime.signals import LoopAction, Stopped, StopRequest
+from distributed.runtime.worker_range import Workers
 from drel_core.errors import InputError
 from tests.spawn_ranks import spawn_ranks
 
@@ -33,7 +33,7 @@ def test_lost_steps_and_the_time_to_go_on_are_told() -> None:
     desk = Desk(failures=2, every=50, clock=clock)
     assert desk.may_begin()
     desk.begin(2, 0)
-    assert desk.beat(80, 5) == Order.GO_ON
+    assert desk.beat(80, 5) == LoopAction.GO_ON
     desk.kept(50)
     clock.now += 3
     for _ in range(9):  # the controller looks again and again; it is one failure
@@ -150,7 +150,7 @@ def test_what_is_no_number_of_workers(given: str) -> None:
 
 
 def test_the_first_signal_is_noted_and_the_second_stops_at_once() -> None:
-    with Asked() as asked:
+    with StopRequest() as asked:
         asked.check()
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked.signum == signal.SIGTERM
@@ -169,7 +169,7 @@ def work_beats(stop_at: int) -> list[tuple[int, int]]:
 
     def ask(done: int, until: int) -> int:
         told.append(done)
-        return Order.STOP if done >= stop_at else Order.GO_ON
+        return LoopAction.STOP if done >= stop_at else LoopAction.GO_ON
 
     heartbeat = Heartbeat(ask=ask, seconds=0.02)
     heartbeat.begin(0)
@@ -178,7 +178,7 @@ def work_beats(stop_at: int) -> list[tuple[int, int]]:
         time.sleep(0.001 * comm.rank())
         order = heartbeat.after_step(done)
         heard.append((done, int(order)))
-        if order is Order.STOP:
+        if order is LoopAction.STOP:
             break
     return heard
 
@@ -187,4 +187,4 @@ def test_all_ranks_hear_the_same_order_after_the_same_step(tmp_path: Path) -> No
     heard = spawn_ranks(3, work_beats, tmp_path, 100)
     assert heard[0] == heard[1] == heard[2]
     last, order = heard[0][-1]
-    assert order == Order.STOP and 100 <= last < 200
+    assert order == LoopAction.STOP and 100 <= last < 200

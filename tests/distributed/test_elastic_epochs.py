@@ -18,8 +18,8 @@ from distributed.feature_store import FeatureStore
 from distributed.optim import OptimConfig, StepResult
 from distributed.pipeline import inline_blocks
 from distributed.step import PoolConfig, Stepper
+from distributed.store_survey import survey_store
 from distributed.train_loop import build_learner, train
-from distributed.unit_tasks import survey_store
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists
 from tests.spawn_ranks import spawn_ranks

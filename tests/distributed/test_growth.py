@@ -21,8 +21,7 @@ from distributed.reservoir import RESERVOIR, fill_reservoir, replay_store
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import StoreSurvey, survey_store
 from distributed.update import combined, feedback_rows
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import write_bundle

@@ -14,8 +14,9 @@ from distributed.bundles import Draft
 from distributed.feature_store import Columns, FeatureStore
 from distributed.knn import ShardedKNN, choose, write_shards
 from distributed.pipeline import read_rows
+from distributed.runtime.ray_session import start_ray
 from distributed.storage.folder import Folder
-from distributed.unit_tasks import start_ray, survey_store
+from distributed.store_survey import survey_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary

@@ -15,7 +15,7 @@ from PIL import Image
 from distributed.feature_store import Columns, FeatureStore
 from distributed.picture_store import bundle_columns, picture_columns
 from distributed.pipeline import EpochPlan, ShardReader, inline_blocks, read_rows, shard
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import survey_store
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
 from tests.pictures import encoded, picture_table, write_pictures

@@ -13,8 +13,7 @@ import torch
 from distributed.feature_store import Columns, FeatureStore
 from distributed.pipeline import BlockSource, EpochPlan, ShardReader, inline_blocks, shard
 from distributed.ray_blocks import ray_blocks
-from distributed.store_survey import StoreSurvey, Validation
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import StoreSurvey, Validation, survey_store
 from tests.stores import planted_table, write_planted
 
 

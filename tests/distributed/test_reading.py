@@ -13,8 +13,7 @@ import pytest
 from distributed.feature_store import Columns, FeatureStore
 from distributed.pipeline import BlockSource, inline_blocks
 from distributed.reading import Reading, epoch_reader
-from distributed.store_survey import StoreSurvey
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import StoreSurvey, survey_store
 from tests.stores import planted_table
 
 ROWS = 131

@@ -31,9 +31,8 @@ from distributed.serving_model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3
-from distributed.store_survey import Validation
+from distributed.store_survey import Validation, survey_store
 from distributed.train_loop import build_learner, train
-from distributed.unit_tasks import survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate

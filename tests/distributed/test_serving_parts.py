@@ -17,7 +17,7 @@ from distributed.feedback import Word, append, read_feedback
 from distributed.reservoir import fill_reservoir
 from distributed.serving_api import MAX_K, ApiError, annotate_question, binary_rows, infer_question
 from distributed.serving_model import ServedModel
-from distributed.unit_tasks import survey_store
+from distributed.store_survey import survey_store
 from drel_core.bundle.format import bundle_folder, read_thresholds
 from drel_core.errors import InputError
 from tests.bundles import write_drel

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distributed.stopping import Stopped, wish_to_stop
+from distributed.runtime.signals import Stopped, wish_to_stop
 from jobs import compare
 from jobs.cli import run_job
 

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 
-class Order(IntEnum):
+class LoopAction(IntEnum):
     GO_ON = 0
     CHECKPOINT = 1
     """write a checkpoint and go on: a node is about to be taken away"""
@@ -42,14 +42,14 @@ def wish_to_stop(error: BaseException | None) -> BaseException | None:
     return None
 
 
-class Asked:
+class StopRequest:
     """While the block runs, the first signal is only noted in ``signum``; a second stops at once."""
 
     def __init__(self) -> None:
         self.signum = 0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, self._note)

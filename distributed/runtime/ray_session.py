@@ -1,33 +1,19 @@
-"""Ray as this project starts it, and work over a store's units: here, or as Ray tasks."""
+"""Ray as this project starts or joins it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
-from distributed.feature_store import FeatureStore
 from distributed.storage.s3 import shared_environment
-from distributed.store_survey import (
-    OnBadRow,
-    StoreSurvey,
-    UnitSurvey,
-    Validation,
-    merge_surveys,
-    survey_unit,
-)
 from drel_core.errors import InputError
 
-Unit = TypeVar("Unit")
-Answer = TypeVar("Answer")
-
-ROOT = Path(__file__).resolve().parents[1]
-INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
+ROOT = Path(__file__).resolve().parents[2]
 
 # A step takes and frees the same large buffers again and again. glibc would give them back to the
 # system each time and have it zero them anew: 2 to 5% of a CPU training step, and half the
@@ -99,46 +85,3 @@ def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
     # One logical CPU above the workers, so that Ray Data's reads always find a place.
     cpus = max(os.cpu_count() or 1, workers) + 1
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-
-
-def map_units(
-    work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int
-) -> Iterable[Answer]:
-    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much."""
-    if total_bytes <= INLINE_BYTES or not ray.is_initialized():
-        yield from map(work, units)
-        return
-    task: Any = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(
-        lambda unit: work(unit)
-    )
-    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    flying: list[ray.ObjectRef] = []
-    for unit in units:
-        if len(flying) >= limit:
-            done, flying = ray.wait(flying, num_returns=1)
-            yield ray.get(done[0])
-        flying.append(task.remote(unit))
-    while flying:
-        done, flying = ray.wait(flying, num_returns=1)
-        yield ray.get(done[0])
-
-
-def survey_store(
-    store: FeatureStore,
-    on_bad_row: OnBadRow,
-    validation: Validation | None = None,
-    statistics: bool = True,
-    power: float = 1.0,
-) -> StoreSurvey:
-    """One pass over a store, on this process or as Ray tasks.
-
-    Raises:
-        InputError: see ``merge_surveys``.
-    """
-    columns, dim = store.columns, store.image_dim
-
-    def look(unit: Any) -> UnitSurvey:
-        return survey_unit(unit, columns, dim, validation, statistics, power)
-
-    size = store.num_rows * dim * store.dtype.itemsize
-    return merge_surveys(store, map_units(look, store.units, size), on_bad_row)

@@ -1,0 +1,1 @@
+"""Ray as this project starts it: a session, tasks, capacity, signals."""

@@ -1,0 +1,34 @@
+"""Work over the units of a store: in this process where there is little, as Ray tasks where there is much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+Unit = TypeVar("Unit")
+Answer = TypeVar("Answer")
+INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
+
+
+def map_units(
+    work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int
+) -> Iterable[Answer]:
+    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much."""
+    if total_bytes <= INLINE_BYTES or not ray.is_initialized():
+        yield from map(work, units)
+        return
+    task: Any = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(
+        lambda unit: work(unit)
+    )
+    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    flying: list[ray.ObjectRef] = []
+    for unit in units:
+        if len(flying) >= limit:
+            done, flying = ray.wait(flying, num_returns=1)
+            yield ray.get(done[0])
+        flying.append(task.remote(unit))
+    while flying:
+        done, flying = ray.wait(flying, num_returns=1)
+        yield ray.get(done[0])
