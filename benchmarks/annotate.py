@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.processes import cpu_seconds, descendants, private_bytes
 from benchmarks.serving import bundle
-from distributed.feature_store import FeatureStore
+from distributed.data.feature_store import FeatureStore
 from distributed.runtime.ray_session import MALLOC
 
 BARE = """

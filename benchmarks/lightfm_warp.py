@@ -25,9 +25,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from distributed.feature_store import FeatureStore
-from distributed.pipeline import Rows, read_rows
-from distributed.store_survey import survey_store
+from distributed.data.blocks import read_rows
+from distributed.data.feature_store import FeatureStore
+from distributed.data.rows import Rows
+from distributed.data.survey import survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.model.towers import signed_power
 from drel_core.scoring.metrics import MetricCounts

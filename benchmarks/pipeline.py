@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.feature_store import FeatureStore
-from distributed.pipeline import block_rows, unit_block
-from distributed.store_survey import survey_store
+from distributed.data.blocks import block_rows, unit_block
+from distributed.data.feature_store import FeatureStore
+from distributed.data.survey import survey_store
 from distributed.train_loop import build_stepper
 from jobs.train import parse
 

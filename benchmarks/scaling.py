@@ -25,8 +25,8 @@ import torch.distributed as dist
 
 from benchmarks.step_cost import Machine, Sizes, bytes_sent, multiplications, predict
 from distributed import comm
+from distributed.data.epoch import EpochPlan
 from distributed.optim import OptimConfig
-from distributed.pipeline import EpochPlan
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
 from drel_core.model.pooled_step import LossConfig

@@ -78,7 +78,7 @@ def survey(rows: int) -> None:
     """The driver's search for duplicate ids."""
     import numpy as np
 
-    from distributed.store_survey import _duplicates
+    from distributed.data.survey import _duplicates
 
     before, unit = held(), 65536
     generator = np.random.default_rng(0)
@@ -104,8 +104,8 @@ def read(rows: int, dim: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from distributed.feature_store import Columns, FeatureStore
-    from distributed.store_survey import survey_unit
+    from distributed.data.feature_store import Columns, FeatureStore
+    from distributed.data.survey import survey_unit
 
     generator = np.random.default_rng(0)
     values = pa.array(generator.normal(size=rows * dim).astype(np.float16))

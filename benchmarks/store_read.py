@@ -11,7 +11,7 @@ import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from distributed.feature_store import FeatureStore, StoreUnit, read_table
+from distributed.data.feature_store import FeatureStore, RowGroupSlice, read_table
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         opened = time.perf_counter()
         columns = [store.columns.image_id, store.columns.features, store.columns.tags]
 
-        def read(unit: StoreUnit, columns: list[str] = columns) -> int:
+        def read(unit: RowGroupSlice, columns: list[str] = columns) -> int:
             return len(read_table(unit, columns))
 
         with ThreadPoolExecutor(given.threads) as threads:

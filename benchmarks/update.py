@@ -29,9 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.feature_store import FeatureStore, encode_tags, flat_tags
-from distributed.pipeline import read_rows
-from distributed.store_survey import hash_ids, survey_store
+from distributed.data.blocks import read_rows
+from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
+from distributed.data.survey import hash_ids, survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists

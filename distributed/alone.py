@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from distributed.data.blocks import inline_blocks
 from distributed.growth import take_over
 from distributed.launch import Say
-from distributed.pipeline import inline_blocks
 from distributed.train_loop import build_learner, train
 
 

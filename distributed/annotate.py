@@ -23,14 +23,20 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.bundles import local_bundle
-from distributed.feature_store import Columns, FeatureStore, StoreUnit, feature_matrix, read_table
+from distributed.data.feature_store import (
+    Columns,
+    FeatureStore,
+    RowGroupSlice,
+    feature_matrix,
+    read_table,
+)
+from distributed.data.survey import OnBadRow, UnitSurvey, survey_table
 from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.files import resolve, write_bytes
 from distributed.storage.folder import Folder
-from distributed.store_survey import OnBadRow, UnitSurvey, survey_table
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
@@ -91,7 +97,7 @@ class PartAnnotator:
         elif plan.threshold is not None:
             self.least_T = torch.full((self.annotator.num_tags,), plan.threshold)
 
-    def write(self, number: int, units: list[StoreUnit]) -> dict[str, Any]:
+    def write(self, number: int, units: list[RowGroupSlice]) -> dict[str, Any]:
         """Annotate units and write their file; gives rows, and the bad rows that were left out.
 
         Raises:
@@ -108,7 +114,7 @@ class PartAnnotator:
         write_bytes(self.plan.part(number), buffer.getvalue())
         return {"rows": len(whole), "bad": bad}
 
-    def annotate(self, unit: StoreUnit) -> tuple[pa.Table, list[tuple[str, int, str]]]:
+    def annotate(self, unit: RowGroupSlice) -> tuple[pa.Table, list[tuple[str, int, str]]]:
         """The unit's rows with their tags, and (file, row, reason) of rows left out."""
         plan, columns = self.plan, self.plan.columns
         table = read_table(unit, [columns.image_id, columns.features])
@@ -162,7 +168,7 @@ class PartAnnotator:
         )
 
 
-def _bad_rows(table: pa.Table, unit: StoreUnit, plan: AnnotatePlan) -> list[tuple[int, str]]:
+def _bad_rows(table: pa.Table, unit: RowGroupSlice, plan: AnnotatePlan) -> list[tuple[int, str]]:
     """As training would find them; tags do not matter here."""
     none = pa.ListArray.from_arrays(
         pa.array(np.zeros(len(table) + 1, dtype=np.int32)), pa.array([], pa.string())
@@ -177,9 +183,11 @@ def _bad_rows(table: pa.Table, unit: StoreUnit, plan: AnnotatePlan) -> list[tupl
     return survey_table(whole, unit, columns, plan.image_dim, None, False, 1.0, (), once).bad
 
 
-def group_units(units: Iterable[StoreUnit], rows: int = _FILE_ROWS) -> list[list[StoreUnit]]:
+def group_units(
+    units: Iterable[RowGroupSlice], rows: int = _FILE_ROWS
+) -> list[list[RowGroupSlice]]:
     """Neighbouring units that share a part file of at least ``rows`` rows."""
-    groups: list[list[StoreUnit]] = []
+    groups: list[list[RowGroupSlice]] = []
     count = rows
     for unit in units:
         if count >= rows:
@@ -258,7 +266,7 @@ def run(
 
 
 def _here(
-    plan: AnnotatePlan, groups: list[list[StoreUnit]], todo: list[int], workers: int
+    plan: AnnotatePlan, groups: list[list[RowGroupSlice]], todo: list[int], workers: int
 ) -> Iterator[dict[str, Any]]:
     writer = PartAnnotator(plan)
     for number in todo:
@@ -281,7 +289,7 @@ class _Actor:
 
 
 def _on_ray(
-    plan: AnnotatePlan, groups: list[list[StoreUnit]], todo: list[int], workers: int
+    plan: AnnotatePlan, groups: list[list[RowGroupSlice]], todo: list[int], workers: int
 ) -> Iterator[dict[str, Any]]:
     if not todo:
         return

@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from distributed import comm
+from distributed.data.reshard import ShardLayout
 from distributed.learner import Learner
-from distributed.reading import Reading
 from drel_core.errors import InputError
 
 FORMAT = 2
@@ -37,7 +37,7 @@ class Cursor:
 
     epoch: int = 0
     step: int = 0
-    readings: list[Reading] = field(default_factory=list)
+    readings: list[ShardLayout] = field(default_factory=list)
     best_f1: float = -1.0
     best_epoch: int = -1
     stale_epochs: int = 0
@@ -89,5 +89,5 @@ def load(folder: Path, learner: Learner, fingerprint: dict[str, Any]) -> Cursor:
         raise InputError(f"{folder}: the checkpoint cannot be read ({first})") from None
     learner.model.load_state_dict(state["model"])
     set_optimizer_state_dict(learner.model, learner.optimiser, state["optimiser"])
-    readings = [Reading(**reading) for reading in meta["cursor"].pop("readings")]
+    readings = [ShardLayout(**reading) for reading in meta["cursor"].pop("readings")]
     return Cursor(**meta["cursor"], readings=readings)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from distributed import comm
+from distributed.data.rows import Rows
 from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
-from distributed.pipeline import Rows
 from drel_core.annotators.cnn import CNN, CNNConfig, CNNLoss, augment, cnn_loss
 from drel_core.model.pooled_step import StepStats
 from drel_core.model.sampling import mix_seed, step_generator

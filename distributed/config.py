@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
 
-from distributed.feature_store import Columns
+from distributed.data.epoch import Residency
+from distributed.data.feature_store import Columns
+from distributed.data.replay_buffer import ReservoirConfig
+from distributed.data.survey import OnBadRow
 from distributed.knn import KNNConfig
 from distributed.optim import OptimConfig
-from distributed.pipeline import Residency
-from distributed.reservoir import ReservoirConfig
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.step import PoolConfig
-from distributed.store_survey import OnBadRow
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.annotators.svm import SVMConfig
 from drel_core.decision.kernel import KernelConfig

@@ -17,32 +17,32 @@ from torch import Tensor
 
 from distributed import comm
 from distributed.config import TrainConfig
-from distributed.feature_store import ReadUnit
+from distributed.data.epoch import ShardReader
+from distributed.data.feature_store import RowSelection
+from distributed.data.survey import StoreSurvey
 from distributed.kernel_fit import fit_kernel
-from distributed.pipeline import ShardReader
 from distributed.step import Stepper
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey
 from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
 from drel_core.model.sampling import mix_seed
 
 _PAIRS = 8 << 20  # (image, tag) pairs that the rule is learned from: half a GiB while it is
 _LEAST_ROWS = 400  # with fewer a rule follows chance
 Build = Callable[[TrainConfig], Stepper]
-Read = Callable[[TrainConfig, list[ReadUnit], bool], ShardReader]
+Read = Callable[[TrainConfig, list[RowSelection], bool], ShardReader]
 
 
 def split_rows(
-    reads: list[ReadUnit], parts: int, part: int, most: int, seed: int
-) -> tuple[list[ReadUnit], list[ReadUnit]]:
+    reads: list[RowSelection], parts: int, part: int, most: int, seed: int
+) -> tuple[list[RowSelection], list[RowSelection]]:
     """All rows but one part of ``parts``, and that part (at most ``most`` rows of it, the others stay in the
     rest); the part of a row depends on its place and the seed."""
     total = sum(read.take for read in reads)
     order = np.random.default_rng(seed).permutation(total)
     is_held = np.zeros(total, dtype=bool)
     is_held[order[part * total // parts : (part + 1) * total // parts][:most]] = True
-    rest: list[ReadUnit] = []
-    held: list[ReadUnit] = []
+    rest: list[RowSelection] = []
+    held: list[RowSelection] = []
     at = 0
     for read in reads:
         unit = read.unit
@@ -52,7 +52,7 @@ def split_rows(
         at += read.take
         for kept, into in ((mine[~here], rest), (mine[here], held)):
             if len(kept):
-                into.append(ReadUnit(unit, np.setdiff1d(every, kept), 0, len(kept)))
+                into.append(RowSelection(unit, np.setdiff1d(every, kept), 0, len(kept)))
     return rest, held
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from distributed.feature_store import Columns, ReadUnit
-from distributed.pipeline import block_rows, unit_block
+from distributed.data.blocks import block_rows, unit_block
+from distributed.data.feature_store import Columns, RowSelection
+from distributed.data.survey import StoreSurvey
 from distributed.runtime.tasks import map_units
-from distributed.store_survey import StoreSurvey
 from drel_core.annotators.base import Annotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
@@ -43,7 +43,7 @@ def evaluate_store(
     floor = PopularityAnnotator(vocabulary)
     started = time.perf_counter()
 
-    def score(read: ReadUnit) -> tuple[MetricCounts, ...]:
+    def score(read: RowSelection) -> tuple[MetricCounts, ...]:
         rows = block_rows(unit_block(read, columns, names))
         found, least, said = (MetricCounts(num_tags, k) for _ in range(3))
         for start in range(0, len(rows), _BATCH):

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from distributed.bundles import Draft
-from distributed.feature_store import Columns
+from distributed.data.blocks import block_rows, unit_block
+from distributed.data.feature_store import Columns
+from distributed.data.replay_buffer import fill_reservoir
+from distributed.data.survey import StoreSurvey
 from distributed.knn import open_annotator
-from distributed.pipeline import block_rows, unit_block
-from distributed.reservoir import fill_reservoir
-from distributed.store_survey import StoreSurvey
 from drel_core.annotators.base import Annotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import THRESHOLDS, write_bundle

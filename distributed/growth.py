@@ -21,12 +21,12 @@ from scipy import sparse
 from torch import Tensor
 
 from distributed.bundles import local_bundle
-from distributed.feature_store import Columns, ReadUnit, encode_tags, flat_tags, read_table
+from distributed.data.feature_store import Columns, RowSelection, encode_tags, flat_tags, read_table
+from distributed.data.survey import StoreSurvey
 from distributed.inherited import Inherited
 from distributed.learner import Learner
 from distributed.step import Stepper
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey
 from drel_core.annotators.drel import table_file
 from drel_core.bundle.format import read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
@@ -143,7 +143,7 @@ def write_new_rows(
     parent: Parent,
     names: pa.Array,
     count_T: np.ndarray,
-    reads: Sequence[ReadUnit],
+    reads: Sequence[RowSelection],
     columns: Columns,
     model: ModelConfig,
     start: Start,
@@ -177,7 +177,7 @@ def write_new_rows(
 
 
 def _co_occurrence(
-    names: pa.Array, old: int, reads: Sequence[ReadUnit], columns: Columns
+    names: pa.Array, old: int, reads: Sequence[RowSelection], columns: Columns
 ) -> sparse.csr_array:
     """Images that carry both, ``[new tags, old tags]``."""
     total = len(names)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from distributed import comm
-from distributed.pipeline import Rows, ShardReader, block_rows
+from distributed.data.blocks import block_rows
+from distributed.data.epoch import ShardReader
+from distributed.data.rows import Rows
 from drel_core.decision.kernel import (
     KernelConfig,
     KernelHead,

@@ -11,12 +11,13 @@ import ray
 import torch
 
 from distributed.bundles import Draft, local_bundle
-from distributed.feature_store import Columns
-from distributed.pipeline import read_rows, shard
+from distributed.data.blocks import read_rows
+from distributed.data.epoch import shard
+from distributed.data.feature_store import Columns
+from distributed.data.survey import StoreSurvey
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.annotators.knn import (
     KNNAnnotator,

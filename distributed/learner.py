@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from distributed.data.rows import Rows
 from distributed.optim import StepResult
-from distributed.pipeline import Rows
 from drel_core.scoring.tag_lists import TagLists
 
 

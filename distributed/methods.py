@@ -9,11 +9,11 @@ from typing import Any
 
 from distributed.bundles import Draft
 from distributed.config import TrainConfig
+from distributed.data.survey import StoreSurvey
 from distributed.finish import finish_bundle
 from distributed.knn import choose, write_shards
 from distributed.launch import Say, launch
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey
 from distributed.svm import fit_svm
 from distributed.worker import enter
 

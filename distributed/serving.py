@@ -27,7 +27,7 @@ from ray import serve
 from ray.serve.metrics import Counter, Histogram
 from starlette.requests import Request
 
-from distributed.feedback import Word, append
+from distributed.data.feedback import Word, append
 from distributed.serving_api import (
     MAX_K,
     AnnotateRequest,

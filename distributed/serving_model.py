@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.bundles import find_bundle, local_bundle
+from distributed.data.replay_buffer import RESERVOIR
 from distributed.knn import open_annotator
-from distributed.reservoir import RESERVOIR
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.bundle.format import read_thresholds

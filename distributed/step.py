@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from distributed import comm
+from distributed.data.rows import Rows
 from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
-from distributed.pipeline import Rows
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.decision.kernel import KERNEL, KernelHead

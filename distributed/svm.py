@@ -13,13 +13,14 @@ import numpy as np
 import ray
 import torch
 
-from distributed.feature_store import Columns
+from distributed.data.blocks import block_rows, read_rows, unit_block
+from distributed.data.feature_store import Columns
+from distributed.data.rows import Rows
+from distributed.data.survey import StoreSurvey
 from distributed.launch import Say
-from distributed.pipeline import Rows, block_rows, read_rows, unit_block
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES, map_units
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey
 from drel_core.annotators.knn import tag_matrix
 from drel_core.annotators.svm import SVMAnnotator, SVMConfig, TagSVM, fit_tag
 

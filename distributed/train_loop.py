@@ -18,21 +18,22 @@ from distributed.checkpoint import Cursor
 from distributed.cnn_learner import CNNLearner
 from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.cross_fit import has_room, learn_decision
-from distributed.feature_store import ReadUnit
+from distributed.data.blocks import BlockSource
+from distributed.data.epoch import EpochPlan, ShardReader, shard
+from distributed.data.feature_store import RowSelection
+from distributed.data.reshard import ShardLayout, epoch_reader
+from distributed.data.survey import StoreSurvey
 from distributed.finish import finish_bundle
 from distributed.heartbeat import Heartbeat
 from distributed.inherited import Inherited
 from distributed.kernel_fit import fit_kernel
 from distributed.learner import Learner
 from distributed.monitor import Monitor
-from distributed.pipeline import BlockSource, EpochPlan, ShardReader, shard
-from distributed.reading import Reading, epoch_reader
 from distributed.runtime.signals import LoopAction
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import Stepper
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
-from distributed.store_survey import StoreSurvey
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.model.towers import DREL
@@ -73,7 +74,7 @@ def build_stepper(config: TrainConfig, data: StoreSurvey, device: torch.device) 
 def make_reader(
     config: TrainConfig,
     data: StoreSurvey,
-    reads: list[ReadUnit],
+    reads: list[RowSelection],
     blocks: BlockSource,
     resident: bool,
 ) -> ShardReader:
@@ -147,7 +148,7 @@ def train(
     if restore is not None and rank == 0:
         say(f"resuming at epoch {cursor.epoch + 1}, step {first} of {total_steps}")
     # The rows of an epoch that was begun by other ranks are divided anew from here on.
-    now = Reading(cursor.step, world, resident, 0 if resident else config.data.shuffle_rows)
+    now = ShardLayout(cursor.step, world, resident, 0 if resident else config.data.shuffle_rows)
     if not cursor.step:
         cursor.readings = [now]
     elif not cursor.readings[-1].same_way(now):

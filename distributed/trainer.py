@@ -11,18 +11,18 @@ from typing import Any
 
 from distributed.bundles import local_bundle
 from distributed.config import PICTURE_METHODS, TrainConfig
+from distributed.data.feature_store import FeatureStore
+from distributed.data.manifest import check_same_features, features_of
+from distributed.data.picture_columns import picture_columns
+from distributed.data.survey import StoreSurvey, Validation, survey_store
 from distributed.evaluate import evaluate_store
-from distributed.feature_store import FeatureStore
 from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
-from distributed.picture_store import picture_columns
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
-from distributed.store_manifest import check_same_features, features_of
-from distributed.store_survey import StoreSurvey, Validation, survey_store
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError

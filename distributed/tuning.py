@@ -17,10 +17,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from distributed.config import TrainConfig
+from distributed.data.blocks import inline_blocks
+from distributed.data.survey import StoreSurvey
 from distributed.launch import Say
-from distributed.pipeline import inline_blocks
 from distributed.runtime.ray_session import start_ray
-from distributed.store_survey import StoreSurvey
 from drel_core.errors import InputError
 
 SPACE: dict[str, Any] = {
@@ -115,7 +115,7 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     if data.train_rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
         blocks = inline_blocks(config.data.columns, data.names)
     else:
-        from distributed.ray_blocks import ray_blocks
+        from distributed.data.ray_reader import ray_blocks
 
         blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
     held: list[Path] = []

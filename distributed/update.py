@@ -19,18 +19,18 @@ import pyarrow.parquet as pq
 from distributed import trainer
 from distributed.bundles import find_bundle, local_bundle
 from distributed.config import CheckpointConfig, ClusterConfig, DataConfig, TrainConfig, config_from
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.feedback import read_feedback
+from distributed.data.manifest import check_same_features, features_of
+from distributed.data.replay_buffer import RESERVOIR, replay_store
+from distributed.data.survey import OnBadRow, StoreSurvey, Validation, survey_store
 from distributed.evaluate import evaluate_store
-from distributed.feature_store import Columns, FeatureStore
-from distributed.feedback import read_feedback
 from distributed.growth import Parent, Start, write_new_rows
 from distributed.launch import Say, launch
-from distributed.reservoir import RESERVOIR, replay_store
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder
-from distributed.store_manifest import check_same_features, features_of
-from distributed.store_survey import OnBadRow, StoreSurvey, Validation, survey_store
 from distributed.worker import enter
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_about, read_vocabulary

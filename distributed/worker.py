@@ -39,12 +39,12 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     import torch
 
     from distributed.config import TrainConfig
+    from distributed.data.blocks import inline_blocks
+    from distributed.data.survey import StoreSurvey
     from distributed.heartbeat import Heartbeat
-    from distributed.pipeline import inline_blocks
     from distributed.runtime.tasks import INLINE_BYTES
     from distributed.storage.folder import Folder
     from distributed.storage.local_cache import RunFolder
-    from distributed.store_survey import StoreSurvey
     from distributed.train_loop import build_learner, train
 
     config: TrainConfig = settings["config"]
@@ -57,7 +57,7 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     if data.train_rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
         blocks = inline_blocks(config.data.columns, data.names)
     else:
-        from distributed.ray_blocks import ray_blocks
+        from distributed.data.ray_reader import ray_blocks
 
         blocks = ray_blocks(
             config.data.columns, data.names, data.image_dim, data.item_bytes, settings["own_cpus"]

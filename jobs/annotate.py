@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from distributed import annotate
 from distributed.bundles import find_bundle, local_bundle
-from distributed.feature_store import Columns, FeatureStore
-from distributed.picture_store import bundle_columns
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.manifest import check_same_features, features_of
+from distributed.data.picture_columns import bundle_columns
+from distributed.data.survey import OnBadRow
 from distributed.storage.folder import Folder
-from distributed.store_manifest import check_same_features, features_of
-from distributed.store_survey import OnBadRow
 from drel_core.bundle.format import read_about, read_thresholds
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job

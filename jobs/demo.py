@@ -8,10 +8,10 @@ import pyarrow as pa
 import torch
 
 from distributed import trainer
+from distributed.data.blocks import read_rows
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.survey import survey_store
 from distributed.evaluate import evaluate_store
-from distributed.feature_store import Columns, FeatureStore
-from distributed.pipeline import read_rows
-from distributed.store_survey import survey_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import format_table

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from distributed.feature_store import FeatureStore
-from distributed.store_survey import Validation, survey_store
+from distributed.data.feature_store import FeatureStore
+from distributed.data.survey import Validation, survey_store
 from distributed.trainer import fingerprint
 from distributed.tuning import SPACE, TRIALS, domains, search, with_values
 from drel_core.errors import InputError

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from distributed.data.survey import hash_ids
 from distributed.ingest.parts import IMAGE_HASH, PartPlan
 from distributed.ingest.report import Overview, write_report
 from distributed.ingest.source import FEATURES, IMAGE_ID, REJECTED_SCHEMA, SPLIT, TAGS, rejected
-from distributed.store_survey import hash_ids
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]

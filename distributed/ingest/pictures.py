@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import list_files, read_footer
-from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.tag_columns import column_names, read_text_table, table_suffix, tag_lists
 from distributed.storage.files import READ_ERRORS, one_line, resolve
@@ -202,7 +202,7 @@ class PictureParquet:
     options: PictureOptions
     id_name: str
     tags_name: str
-    units: tuple[StoreUnit, ...] = field(repr=False)
+    units: tuple[RowGroupSlice, ...] = field(repr=False)
     starts: tuple[int, ...] = field(repr=False)
 
     @property
@@ -217,7 +217,7 @@ class PictureParquet:
             InputError: no Parquet, or columns are missing or of a wrong type.
         """
         filesystem, files = list_files(path, "--input")
-        units: list[StoreUnit] = []
+        units: list[RowGroupSlice] = []
         names: tuple[str, str] | None = None
         for address, name, size in files:
             metadata, schema = read_footer(filesystem, address, name, size)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed.feature_store import feature_matrix
+from distributed.data.feature_store import feature_matrix
 from distributed.ingest.source import FEATURES, IMAGE_ID, TAGS
 
 matplotlib.use("agg")

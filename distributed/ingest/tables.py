@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.data.columns import Columns
+from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import common_length, list_files, read_footer
-from distributed.feature_store import StoreUnit, read_table, units_in_range, units_of
 from distributed.ingest.arrays import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from distributed.ingest.tag_columns import (
@@ -81,7 +81,7 @@ class TableSource:
     num_rows: int
     rows: pa.Table | None = field(repr=False)
     array: ArrayFile | None
-    units: tuple[StoreUnit, ...] = field(repr=False)
+    units: tuple[RowGroupSlice, ...] = field(repr=False)
     starts: tuple[int, ...] = field(repr=False)
     fault_B: np.ndarray = field(repr=False)
     array_row_B: np.ndarray | None = field(repr=False)
@@ -264,7 +264,7 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
         columns[options.row_column] = "--row_column"
     if split := _split_column(options):
         columns[split] = "--split"
-    units: tuple[StoreUnit, ...] = ()
+    units: tuple[RowGroupSlice, ...] = ()
     starts: tuple[int, ...] = ()
     if table_suffix(path) in ("", ".parquet"):
         units, _, _ = _footers(path, options, columns)
@@ -341,11 +341,11 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
 
 def _footers(
     path: str, options: TableOptions, columns: dict[str, str]
-) -> tuple[tuple[StoreUnit, ...], int | None, bool]:
+) -> tuple[tuple[RowGroupSlice, ...], int | None, bool]:
     """Units of Parquet files whose columns are there and of fitting types; where they hold the
     features, D, and whether all are float16."""
     filesystem, files = list_files(path, "--input")
-    units: list[StoreUnit] = []
+    units: list[RowGroupSlice] = []
     first: tuple[int, str] | None = None
     half = True
     for address, name, size in files:
@@ -381,7 +381,7 @@ def _footers(
     return tuple(units), first[0] if first else None, half
 
 
-def _starts(units: tuple[StoreUnit, ...]) -> tuple[int, ...]:
+def _starts(units: tuple[RowGroupSlice, ...]) -> tuple[int, ...]:
     return tuple(np.cumsum([0, *(unit.rows for unit in units[:-1])]).tolist())
 
 

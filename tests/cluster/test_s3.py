@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from distributed.feedback import read_feedback
+from distributed.data.feedback import read_feedback
 from distributed.storage.folder import Folder
 from drel_core.annotators.load import load_bundle
 from tests.conftest import ROOT

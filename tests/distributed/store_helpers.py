@@ -12,8 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.feature_store import Columns, FeatureBatch, FeatureStore, ReadUnit, read_unit
-from distributed.store_survey import OnBadRow, StoreSurvey, Validation, merge_surveys, survey_unit
+from distributed.data.feature_store import (
+    Columns,
+    FeatureBatch,
+    FeatureStore,
+    RowSelection,
+    read_unit,
+)
+from distributed.data.survey import OnBadRow, StoreSurvey, Validation, merge_surveys, survey_unit
 from tests.stores import planted_table
 
 FLOAT_LIST = pa.list_(pa.float32())
@@ -65,7 +71,7 @@ def tag_lists(batch: FeatureBatch) -> list[list[str]]:
     return [flat[low:high] for low, high in pairwise(offsets)]
 
 
-def read_back(reads: list[ReadUnit]) -> pa.Table:
+def read_back(reads: list[RowSelection]) -> pa.Table:
     batches = [read_unit(read, Columns()) for read in reads]
     for read, batch in zip(reads, batches, strict=True):
         assert len(batch.image_id_B) == len(batch.features_BD) == read.take

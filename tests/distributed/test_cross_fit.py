@@ -12,11 +12,13 @@ import torch
 from distributed import comm
 from distributed.config import DataConfig, TrainConfig
 from distributed.cross_fit import has_room, learn_decision, split_rows
-from distributed.feature_store import FeatureStore
+from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.epoch import shard
+from distributed.data.feature_store import FeatureStore
+from distributed.data.rows import Rows
+from distributed.data.survey import StoreSurvey, Validation, survey_store
 from distributed.optim import OptimConfig
-from distributed.pipeline import Rows, inline_blocks, read_rows, shard
 from distributed.step import Stepper
-from distributed.store_survey import StoreSurvey, Validation, survey_store
 from distributed.train_loop import build_stepper, make_reader
 from drel_core.decision.rule import DECISION, DecisionConfig, DecisionRule
 from drel_core.model.pooled_step import LossConfig

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from distributed import comm
 from distributed.config import CheckpointConfig, DataConfig, TrainConfig
-from distributed.feature_store import FeatureStore
+from distributed.data.blocks import inline_blocks
+from distributed.data.feature_store import FeatureStore
+from distributed.data.survey import survey_store
 from distributed.optim import OptimConfig, StepResult
-from distributed.pipeline import inline_blocks
 from distributed.step import PoolConfig, Stepper
-from distributed.store_survey import survey_store
 from distributed.train_loop import build_learner, train
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists

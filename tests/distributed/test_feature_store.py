@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distributed.feature_store import Columns, FeatureStore, ReadUnit, lookup, read_unit
-from distributed.feature_sums import feature_sums
-from distributed.store_survey import Validation
+from distributed.data.feature_store import Columns, FeatureStore, RowSelection, lookup, read_unit
+from distributed.data.feature_sums import feature_sums
+from distributed.data.survey import Validation
 from drel_core.errors import InputError
 from tests.distributed.store_helpers import fixed, ones, read_back, survey, table, truth, write
 from tests.stores import planted_table
@@ -132,7 +132,7 @@ def test_large_row_groups_become_several_units(
 
 def test_dropped_rows_then_a_range_of_the_rest(tmp_path: Path) -> None:
     store = FeatureStore.open(write(tmp_path / "a.parquet", planted_table(20), row_group_size=10))
-    read = ReadUnit(store.units[1], np.array([10, 13, 19]), 2, 4)
+    read = RowSelection(store.units[1], np.array([10, 13, 19]), 2, 4)
     batch = read_unit(read, store.columns)
     assert batch.image_id_B.to_pylist() == [f"image-{i}" for i in (14, 15, 16, 17)]
     np.testing.assert_array_equal(

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from distributed import comm
 from distributed.config import TrainConfig, config_from
-from distributed.feature_store import Columns, FeatureStore
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.replay_buffer import RESERVOIR, fill_reservoir, replay_store
+from distributed.data.survey import StoreSurvey, survey_store
 from distributed.growth import NEW_ROWS, Parent, grow, write_new_rows
 from distributed.optim import OptimConfig
-from distributed.reservoir import RESERVOIR, fill_reservoir, replay_store
 from distributed.sharded_tag_embedding import ShardedTagEmbedding
 from distributed.step import PoolConfig, Stepper
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey, survey_store
 from distributed.update import combined, feedback_rows
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import write_bundle

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from distributed import comm
 from distributed.config import TrainConfig
+from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.epoch import ShardReader, shard
+from distributed.data.survey import StoreSurvey
 from distributed.kernel_fit import fit_kernel
-from distributed.pipeline import ShardReader, inline_blocks, read_rows, shard
 from distributed.step import Stepper
-from distributed.store_survey import StoreSurvey
 from distributed.train_loop import build_stepper, make_reader
 from drel_core.decision.kernel import KernelConfig, RidgeSums
 from tests.distributed.test_cross_fit import surveyed

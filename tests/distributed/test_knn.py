@@ -11,12 +11,12 @@ import ray
 import torch
 
 from distributed.bundles import Draft
-from distributed.feature_store import Columns, FeatureStore
+from distributed.data.blocks import read_rows
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.survey import survey_store
 from distributed.knn import ShardedKNN, choose, write_shards
-from distributed.pipeline import read_rows
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.folder import Folder
-from distributed.store_survey import survey_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from distributed.feature_store import Columns, FeatureStore
-from distributed.picture_store import bundle_columns, picture_columns
-from distributed.pipeline import EpochPlan, ShardReader, inline_blocks, read_rows, shard
-from distributed.store_survey import survey_store
+from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.epoch import EpochPlan, ShardReader, shard
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.picture_columns import bundle_columns, picture_columns
+from distributed.data.survey import survey_store
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
 from tests.pictures import encoded, picture_table, write_pictures

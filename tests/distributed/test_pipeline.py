@@ -10,10 +10,11 @@ import pytest
 import ray
 import torch
 
-from distributed.feature_store import Columns, FeatureStore
-from distributed.pipeline import BlockSource, EpochPlan, ShardReader, inline_blocks, shard
-from distributed.ray_blocks import ray_blocks
-from distributed.store_survey import StoreSurvey, Validation, survey_store
+from distributed.data.blocks import BlockSource, inline_blocks
+from distributed.data.epoch import EpochPlan, ShardReader, shard
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.ray_reader import ray_blocks
+from distributed.data.survey import StoreSurvey, Validation, survey_store
 from tests.stores import planted_table, write_planted
 
 

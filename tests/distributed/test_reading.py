@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.feature_store import Columns, FeatureStore
-from distributed.pipeline import BlockSource, inline_blocks
-from distributed.reading import Reading, epoch_reader
-from distributed.store_survey import StoreSurvey, survey_store
+from distributed.data.blocks import BlockSource, inline_blocks
+from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.reshard import ShardLayout, epoch_reader
+from distributed.data.survey import StoreSurvey, survey_store
 from tests.stores import planted_table
 
 ROWS = 131
@@ -39,7 +39,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> StoreSurvey:
 
 
 def seen_rows(
-    survey: StoreSurvey, readings: list[Reading], steps: int, epoch: int, blocks: BlockSource
+    survey: StoreSurvey, readings: list[ShardLayout], steps: int, epoch: int, blocks: BlockSource
 ) -> list[list[int]]:
     """Row numbers of each step of an epoch (all ranks together), read as ``readings`` say."""
     seen: list[list[int]] = [[] for _ in range(steps)]
@@ -67,7 +67,7 @@ def test_rows_are_seen_once_when_ranks_change_at_random_steps(
         cuts = sorted(draw.sample(range(1, steps), min(3, steps - 1)))
         worlds = [draw.choice([1, 2, 3, 5, 40]) for _ in range(len(cuts) + 1)]
         readings = [
-            Reading(first, world, resident, 0 if resident else 20)
+            ShardLayout(first, world, resident, 0 if resident else 20)
             for first, world in zip([0, *cuts], worlds, strict=True)
         ]
         seen = seen_rows(survey, readings, steps, draw.randrange(4), blocks)
@@ -81,7 +81,11 @@ def test_rows_are_seen_once_when_ranks_change_at_random_steps(
 def test_memory_and_stream_may_change_places_as_well(survey: StoreSurvey) -> None:
     """With fewer ranks a rank's rows may no longer fit into memory."""
     blocks = inline_blocks(Columns(), survey.names)
-    readings = [Reading(0, 3, True, 0), Reading(4, 1, False, 25), Reading(9, 2, True, 0)]
+    readings = [
+        ShardLayout(0, 3, True, 0),
+        ShardLayout(4, 1, False, 25),
+        ShardLayout(9, 2, True, 0),
+    ]
     seen = seen_rows(survey, readings, 13, 1, blocks)
     assert sorted(row for step in seen for row in step) == [r for r in range(ROWS) if r % 16]
 
@@ -90,7 +94,7 @@ def test_rows_that_stand_in_the_set_twice_are_seen_twice(survey: StoreSurvey) ->
     """jobs.update rehearses rows by repeating their units."""
     twice = StoreSurvey(**{**vars(survey), "train": [*survey.train, *survey.train]})
     blocks = inline_blocks(Columns(), survey.names)
-    readings = [Reading(0, 2, True, 0), Reading(5, 3, True, 0)]
+    readings = [ShardLayout(0, 2, True, 0), ShardLayout(5, 3, True, 0)]
     seen = seen_rows(twice, readings, 11, 0, blocks)
     counts = Counter(row for step in seen for row in step)
     assert set(counts.values()) == {2} and len(counts) == survey.train_rows

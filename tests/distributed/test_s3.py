@@ -24,14 +24,14 @@ import torch
 
 from distributed import comm
 from distributed.bundles import Draft, find_bundle, local_bundle, publish
+from distributed.data.blocks import inline_blocks
+from distributed.data.feature_store import Columns, FeatureStore, read_unit
 from distributed.data.parquet_files import list_files
-from distributed.feature_store import Columns, FeatureStore, read_unit
-from distributed.pipeline import inline_blocks
+from distributed.data.survey import Validation, survey_store
 from distributed.serving_model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3
-from distributed.store_survey import Validation, survey_store
 from distributed.train_loop import build_learner, train
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.feature_store import FeatureStore, read_unit
-from distributed.store_survey import merge_surveys, survey_unit
+from distributed.data.feature_store import FeatureStore, read_unit
+from distributed.data.survey import merge_surveys, survey_unit
 from drel_core.errors import InputError
 from tests.distributed.store_helpers import (
     FLOAT_LIST,

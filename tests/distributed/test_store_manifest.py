@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed.store_manifest import check_same_features, features_of
+from distributed.data.manifest import check_same_features, features_of
 from drel_core.errors import InputError
 
 LITE = {"kind": "cnn", "name": "efficientnet-lite0", "weights_sha256": "ab", "precision": "fp32"}

@@ -18,7 +18,7 @@ import torch
 
 from distributed import annotate
 from distributed.annotate import group_units
-from distributed.feature_store import StoreUnit
+from distributed.data.feature_store import RowGroupSlice
 from drel_core.annotators.load import load_bundle
 from jobs.annotate import main
 from tests.bundles import write_drel
@@ -228,7 +228,9 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
 
 def test_small_units_share_a_file() -> None:
-    units = [StoreUnit("a", group, 0, rows, 0) for group, rows in enumerate((10, 20, 30, 100, 5))]
+    units = [
+        RowGroupSlice("a", group, 0, rows, 0) for group, rows in enumerate((10, 20, 30, 100, 5))
+    ]
     groups = group_units(units, 50)
     assert [[unit.rows for unit in group] for group in groups] == [[10, 20, 30], [100], [5]]
     assert group_units([], 50) == []

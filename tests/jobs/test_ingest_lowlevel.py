@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distributed.data.manifest import check_same_features, features_of
 from distributed.ingest.parts import matrix
-from distributed.store_manifest import check_same_features, features_of
 from drel_core.errors import InputError
 from drel_core.images.lowlevel import Codebook, lowlevel
 from tests.jobs.test_ingest import run

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from distributed.bundles import publish
-from distributed.reservoir import RESERVOIR
+from distributed.data.replay_buffer import RESERVOIR
 from drel_core.annotators.load import load_bundle
 from tests.bundles import write_drel
 from tests.jobs.test_serve import Server, start

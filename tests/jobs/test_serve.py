@@ -30,7 +30,7 @@ from PIL import Image
 
 from benchmarks.processes import command_line, descendants
 from distributed.bundles import publish
-from distributed.feedback import read_feedback
+from distributed.data.feedback import read_feedback
 from drel_core.annotators.load import load_bundle
 from tests.bundles import write_drel
 from tests.conftest import ROOT

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from distributed.config import DataConfig, TrainConfig
-from distributed.feedback import Word, append
+from distributed.data.feedback import Word, append
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import bundle_folder
 from tests.bundles import write_drel

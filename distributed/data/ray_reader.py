@@ -11,15 +11,15 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block, BlockMetadata
 
-from distributed.feature_store import Columns, ReadUnit
-from distributed.pipeline import BlockSource, unit_block
+from distributed.data.blocks import BlockSource, unit_block
+from distributed.data.feature_store import Columns, RowSelection
 
 
 class UnitSource(Datasource):
     """One read task a unit, or a few units a task when there are many."""
 
     def __init__(
-        self, reads: Sequence[ReadUnit], columns: Columns, names: ray.ObjectRef, row_bytes: int
+        self, reads: Sequence[RowSelection], columns: Columns, names: ray.ObjectRef, row_bytes: int
     ) -> None:
         super().__init__()
         self.reads, self.columns, self.names, self.row_bytes = (
@@ -37,7 +37,7 @@ class UnitSource(Datasource):
     ) -> list[ReadTask]:
         columns, names = self.columns, self.names
 
-        def read_all(reads: list[ReadUnit]) -> Iterator[Block]:
+        def read_all(reads: list[RowSelection]) -> Iterator[Block]:
             vocabulary = ray.get(names)
             for read in reads:
                 yield unit_block(read, columns, vocabulary)
@@ -57,7 +57,7 @@ class UnitSource(Datasource):
         ]
 
 
-def _consecutive(reads: list[ReadUnit], parts: int) -> list[list[ReadUnit]]:
+def _consecutive(reads: list[RowSelection], parts: int) -> list[list[RowSelection]]:
     parts = min(parts, len(reads))
     cuts = [part * len(reads) // parts for part in range(parts + 1)] if parts else [0]
     return [reads[low:high] for low, high in pairwise(cuts)]
@@ -76,7 +76,7 @@ def ray_blocks(
     resources = {} if own_cpus else {"num_cpus": 0, "concurrency": 2}
     row_bytes = image_dim * item_bytes + 64
 
-    def blocks(reads: Sequence[ReadUnit]) -> Iterable[pa.Table]:
+    def blocks(reads: Sequence[RowSelection]) -> Iterable[pa.Table]:
         if not reads:
             return
         context = ray.data.DataContext.get_current()

@@ -15,17 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed.feature_store import (
+from distributed.data.feature_store import (
     Columns,
     FeatureBatch,
     FeatureStore,
-    ReadUnit,
+    RowSelection,
     encode_tags,
     read_table,
     read_unit,
 )
+from distributed.data.survey import StoreSurvey, hash_ids
 from distributed.storage.folder import Folder
-from distributed.store_survey import StoreSurvey, hash_ids
 
 RESERVOIR = "reservoir.parquet"
 REPLAY = "replay.parquet"
@@ -76,7 +76,7 @@ def _leaf(table: pa.Table) -> str:
     return f"features.list.{table.schema.field('features').type.value_field.name}"
 
 
-def _some(reads: list[ReadUnit], enough: int, seed: int) -> list[ReadUnit]:
+def _some(reads: list[RowSelection], enough: int, seed: int) -> list[RowSelection]:
     if sum(read.take for read in reads) <= enough:
         return reads
     found, count = [], 0

@@ -33,7 +33,7 @@ _footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
 
 @dataclass(frozen=True)
-class StoreUnit:
+class RowGroupSlice:
     """Rows ``[start, start + rows)`` of one row group; ``file_row`` is the first one's row in the file."""
 
     path: str
@@ -44,10 +44,10 @@ class StoreUnit:
 
 
 @dataclass(frozen=True)
-class ReadUnit:
+class RowSelection:
     """A unit less its dropped rows (sorted row numbers of the file), and of the rest a range."""
 
-    unit: StoreUnit
+    unit: RowGroupSlice
     dropped: np.ndarray
     skip: int
     take: int
@@ -72,7 +72,7 @@ class FeatureStore:
     image_dim: int
     dtype: np.dtype
     """the widest type of features in any file"""
-    units: list[StoreUnit] = field(repr=False)
+    units: list[RowGroupSlice] = field(repr=False)
     option: str = "--data.train"
     """the option that named the store, for messages"""
 
@@ -100,7 +100,7 @@ class FeatureStore:
         filesystem, files = list_files(path, option)
         with ThreadPoolExecutor(min(16, len(files))) as threads:
             footers = list(threads.map(lambda file: read_footer(filesystem, *file), files))
-        units: list[StoreUnit] = []
+        units: list[RowGroupSlice] = []
         first: tuple[str, int, np.dtype] | None = None
         for (address, name, _), (metadata, schema) in zip(files, footers, strict=True):
             dim, dtype = check_schema(address, schema, columns, option, tags_needed)
@@ -128,20 +128,20 @@ class FeatureStore:
         return FeatureStore(path, columns, first[1], first[2], units, option)
 
 
-def units_of(name: str, metadata: pq.FileMetaData, most: int = 65536) -> Iterator[StoreUnit]:
+def units_of(name: str, metadata: pq.FileMetaData, most: int = 65536) -> Iterator[RowGroupSlice]:
     """A file's rows in units of at most ``most`` rows of one row group."""
     file_row = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
         for start in range(0, rows, most):
             count = min(most, rows - start)
-            yield StoreUnit(name, group, start, count, file_row + start)
+            yield RowGroupSlice(name, group, start, count, file_row + start)
         file_row += rows
 
 
 def units_in_range(
-    units: Sequence[StoreUnit], starts: Sequence[int], start: int, stop: int
-) -> Iterator[tuple[int, StoreUnit]]:
+    units: Sequence[RowGroupSlice], starts: Sequence[int], start: int, stop: int
+) -> Iterator[tuple[int, RowGroupSlice]]:
     """The parts of units that hold rows ``[start, stop)``, each with the number of its first row.
 
     Args:
@@ -154,12 +154,14 @@ def units_in_range(
         count = min(stop - at, unit.rows - skip)
         yield (
             at,
-            StoreUnit(unit.path, unit.row_group, unit.start + skip, count, unit.file_row + skip),
+            RowGroupSlice(
+                unit.path, unit.row_group, unit.start + skip, count, unit.file_row + skip
+            ),
         )
         at += count
 
 
-def read_table(unit: StoreUnit, columns: list[str]) -> pa.Table:
+def read_table(unit: RowGroupSlice, columns: list[str]) -> pa.Table:
     """The rows of a unit as they stand in the file.
 
     Raises:
@@ -208,7 +210,7 @@ def _parquet_file(source: pa.NativeFile, address: str) -> pq.ParquetFile:
     return file
 
 
-def _range_of_group(file: pq.ParquetFile, unit: StoreUnit, columns: list[str]) -> pa.Table:
+def _range_of_group(file: pq.ParquetFile, unit: RowGroupSlice, columns: list[str]) -> pa.Table:
     """Parquet cannot start in the middle of a row group: what lies before is decoded and dropped."""
     parts, at, end = [], 0, unit.start + unit.rows
     for batch in file.iter_batches(8192, row_groups=[unit.row_group], columns=columns):
@@ -221,7 +223,7 @@ def _range_of_group(file: pq.ParquetFile, unit: StoreUnit, columns: list[str]) -
     return pa.Table.from_batches(parts, None if parts else file.schema_arrow)
 
 
-def read_unit(read: ReadUnit, columns: Columns) -> FeatureBatch:
+def read_unit(read: RowSelection, columns: Columns) -> FeatureBatch:
     """The kept rows of a unit, in file order."""
     unit = read.unit
     table = read_table(unit, [columns.image_id, columns.features, columns.tags])

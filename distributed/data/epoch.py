@@ -10,52 +10,28 @@ Shapes: B rows of a batch, D feature size, N rows of this rank.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
-from torch import Tensor
 
-from distributed.feature_store import Columns, ReadUnit, encode_tags, read_unit
+from distributed.data.blocks import BlockSource, block_rows
+from distributed.data.feature_store import RowSelection
+from distributed.data.rows import Rows
 from drel_core.model.sampling import step_generator
 from drel_core.scoring.tag_lists import TagLists
 
 Residency = Literal["auto", "resident", "stream"]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Features ``[B, D]`` in stored dtype and the rows' tag ids."""
-
-    features_BD: Tensor
-    tags: TagLists
-
-    def __len__(self) -> int:
-        return len(self.features_BD)
-
-    def select(self, index: Tensor) -> Rows:
-        return Rows(self.features_BD.index_select(0, index), self.tags.select(index))
-
-    @staticmethod
-    def cat(parts: Sequence[Rows]) -> Rows:
-        if len(parts) == 1:
-            return parts[0]
-        return Rows(
-            torch.cat([part.features_BD for part in parts]),
-            TagLists.cat([part.tags for part in parts]),
-        )
-
-
-def shard(reads: Sequence[ReadUnit], world: int, rank: int) -> list[ReadUnit]:
+def shard(reads: Sequence[RowSelection], world: int, rank: int) -> list[RowSelection]:
     """The rows ``[rank * N // world, (rank + 1) * N // world)`` of N, as units."""
     ends = np.cumsum([read.take for read in reads], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     begin, end = rank * total // world, (rank + 1) * total // world
-    mine: list[ReadUnit] = []
+    mine: list[RowSelection] = []
     if begin == end:
         return mine
     first = int(np.searchsorted(ends, begin, side="right"))
@@ -99,48 +75,8 @@ class EpochPlan:
         return sum(self.size(rank, step) for rank in range(len(self.rows_per_rank)))
 
 
-def unit_block(read: ReadUnit, columns: Columns, names: pa.Array) -> pa.Table:
-    """A unit as a block of Ray Data: features as they are stored, tags as list<int64> of ids."""
-    batch = read_unit(read, columns)
-    ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, names)
-    dim = batch.features_BD.shape[1]
-    flat = pa.array(batch.features_BD.reshape(-1))
-    tags = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
-    return pa.table({"features": pa.FixedSizeListArray.from_arrays(flat, dim), "tags": tags})
-
-
-def block_rows(block: pa.Table) -> Rows:
-    """Tensors over a block's memory (no copy of the features)."""
-    features = block.column("features")
-    features = features.chunk(0) if features.num_chunks == 1 else features.combine_chunks()
-    tags = block.column("tags")
-    tags = tags.chunk(0) if tags.num_chunks == 1 else tags.combine_chunks()
-    dense = features.flatten().to_numpy(zero_copy_only=False).reshape(len(features), -1)
-    offsets = tags.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-    values = tags.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    return Rows(
-        _as_tensor(dense),
-        TagLists(torch.from_numpy(values), torch.from_numpy(offsets - offsets[0])),
-    )
-
-
-def read_rows(reads: Sequence[ReadUnit], columns: Columns, names: pa.Array) -> Rows:
-    """All rows of some units in one piece, with the tags of ``names`` as ids."""
-    return Rows.cat([block_rows(unit_block(read, columns, names)) for read in reads])
-
-
-def _as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over read-only Arrow memory. torch warns of writes to it; nobody writes to a batch."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-BlockSource = Callable[[Sequence[ReadUnit]], Iterable[pa.Table]]
-
-
 def row_groups(
-    reads: Sequence[ReadUnit], resident: bool, shuffle_rows: int, generator: torch.Generator
+    reads: Sequence[RowSelection], resident: bool, shuffle_rows: int, generator: torch.Generator
 ) -> list[list[int]]:
     """The units of one rank in groups that are shuffled together, known without reading them.
 
@@ -185,7 +121,7 @@ class ShardReader:
 
     def __init__(
         self,
-        reads: Sequence[ReadUnit],
+        reads: Sequence[RowSelection],
         plan: EpochPlan,
         rank: int,
         seed: int,
@@ -273,8 +209,3 @@ def _slice(rows: Rows, start: int, stop: int) -> Rows:
 
 def _no_rows() -> Rows:
     return Rows(torch.empty(0, 0), TagLists.cat([]))
-
-
-def inline_blocks(columns: Columns, names: pa.Array) -> BlockSource:
-    """Reads units in this process: for small stores, where a task costs more than the read."""
-    return lambda reads: (unit_block(read, columns, names) for read in reads)

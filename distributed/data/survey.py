@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.data.columns import sibling_option
-from distributed.feature_store import (
+from distributed.data.feature_store import (
     Columns,
     FeatureStore,
-    ReadUnit,
-    StoreUnit,
+    RowGroupSlice,
+    RowSelection,
     flat_tags,
     read_table,
 )
-from distributed.feature_sums import feature_sums
+from distributed.data.feature_sums import feature_sums
 from distributed.runtime.tasks import map_units
 from distributed.storage.files import one_line
 from drel_core.errors import InputError
@@ -45,7 +45,7 @@ class Validation:
 class UnitSurvey:
     """What one unit holds; row numbers are the file's."""
 
-    unit: StoreUnit
+    unit: RowGroupSlice
     tag: pa.Array
     tag_count: np.ndarray
     feature_sum_D: np.ndarray
@@ -67,7 +67,7 @@ def hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
     return pd.util.hash_array(image_id, hash_key=key, categorize=False)
 
 
-def _check_text(column: pa.Array, name: str, unit: StoreUnit) -> None:
+def _check_text(column: pa.Array, name: str, unit: RowGroupSlice) -> None:
     try:
         column.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -78,7 +78,7 @@ def _check_text(column: pa.Array, name: str, unit: StoreUnit) -> None:
 
 
 def survey_unit(
-    unit: StoreUnit,
+    unit: RowGroupSlice,
     columns: Columns,
     image_dim: int,
     validation: Validation | None = None,
@@ -108,7 +108,7 @@ def survey_unit(
 
 def survey_table(
     table: pa.Table,
-    unit: StoreUnit,
+    unit: RowGroupSlice,
     columns: Columns,
     image_dim: int,
     validation: Validation | None,
@@ -220,8 +220,8 @@ class StoreSurvey:
     count_T: np.ndarray
     mean_D: np.ndarray
     std_D: np.ndarray
-    train: list[ReadUnit]
-    validation: list[ReadUnit]
+    train: list[RowSelection]
+    validation: list[RowSelection]
     skipped: list[tuple[str, int, str]]
     tagless: int
 
@@ -299,10 +299,10 @@ def merge_surveys(
         held = survey.validation
         rest = np.union1d(survey.bad_or_tagless, held)
         if unit.rows > len(rest):
-            train.append(ReadUnit(unit, rest, 0, unit.rows - len(rest)))
+            train.append(RowSelection(unit, rest, 0, unit.rows - len(rest)))
         if len(held):
             every = np.arange(unit.file_row, unit.file_row + unit.rows)
-            validation.append(ReadUnit(unit, np.setdiff1d(every, held), 0, len(held)))
+            validation.append(RowSelection(unit, np.setdiff1d(every, held), 0, len(held)))
     tagless = sum(survey.tagless for survey in ordered)
     if not train:
         raise InputError(

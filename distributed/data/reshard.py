@@ -14,19 +14,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from distributed.feature_store import ReadUnit
-from distributed.pipeline import (
-    BlockSource,
-    EpochPlan,
-    ShardReader,
-    order_generator,
-    row_groups,
-    shard,
-)
+from distributed.data.blocks import BlockSource
+from distributed.data.epoch import EpochPlan, ShardReader, order_generator, row_groups, shard
+from distributed.data.feature_store import RowSelection
 
 
 @dataclass(frozen=True)
-class Reading:
+class ShardLayout:
     """How the rows of an epoch are divided from ``first_step`` on."""
 
     first_step: int
@@ -34,30 +28,30 @@ class Reading:
     resident: bool
     shuffle_rows: int
 
-    def same_way(self, other: Reading) -> bool:
+    def same_way(self, other: ShardLayout) -> bool:
         return replace(self, first_step=0) == replace(other, first_step=0)
 
 
 def rows_left(
-    reads: Sequence[ReadUnit],
-    reading: Reading,
+    reads: Sequence[RowSelection],
+    reading: ShardLayout,
     steps: int,
     done: int,
     epoch: int,
     seed: int,
     segment: int,
-) -> list[ReadUnit]:
+) -> list[RowSelection]:
     """The rows that ``done`` of ``steps`` steps of a reading have not taken, in the order of ``reads``.
 
     Units of which rows are gone name them in ``dropped``, 8 bytes a row.
     """
     plan = EpochPlan.of_steps(sum(read.take for read in reads), reading.world, steps)
-    left: list[ReadUnit] = []
+    left: list[RowSelection] = []
     for rank in range(reading.world):
         mine = shard(reads, reading.world, rank)
         taken = plan.before(rank, done)
         generator = order_generator(seed, epoch, rank, segment)
-        kept: dict[int, ReadUnit] = {}
+        kept: dict[int, RowSelection] = {}
         for group in row_groups(mine, reading.resident, reading.shuffle_rows, generator):
             size = sum(mine[at].take for at in group)
             order_n = torch.randperm(size, generator=generator)
@@ -76,7 +70,7 @@ def rows_left(
     return left
 
 
-def _only(read: ReadUnit, keep_B: np.ndarray) -> ReadUnit:
+def _only(read: RowSelection, keep_B: np.ndarray) -> RowSelection:
     """The rows of a unit for which ``keep_B`` is true."""
     there = np.ones(read.unit.rows, dtype=bool)
     there[read.dropped - read.unit.file_row] = False
@@ -84,12 +78,12 @@ def _only(read: ReadUnit, keep_B: np.ndarray) -> ReadUnit:
     gone = np.ones(read.unit.rows, dtype=bool)
     gone[rows] = False
     dropped = np.flatnonzero(gone) + read.unit.file_row
-    return ReadUnit(read.unit, dropped, skip=0, take=len(rows))
+    return RowSelection(read.unit, dropped, skip=0, take=len(rows))
 
 
 def epoch_reader(
-    reads: Sequence[ReadUnit],
-    readings: Sequence[Reading],
+    reads: Sequence[RowSelection],
+    readings: Sequence[ShardLayout],
     steps: int,
     rank: int,
     seed: int,
