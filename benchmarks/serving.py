@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.processes import command_line, descendants
-from distributed.bundles import publish
+from distributed.bundles.locate import publish
 from distributed.serving_proxy import choose_ingress
 from drel_core.annotators.drel import DRELAnnotator, write_table_part, write_towers
 from drel_core.bundle.format import write_bundle

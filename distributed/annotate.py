@@ -22,7 +22,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
 
-from distributed.bundles import local_bundle
+from distributed.bundles.locate import local_bundle
+from distributed.bundles.open import open_annotator
 from distributed.data.feature_store import (
     Columns,
     FeatureStore,
@@ -31,7 +32,6 @@ from distributed.data.feature_store import (
     read_table,
 )
 from distributed.data.survey import OnBadRow, UnitSurvey, survey_table
-from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from scipy import sparse
 from torch import Tensor
 
-from distributed.bundles import local_bundle
+from distributed.bundles.locate import local_bundle
 from distributed.data.feature_store import Columns, RowSelection, encode_tags, flat_tags, read_table
 from distributed.data.survey import StoreSurvey
 from distributed.inherited import Inherited

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from distributed.bundles import Draft
+from distributed.bundles.finish import finish_bundle
+from distributed.bundles.write import BundleWriter
 from distributed.config import TrainConfig
 from distributed.data.survey import StoreSurvey
-from distributed.finish import finish_bundle
-from distributed.knn import choose, write_shards
+from distributed.driver.knn import choose, write_shards
 from distributed.launch import Say, launch
 from distributed.storage.folder import Folder
 from distributed.svm import fit_svm
@@ -61,7 +61,7 @@ def keep(
     config: TrainConfig,
     survey: StoreSurvey,
     features: Features,
-    save: Callable[[Draft], dict[str, Any] | None],
+    save: Callable[[BundleWriter], dict[str, Any] | None],
     started: float,
 ) -> None:
     """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
@@ -70,7 +70,7 @@ def keep(
         save: writes the method's tensor files into the draft, and gives what ``config.json`` says of them.
         started: when fitting began (``perf_counter``).
     """
-    draft = Draft(Folder.of(config.out) / "model")
+    draft = BundleWriter(Folder.of(config.out) / "model")
     draft.clear()
     described = save(draft) or {}
     seconds = time.perf_counter() - started
@@ -102,7 +102,7 @@ def _knn(
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
         say(f"chosen on training rows: k = {k}, weighting {weighting}")
 
-    def save(draft: Draft) -> dict[str, Any]:
+    def save(draft: BundleWriter) -> dict[str, Any]:
         write_shards(survey, config.data.columns, config.workers.most, draft)
         return {"parts": config.workers.most, "k_neighbours": k, "weighting": weighting}
 

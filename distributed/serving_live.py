@@ -11,7 +11,7 @@ import numpy as np
 from ray.serve.metrics import Gauge, Histogram
 
 from distributed.batcher import Batcher
-from distributed.bundles import find_bundle
+from distributed.bundles.locate import find_bundle
 from distributed.serving_api import ApiError, Question
 from distributed.serving_model import ServedModel
 from drel_core.errors import InputError

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.bundles import find_bundle, local_bundle
+from distributed.bundles.locate import find_bundle, local_bundle
+from distributed.bundles.open import open_annotator
 from distributed.data.replay_buffer import RESERVOIR
-from distributed.knn import open_annotator
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.bundle.format import read_thresholds

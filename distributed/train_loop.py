@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from distributed import checkpoint, comm
-from distributed.bundles import Draft, local_bundle
+from distributed.bundles.finish import finish_bundle
+from distributed.bundles.locate import local_bundle
+from distributed.bundles.write import BundleWriter
 from distributed.checkpoint import Cursor
 from distributed.cnn_learner import CNNLearner
 from distributed.config import PICTURE_METHODS, TrainConfig
@@ -23,7 +25,6 @@ from distributed.data.epoch import EpochPlan, ShardReader, shard
 from distributed.data.feature_store import RowSelection
 from distributed.data.reshard import ShardLayout, epoch_reader
 from distributed.data.survey import StoreSurvey
-from distributed.finish import finish_bundle
 from distributed.heartbeat import Heartbeat
 from distributed.inherited import Inherited
 from distributed.kernel_fit import fit_kernel
@@ -317,12 +318,12 @@ def write_model(
     origin: dict[str, Any],
 ) -> None:
     """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
-    draft = Draft(Folder.of(config.out) / "model")
+    draft = BundleWriter(Folder.of(config.out) / "model")
     if comm.rank() == 0:
         draft.clear()
     comm.barrier()
     described = learner.write(draft.folder)
-    draft.hand_in()
+    draft.upload()
     comm.barrier()
     if comm.rank() == 0:
         draft.gather()

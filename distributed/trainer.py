@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distributed.bundles import local_bundle
+from distributed.bundles.locate import local_bundle
+from distributed.bundles.open import open_annotator
 from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, Validation, survey_store
 from distributed.evaluate import evaluate_store
-from distributed.knn import open_annotator
 from distributed.launch import Say
 from distributed.methods import fit
 from distributed.runtime.ray_session import start_ray

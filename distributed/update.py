@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed import trainer
-from distributed.bundles import find_bundle, local_bundle
+from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.config import CheckpointConfig, ClusterConfig, DataConfig, TrainConfig, config_from
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.feedback import read_feedback

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from distributed import annotate
-from distributed.bundles import find_bundle, local_bundle
+from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns

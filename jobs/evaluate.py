@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from distributed.bundles import find_bundle, local_bundle
+from distributed.bundles.locate import find_bundle, local_bundle
+from distributed.bundles.open import open_annotator
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow, survey_store
 from distributed.evaluate import evaluate_store
-from distributed.knn import open_annotator
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from drel_core.bundle.format import read_thresholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed.bundles import local_bundle
+from distributed.bundles.locate import local_bundle
 from drel_core.errors import InputError
 from drel_core.export.export import Format, export_bundle
 from jobs.cli import OneLineParser, build, run_job

@@ -10,7 +10,7 @@ import sys
 import threading
 from dataclasses import dataclass, fields
 
-from distributed.bundles import local_bundle
+from distributed.bundles.locate import local_bundle
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_about
 from drel_core.errors import InputError

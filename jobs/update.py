@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from distributed import update
-from distributed.bundles import local_bundle, publish
+from distributed.bundles.locate import local_bundle, publish
 from distributed.storage.folder import Folder
 from distributed.update import UpdateConfig
 from drel_core.bundle.format import read_about

@@ -8,6 +8,7 @@ Shapes: N training images in all shards, B queries, D feature size, T tags, k ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -225,3 +226,17 @@ class KNNAnnotator(DenseScores):
 def write_standardisation(folder: Path, mean_D: np.ndarray, std_D: np.ndarray) -> None:
     tensors = {"mean": torch.tensor(mean_D), "std": torch.tensor(std_D)}
     save_file(tensors, folder / "standardisation.safetensors")
+
+
+@dataclass(kw_only=True)
+class KNNConfig:
+    """Neighbours and their weights."""
+
+    k: int = 100
+    """neighbours (the paper's 100); 0 chooses k and weighting on a part of the training rows"""
+    weighting: Weighting = "uniform"
+    """uniform, or distance for 1 / distance"""
+
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise ValueError(f"knn.k is {self.k}; it must be 0 (chosen) or more")

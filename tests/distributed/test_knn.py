@@ -10,11 +10,12 @@ import pytest
 import ray
 import torch
 
-from distributed.bundles import Draft
+from distributed.bundles.open import ShardedKNN
+from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import read_rows
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.survey import survey_store
-from distributed.knn import ShardedKNN, choose, write_shards
+from distributed.driver.knn import choose, write_shards
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.folder import Folder
 from drel_core.annotators.knn import KNNAnnotator
@@ -38,7 +39,7 @@ def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     queries = rows.features_BD[:40] + 0.01 * torch.randn(40, 16)
     for parts in (1, 2, 3):
-        draft = Draft(Folder(str(tmp_path / str(parts))))
+        draft = BundleWriter(Folder(str(tmp_path / str(parts))))
         draft.clear()
         write_shards(survey, Columns(), parts, draft)
         about = {

@@ -23,7 +23,8 @@ import pytest
 import torch
 
 from distributed import comm
-from distributed.bundles import Draft, find_bundle, local_bundle, publish
+from distributed.bundles.locate import find_bundle, local_bundle, publish
+from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import inline_blocks
 from distributed.data.feature_store import Columns, FeatureStore, read_unit
 from distributed.data.parquet_files import list_files
@@ -165,7 +166,7 @@ def test_a_killed_upload_leaves_nothing(s3: Bucket, tmp_path: Path) -> None:
 def write_by_two(final: Folder, tmp_path: Path) -> str:
     """A bundle whose files come from two processes, as ranks write it."""
     whole = write_drel(tmp_path / f"whole-{final.name}", thresholds=True)
-    one, other = Draft(final), Draft(final)
+    one, other = BundleWriter(final), BundleWriter(final)
     one.clear()
     for path in whole.iterdir():
         mine = other if path.name.startswith("tag_embedding") else one
@@ -173,7 +174,7 @@ def write_by_two(final: Folder, tmp_path: Path) -> str:
     for draft in (one, other):
         if draft is one:
             (draft.folder / "config.json").rename(tmp_path / "config.json")
-        draft.hand_in()
+        draft.upload()
     other.drop()
     with pytest.raises(InputError, match="no model bundle"):
         find_bundle(final.address)

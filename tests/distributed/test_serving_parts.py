@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed.bundles import find_bundle, publish
+from distributed.bundles.locate import find_bundle, publish
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.feedback import Word, append, read_feedback
 from distributed.data.replay_buffer import fill_reservoir

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from distributed.bundles import publish
+from distributed.bundles.locate import publish
 from distributed.data.replay_buffer import RESERVOIR
 from drel_core.annotators.load import load_bundle
 from tests.bundles import write_drel

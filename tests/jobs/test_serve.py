@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from benchmarks.processes import command_line, descendants
-from distributed.bundles import publish
+from distributed.bundles.locate import publish
 from distributed.data.feedback import read_feedback
 from drel_core.annotators.load import load_bundle
 from tests.bundles import write_drel

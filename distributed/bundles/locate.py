@@ -65,15 +65,15 @@ def local_bundle(model: str | Path) -> Path:
     folder, version = find_bundle(model)
     if not folder.remote:
         return folder.path
-    place = _kept(folder, version)
-    with _lock(place):  # one process of a machine copies, the others wait for it
+    place = cached_folder(folder, version)
+    with file_lock(place):  # one process of a machine copies, the others wait for it
         if not (place / CONFIG).is_file():
             _fetch(folder, version, place)
     os.utime(place)
     return place
 
 
-def _kept(folder: Folder, version: str) -> Path:
+def cached_folder(folder: Folder, version: str) -> Path:
     # The version is what a file in the bucket says: it must not become a path.
     return cache_dir("bundles") / cache_key(f"{folder.address} {version}")
 
@@ -97,7 +97,7 @@ def _fetch(folder: Folder, version: str, place: Path) -> None:
 
 
 @contextmanager
-def _lock(place: Path) -> Iterator[None]:
+def file_lock(place: Path) -> Iterator[None]:
     with open(f"{place}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -112,66 +112,3 @@ def publish(versions: str | Path, name: str) -> None:
     folder = Folder.of(versions)
     find_bundle((folder / name).address)
     folder.write(LATEST, f"{name}\n".encode())
-
-
-class Draft:
-    """A bundle while it is written, by one process or by all ranks; readers see it when ``finish`` is done.
-
-    Args:
-        final: where it shall be.
-
-    Attributes:
-        folder: where this process writes its files.
-    """
-
-    def __init__(self, final: Folder) -> None:
-        self.final = final
-        if final.remote:
-            self.folder = Path(tempfile.mkdtemp(prefix="draft-", dir=cache_dir("bundles")))
-        else:
-            self.folder = final.path.with_name(f".{final.name}.partial")
-
-    def clear(self) -> None:
-        """One process, before anybody writes: remove what a stopped run has left."""
-        if self.final.remote:
-            # config.json first: without it nobody takes the rest for a bundle.
-            self.final.remove(sorted(self.final.files(), key=lambda name: name != CONFIG))
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-
-    def hand_in(self) -> None:
-        """Make this process's files so far seen by the one that finishes."""
-        if self.final.remote:
-            for path in sorted(self.folder.iterdir()):
-                self.final.put(path.name, path)
-
-    def gather(self) -> None:
-        """The process that finishes, when all others have handed in: get their files."""
-        if self.final.remote:
-            for name in self.final.files().keys() - {path.name for path in self.folder.iterdir()}:
-                self.final.fetch(name, self.folder)
-
-    def finish(self, version: str) -> None:
-        """All files are in ``folder``: give the bundle its name."""
-        if not self.final.remote:
-            if self.final.has(CONFIG):  # by this run, before one of its workers died
-                shutil.rmtree(self.folder)
-            else:
-                self.folder.rename(self.final.path)
-            return
-        there = self.final.files()
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == CONFIG):
-            if path.name not in there or path.name == CONFIG:
-                self.final.put(path.name, path)
-        place = _kept(self.final, version)
-        with _lock(place):  # what was made here need not be fetched
-            if place.exists():
-                shutil.rmtree(self.folder)
-            else:
-                self.folder.rename(place)
-
-    def drop(self) -> None:
-        """A process that does not finish: remove its local files."""
-        if self.final.remote:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from distributed.bundles import Draft
+from distributed.bundles.open import open_annotator
+from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import block_rows, unit_block
 from distributed.data.feature_store import Columns
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import StoreSurvey
-from distributed.knn import open_annotator
 from drel_core.annotators.base import Annotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import THRESHOLDS, write_bundle
@@ -24,7 +24,7 @@ _BATCH = 1024
 
 
 def finish_bundle(
-    draft: Draft,
+    draft: BundleWriter,
     method: str,
     survey: StoreSurvey,
     columns: Columns,

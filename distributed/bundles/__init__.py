@@ -1,0 +1,1 @@
+"""Model bundles wherever they lie: found, opened, written."""

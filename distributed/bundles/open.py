@@ -1,0 +1,91 @@
+"""Opening a model bundle of any method, wherever it lies, ready to score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ray
+
+from distributed.bundles.locate import local_bundle
+from distributed.runtime.ray_session import start_ray
+from distributed.runtime.tasks import INLINE_BYTES
+from drel_core.annotators.base import TrainedAnnotator
+from drel_core.annotators.knn import (
+    KNNAnnotator,
+    NeighbourShard,
+    check_settings,
+    merge_nearest,
+    shard_file,
+    tag_matrix,
+)
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import read_about, read_vocabulary
+from drel_core.bundle.safe_loading import check_files, load_tensors
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.scoring.tag_lists import TagLists
+
+
+class _ShardActor:
+    """Holds one shard's index."""
+
+    def __init__(self, model: str, name: str, num_tags: int, threads: int) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(threads)
+        self.shard = NeighbourShard.load(local_bundle(model) / name, num_tags)
+
+    def tags(self) -> TagLists:
+        return self.shard.tags
+
+    def nearest(self, query_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.shard.nearest(query_BD, k)
+
+
+def open_annotator(model: str) -> TrainedAnnotator:
+    """A bundle ready to score, see ``local_bundle``; of kNN, with its shards in actors where there is much
+    of them.
+
+    Raises:
+        InputError: see ``load_bundle``.
+    """
+    folder = local_bundle(model)
+    about = read_about(folder)
+    if about["method"] == "knn":
+        parts = list(folder.glob("neighbours-*"))
+        size = sum(path.stat().st_size for path in parts)
+        # With another number of parts the bundle is damaged; load_bundle says how.
+        if about.get("parts") == len(parts) > 1 and size > INLINE_BYTES:
+            check_files(folder)
+            return ShardedKNN(model, about, read_vocabulary(folder))
+    return load_bundle(folder)
+
+
+class ShardedKNN(KNNAnnotator):
+    """The same scores as ``KNNAnnotator`` with every shard in an actor, on any node.
+
+    Only tags and neighbours travel: no process holds all features.
+    """
+
+    def __init__(self, model: str, about: dict[str, Any], vocabulary: Vocabulary) -> None:
+        folder, parts = local_bundle(model), int(about["parts"])
+        start_ray(parts)
+        check_settings(about)
+        statistics = load_tensors(folder / "standardisation.safetensors")
+        self.mean_D, self.std_D = (statistics[key].float().numpy() for key in ("mean", "std"))
+        threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // parts)
+        actor: Any = ray.remote(num_cpus=1)(_ShardActor)
+        self.actors = [
+            actor.remote(model, shard_file(p, parts), len(vocabulary), threads)
+            for p in range(parts)
+        ]
+        tags = TagLists.cat(ray.get([actor.tags.remote() for actor in self.actors]))
+        self.num_tags, self.weighting = len(vocabulary), about["weighting"]
+        self.k = min(about["k_neighbours"], len(tags))
+        self.tag_NT = tag_matrix(tags, self.num_tags)
+        self.vocabulary, self.about = vocabulary, about
+
+    def nearest(self, query_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        query = ray.put(query_BD)
+        found = ray.get([actor.nearest.remote(query, self.k) for actor in self.actors])
+        return merge_nearest(found, self.k)
