@@ -26,7 +26,7 @@ import torch
 from distributed.data.blocks import block_rows, unit_block
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
-from distributed.train_loop import build_stepper
+from distributed.training.build import build_drel_learner
 from jobs.train import parse
 
 LINE = re.compile(r"step (\d+)/\d+ .*? ([\d,]+) images/s")
@@ -116,7 +116,7 @@ def bare_step(arguments: list[str], batch: int, threads: int, seconds: float) ->
     config, _ = parse(arguments)
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
-    stepper = build_stepper(config, survey, torch.device("cpu"))
+    stepper = build_drel_learner(config, survey, torch.device("cpu"))
     held = [block_rows(unit_block(r, store.columns, survey.names)) for r in survey.train[:8]]
     batches = [
         part

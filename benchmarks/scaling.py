@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.step_cost import Machine, Sizes, bytes_sent, multiplications, predict
-from distributed import comm
 from distributed.data.epoch import EpochPlan
-from distributed.optim import OptimConfig
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import PoolConfig, Stepper
+from distributed.training import collectives
+from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.optim import OptimConfig
+from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import DREL, ModelConfig
@@ -66,7 +66,7 @@ class Measured:
 
 def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
     """Steps of the preset ``best`` on this rank, of random images and tags."""
-    rank, world = comm.rank(), comm.world_size()
+    rank, world = collectives.rank(), collectives.world_size()
     config = ModelConfig(
         image_hidden=sizes.image_hidden,
         tag_dim=sizes.tag_dim,
@@ -80,7 +80,7 @@ def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
         tag_bias=True,
         metric="identity",
     )
-    stepper = Stepper(
+    stepper = DRELLearner(
         DREL(sizes.dim, config),
         ShardedTagEmbedding(sizes.tags, config, TableConfig(), 0),
         torch.ones(sizes.tags, dtype=torch.int64),
@@ -110,7 +110,7 @@ def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
 
     for step in range(warm):
         take(step)
-    comm.barrier()
+    collectives.barrier()
     seconds.clear(), pools.clear(), longest.clear(), relevant.clear()
     before = sent_by_this_process()
     for step in range(warm, warm + steps):
@@ -140,7 +140,7 @@ def _rank(
             "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
         )
     out.put((rank, take_steps(sizes, steps)))
-    comm.barrier()
+    collectives.barrier()
     os._exit(0)  # see tests/spawn_ranks.py: the interpreter's own end may abort under gloo
 
 

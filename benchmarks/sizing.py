@@ -35,9 +35,9 @@ def step(kind: str, images: int, pool: int) -> None:
     """Memory of the scores and what comes of them, forward and backward, beyond a step of 8 images."""
     import torch
 
-    from distributed.optim import OptimConfig
-    from distributed.sharded_tag_embedding import ShardedTagEmbedding
-    from distributed.step import PoolConfig, Stepper
+    from distributed.training.drel_learner import DRELLearner, PoolConfig
+    from distributed.training.optim import OptimConfig
+    from distributed.training.sharded_table import ShardedTagEmbedding
     from drel_core.model.pooled_step import LossConfig
     from drel_core.model.tag_embedding import TableConfig
     from drel_core.model.towers import DREL, ModelConfig
@@ -46,7 +46,7 @@ def step(kind: str, images: int, pool: int) -> None:
     torch.set_num_threads(1)
     config = ModelConfig(image_hidden=64, tag_dim=64, tag_hidden=64, latent=64, metric="identity")
     loss = LossConfig(kind="smooth") if kind == "smooth" else LossConfig(miner="hard", negatives=10)
-    stepper = Stepper(
+    stepper = DRELLearner(
         DREL(64, config),
         ShardedTagEmbedding(pool, config, TableConfig(), 0),
         torch.ones(pool, dtype=torch.int64),

@@ -23,9 +23,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distributed.optim import OptimConfig
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import PoolConfig, Stepper
+from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.optim import OptimConfig
+from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import DREL, ModelConfig
@@ -62,7 +62,7 @@ def _rank(
     lists = TagLists(relevant.flatten(), torch.arange(0, size * 3 + 1, 3))
     features = torch.randn(size, DIM)
     if kind == "sharded":
-        stepper = Stepper(
+        stepper = DRELLearner(
             DREL(DIM, CONFIG),
             ShardedTagEmbedding(tags, CONFIG, TableConfig(), 0),
             torch.ones(tags, dtype=torch.int64),

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import torch
 
-from distributed.optim import OptimConfig
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import PoolConfig, Stepper
+from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.optim import OptimConfig
+from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.model.pooled_step import LossConfig, literal_triplet_loss
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import DREL, ModelConfig
@@ -81,7 +81,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     config = ModelConfig()
-    stepper = Stepper(
+    stepper = DRELLearner(
         DREL(args.dim, config),
         ShardedTagEmbedding(args.tags, config, TableConfig(optimiser="sgd"), 0, device),
         torch.ones(args.tags, dtype=torch.int64),

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from distributed.data.blocks import inline_blocks
-from distributed.growth import take_over
 from distributed.launch import Say
-from distributed.train_loop import build_learner, train
+from distributed.training.build import build_learner
+from distributed.training.trainer import train
+from distributed.training.warm_start import warm_start
 
 
 def launch(
@@ -27,7 +28,7 @@ def launch(
     inherited = None
     if "parent" in settings:
         fresh = settings["origin"]["new_images"]
-        inherited = take_over(learner, settings["parent"], data, fresh)
+        inherited = warm_start(learner, settings["parent"], data, fresh)
 
     def drop(folder: Path, metrics: dict[str, Any]) -> None:
         shutil.rmtree(folder)

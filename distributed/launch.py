@@ -14,13 +14,13 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distributed.config import ClusterConfig
 from distributed.desk import Desk, News, Watch
 from distributed.runtime.capacity import Bundle, capacity, fits, shortage, wait_for_workers
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
 from distributed.storage.folder import Folder, storage
+from distributed.training.config import ClusterConfig
 from drel_core.errors import InputError
 
 Say = Callable[[str], object]

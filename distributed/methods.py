@@ -9,12 +9,12 @@ from typing import Any
 
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
-from distributed.config import TrainConfig
 from distributed.data.survey import StoreSurvey
 from distributed.driver.knn import choose, write_shards
 from distributed.launch import Say, launch
 from distributed.storage.folder import Folder
 from distributed.svm import fit_svm
+from distributed.training.config import TrainConfig
 from distributed.worker import enter
 
 Fingerprint = dict[str, Any]

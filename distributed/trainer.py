@@ -11,7 +11,6 @@ from typing import Any
 
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
-from distributed.config import PICTURE_METHODS, TrainConfig
 from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
@@ -23,6 +22,7 @@ from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
+from distributed.training.config import PICTURE_METHODS, TrainConfig
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError

@@ -16,11 +16,11 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from distributed.config import TrainConfig
 from distributed.data.blocks import inline_blocks
 from distributed.data.survey import StoreSurvey
 from distributed.launch import Say
 from distributed.runtime.ray_session import start_ray
+from distributed.training.config import TrainConfig
 from drel_core.errors import InputError
 
 SPACE: dict[str, Any] = {
@@ -104,7 +104,8 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     import torch
 
     from distributed.runtime.tasks import INLINE_BYTES
-    from distributed.train_loop import build_learner, train
+    from distributed.training.build import build_learner
+    from distributed.training.trainer import train
 
     data: StoreSurvey = settings["data"]
     context = tune.get_context()

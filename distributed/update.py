@@ -18,19 +18,26 @@ import pyarrow.parquet as pq
 
 from distributed import trainer
 from distributed.bundles.locate import find_bundle, local_bundle
-from distributed.config import CheckpointConfig, ClusterConfig, DataConfig, TrainConfig, config_from
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.feedback import read_feedback
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import OnBadRow, StoreSurvey, Validation, survey_store
+from distributed.driver.new_tags import init_new_tags
 from distributed.evaluate import evaluate_store
-from distributed.growth import Parent, Start, write_new_rows
 from distributed.launch import Say, launch
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder
+from distributed.training.config import (
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    TrainConfig,
+    config_from,
+)
+from distributed.training.warm_start import ParentBundle, Start
 from distributed.worker import enter
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_about, read_vocabulary
@@ -144,7 +151,9 @@ def run(
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
     known = int(about["num_tags"])
-    parent = Parent(place.address, about["version"], known, int(about["table_parts"]), out.address)
+    parent = ParentBundle(
+        place.address, about["version"], known, int(about["table_parts"]), out.address
+    )
     rows = sum(part.train_rows for part in surveys)
     say(
         f"version {parent.version} with {known} tags learns from {rows} new images with "
@@ -165,7 +174,7 @@ def run(
     else:
         trainer.make_ready(out)
         begin()
-        write_new_rows(
+        init_new_tags(
             parent,
             survey.names,
             survey.count_T,

@@ -38,14 +38,15 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     import ray.train.torch
     import torch
 
-    from distributed.config import TrainConfig
     from distributed.data.blocks import inline_blocks
     from distributed.data.survey import StoreSurvey
-    from distributed.heartbeat import Heartbeat
     from distributed.runtime.tasks import INLINE_BYTES
     from distributed.storage.folder import Folder
     from distributed.storage.local_cache import RunFolder
-    from distributed.train_loop import build_learner, train
+    from distributed.training.build import build_learner
+    from distributed.training.config import TrainConfig
+    from distributed.training.heartbeat import Heartbeat
+    from distributed.training.trainer import train
 
     config: TrainConfig = settings["config"]
     data: StoreSurvey = settings["data"]
@@ -65,10 +66,10 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     learner = build_learner(config, data, device)
     inherited = None
     if "parent" in settings:
-        from distributed.growth import take_over
+        from distributed.training.warm_start import warm_start
 
         fresh = settings["origin"]["new_images"]
-        inherited = take_over(learner, settings["parent"], data, fresh)
+        inherited = warm_start(learner, settings["parent"], data, fresh)
     scratch = RunFolder(Folder.of(config.out))
     if ray.train.get_context().get_world_rank() == 0:
         scratch.take_up(PROGRESS)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distributed import trainer
-from distributed.config import PICTURE_METHODS
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
@@ -16,6 +15,7 @@ from distributed.evaluate import evaluate_store, upper_bound
 from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder
+from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL

@@ -6,8 +6,8 @@ import yaml
 from jsonargparse import Namespace
 
 from distributed import trainer
-from distributed.config import TrainConfig
 from distributed.storage.folder import Folder
+from distributed.training.config import TrainConfig
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, write_text
 

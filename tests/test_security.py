@@ -45,7 +45,7 @@ ALLOWED = {
     ("distributed/ingest/cnn_extraction.py", "pickle.loads"): "what a task of the same run read",
     # torch.distributed.checkpoint keeps its index as a pickle. Checkpoints belong to one run and are read
     # by it alone; what is handed on is the bundle.
-    ("distributed/checkpoint.py", "dcp.load"): "checkpoints of the run itself",
+    ("distributed/training/checkpoint.py", "dcp.load"): "checkpoints of the run itself",
     # Programs by nature. Only what the person who starts a job names: check_named_by_bundle.
     ("drel_core/images/backbone.py", "torch.jit.load"): "--backbone file:PATH",
     ("drel_core/images/backbone.py", "torch.export.load"): "--backbone file:PATH",

@@ -21,7 +21,7 @@ def enter(arguments: dict[str, bytes]) -> None:
 
     import torch.distributed as dist
 
-    from distributed.step import Stepper
+    from distributed.training.drel_learner import DRELLearner
 
     folder = Path(pickle.loads(arguments["settings"])["config"].out) / "seen"
     folder.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def enter(arguments: dict[str, bytes]) -> None:
     # Steps of a millisecond would be over before a node has come or gone.
     pause = 0.01
     file = open(folder / f"{attempt[0]:06d}-{dist.get_rank()}.jsonl", "w")  # noqa: SIM115
-    take = Stepper.run
+    take = DRELLearner.run
 
     def run(self: Any, features_BD: Any, tags: Any, **place: Any) -> Any:
         rows = features_BD[:, 0].long().tolist() if len(features_BD) else []
@@ -39,11 +39,11 @@ def enter(arguments: dict[str, bytes]) -> None:
         time.sleep(pause)
         return take(self, features_BD, tags, **place)
 
-    Stepper.run = run  # type: ignore[method-assign]
+    DRELLearner.run = run  # type: ignore[method-assign]
     try:
         worker.enter(arguments)
     finally:
-        Stepper.run = take  # type: ignore[method-assign]
+        DRELLearner.run = take  # type: ignore[method-assign]
         file.close()
 
 

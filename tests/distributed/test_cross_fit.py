@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from distributed import comm
-from distributed.config import DataConfig, TrainConfig
-from distributed.cross_fit import has_room, learn_decision, split_rows
 from distributed.data.blocks import inline_blocks, read_rows
 from distributed.data.epoch import shard
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey, Validation, survey_store
-from distributed.optim import OptimConfig
-from distributed.step import Stepper
-from distributed.train_loop import build_stepper, make_reader
+from distributed.training import collectives
+from distributed.training.build import build_drel_learner, make_reader
+from distributed.training.config import DataConfig, TrainConfig
+from distributed.training.cross_fit import has_room, learn_decision, split_rows
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.optim import OptimConfig
 from drel_core.decision.rule import DECISION, DecisionConfig, DecisionRule
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
@@ -85,7 +85,7 @@ def learn(config: TrainConfig, data: StoreSurvey, mark: str, said: list[str]) ->
     return learn_decision(
         config,
         data,
-        lambda own: build_stepper(own, data, torch.device("cpu")),
+        lambda own: build_drel_learner(own, data, torch.device("cpu")),
         lambda own, reads, training: make_reader(own, data, reads, blocks, True),
         {"data": mark},
         said.append,
@@ -93,7 +93,7 @@ def learn(config: TrainConfig, data: StoreSurvey, mark: str, said: list[str]) ->
 
 
 def work(folder: str) -> object:
-    config, data = surveyed(Path(folder) / str(comm.world_size()) / str(comm.rank()))
+    config, data = surveyed(Path(folder) / str(collectives.world_size()) / str(collectives.rank()))
     config.out = str(Path(folder) / "shared")
     Path(config.out).mkdir(exist_ok=True)
     config.kernel.landmarks = 100
@@ -126,11 +126,13 @@ def test_a_run_taken_up_again_keeps_its_rule_and_another_run_learns_its_own(tmp_
 
 def evaluated(folder: str) -> object:
     """Metrics with a rule, and each rank's scores, of a table that lies in parts."""
-    config, data = surveyed(Path(folder) / str(comm.world_size()) / str(comm.rank()))
+    config, data = surveyed(Path(folder) / str(collectives.world_size()) / str(collectives.rank()))
     torch.manual_seed(7)
-    stepper = build_stepper(config, data, torch.device("cpu"))
+    stepper = build_drel_learner(config, data, torch.device("cpu"))
     mine = read_rows(
-        shard(data.train, comm.world_size(), comm.rank()), config.data.columns, data.names
+        shard(data.train, collectives.world_size(), collectives.rank()),
+        config.data.columns,
+        data.names,
     )
     torch.manual_seed(0)
     tags = len(data.count_T)
@@ -167,6 +169,6 @@ def test_evaluating_by_a_rule_is_the_same_at_any_world_size(tmp_path: Path, worl
 
 def test_a_stepper_without_rows_of_its_own_still_takes_part(tmp_path: Path) -> None:
     config, data = surveyed(tmp_path, rows=40)
-    stepper: Stepper = build_stepper(config, data, torch.device("cpu"))
+    stepper: DRELLearner = build_drel_learner(config, data, torch.device("cpu"))
     none = Rows(torch.empty(0, data.image_dim), TagLists.cat([]))
     assert stepper.scores(none).shape == (0, len(data.count_T))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from distributed import comm
 from distributed.desk import Desk, told
-from distributed.heartbeat import Heartbeat
 from distributed.runtime.capacity import Capacity, check_feasible, fits, grows_by, shortage
 from distributed.runtime.signals import LoopAction, Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
+from distributed.training import collectives
+from distributed.training.heartbeat import Heartbeat
 from drel_core.errors import InputError
 from tests.spawn_ranks import spawn_ranks
 
@@ -175,7 +175,7 @@ def work_beats(stop_at: int) -> list[tuple[int, int]]:
     heartbeat.begin(0)
     heard = []
     for done in range(1, 400):
-        time.sleep(0.001 * comm.rank())
+        time.sleep(0.001 * collectives.rank())
         order = heartbeat.after_step(done)
         heard.append((done, int(order)))
         if order is LoopAction.STOP:

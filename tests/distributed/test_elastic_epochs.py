@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed import comm
-from distributed.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.data.blocks import inline_blocks
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
-from distributed.optim import OptimConfig, StepResult
-from distributed.step import PoolConfig, Stepper
-from distributed.train_loop import build_learner, train
+from distributed.training import collectives
+from distributed.training.build import build_learner
+from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
+from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.optim import OptimConfig, StepResult
+from distributed.training.trainer import train
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists
 from tests.spawn_ranks import spawn_ranks
@@ -53,7 +54,7 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
     learner = build_learner(config, survey, torch.device("cpu"))
-    assert isinstance(learner, Stepper)
+    assert isinstance(learner, DRELLearner)
     seen: Seen = {}
     run_step = learner.run
 
@@ -72,7 +73,7 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
         kept.mkdir(parents=True, exist_ok=True)
         place = kept / f"{metrics['epoch']:03d}-{metrics['step']:03d}-{comm.world_size()}"
         shutil.copytree(mine, place, dirs_exist_ok=True)
-        comm.barrier()
+        collectives.barrier()
         return place
 
     def recall(metrics: dict[str, Any]) -> Any:

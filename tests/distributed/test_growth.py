@@ -12,16 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distributed import comm
-from distributed.config import TrainConfig, config_from
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.replay_buffer import RESERVOIR, fill_reservoir, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
-from distributed.growth import NEW_ROWS, Parent, grow, write_new_rows
-from distributed.optim import OptimConfig
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import PoolConfig, Stepper
+from distributed.driver.new_tags import init_new_tags
 from distributed.storage.folder import Folder
+from distributed.training import collectives
+from distributed.training.config import TrainConfig, config_from
+from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.optim import OptimConfig
+from distributed.training.sharded_table import ShardedTagEmbedding
+from distributed.training.warm_start import NEW_ROWS, ParentBundle, grow
 from distributed.update import combined, feedback_rows
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import write_bundle
@@ -41,12 +42,12 @@ MODEL = ModelConfig(
 )
 
 
-def stepper(tags: int, seed: int) -> Stepper:
+def stepper(tags: int, seed: int) -> DRELLearner:
     torch.manual_seed(seed)
     table = ShardedTagEmbedding(tags, MODEL, TableConfig(lr=0.1), seed)
     optim = OptimConfig(optimiser="adamw", lr=0.01)
     count_T = torch.arange(1, tags + 1)
-    return Stepper(DREL(DIM, MODEL), table, count_T, LossConfig(), PoolConfig(), optim, seed)
+    return DRELLearner(DREL(DIM, MODEL), table, count_T, LossConfig(), PoolConfig(), optim, seed)
 
 
 def train_and_write(folder: str) -> object:
@@ -55,7 +56,8 @@ def train_and_write(folder: str) -> object:
         features = torch.randn(8, DIM, generator=torch.Generator().manual_seed(step))
         tags = TagLists.from_lists([[(i + step) % OLD] for i in range(8)])
         mine = slice(
-            comm.rank() * 8 // comm.world_size(), (comm.rank() + 1) * 8 // comm.world_size()
+            collectives.rank() * 8 // collectives.world_size(),
+            (collectives.rank() + 1) * 8 // collectives.world_size(),
         )
         learner.run(features[mine], tags[mine], epoch=0, step=step, progress=0.0, global_batch=8)
     described = learner.write(Path(folder))
@@ -63,20 +65,20 @@ def train_and_write(folder: str) -> object:
     local = learner.table.local
     return (
         described,
-        comm.gather_rows(local.weight_nE, counts),
-        comm.gather_rows(local.state_n[:, None], counts),
+        collectives.gather_rows(local.weight_nE, counts),
+        collectives.gather_rows(local.state_n[:, None], counts),
         learner.model.state_dict(),
     )
 
 
-def grow_and_gather(parent: Parent) -> object:
+def grow_and_gather(parent: ParentBundle) -> object:
     learner = stepper(OLD + NEW, 99)
     grow(learner, parent)
     counts = learner.table.split_pool(torch.arange(OLD + NEW))[1]
     local = learner.table.local
     return (
-        comm.gather_rows(local.weight_nE, counts),
-        comm.gather_rows(local.state_n[:, None], counts),
+        collectives.gather_rows(local.weight_nE, counts),
+        collectives.gather_rows(local.state_n[:, None], counts),
         learner.model.state_dict(),
     )
 
@@ -90,9 +92,9 @@ def test_growth_leaves_old_rows_their_state_and_scores_as_they_are(tmp_path: Pat
     names = tuple(f"t{tag}" for tag in range(OLD))
     about = {**described, "train": {}, "image_dim": DIM}
     write_bundle(folder, "drel", Vocabulary(names, np.arange(1, OLD + 1)), about)
-    parent = Parent(str(folder), "v", OLD, described["table_parts"], str(tmp_path))
+    parent = ParentBundle(str(folder), "v", OLD, described["table_parts"], str(tmp_path))
     every = pa.array([*names, *(f"n{tag}" for tag in range(NEW))])
-    write_new_rows(parent, every, np.ones(OLD + NEW), [], Columns(), MODEL, "random", seed=5)
+    init_new_tags(parent, every, np.ones(OLD + NEW), [], Columns(), MODEL, "random", seed=5)
     expected = init_embedding_rows(torch.arange(OLD, OLD + NEW), MODEL, 5)
     for world in (1, 2, 3):
         for grown, grown_state, model in spawn_ranks(world, grow_and_gather, tmp_path, parent):
@@ -132,8 +134,8 @@ def test_new_tags_start_near_those_they_occur_with(tmp_path: Path) -> None:
     )
     names, count_T = pa.array(["a", "b", "c", "x", "y"]), np.array([4, 9, 16, 2, 2])
     config = ModelConfig(image_hidden=16, tag_dim=6, tag_hidden=7, latent=5)
-    parent = Parent(str(bundle), "v", 3, 1, str(tmp_path))
-    write_new_rows(parent, names, count_T, survey.train, Columns(), config, "co-occurring", seed=2)
+    parent = ParentBundle(str(bundle), "v", 3, 1, str(tmp_path))
+    init_new_tags(parent, names, count_T, survey.train, Columns(), config, "co-occurring", seed=2)
     found = load_file(tmp_path / NEW_ROWS)["weight"]
     old = load_file(bundle / "tag_embedding-00000-of-00001.safetensors")["weight"]
     random = init_embedding_rows(torch.arange(3, 5), config, 2)
@@ -239,7 +241,7 @@ def test_feedback_adds_to_and_removes_from_what_is_known() -> None:
 
 
 def test_a_configuration_comes_back_from_a_bundle() -> None:
-    from distributed.config import DataConfig
+    from distributed.training.config import DataConfig
 
     config = TrainConfig(
         data=DataConfig(train="x", columns=Columns(tags="words")), out="o", epochs=7

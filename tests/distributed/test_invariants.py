@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from distributed import checkpoint, comm
-from distributed.checkpoint import Cursor
-from distributed.cnn_learner import CNNLearner
-from distributed.optim import OptimConfig
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import PoolConfig, Stepper
+from distributed.training import checkpoint, collectives
+from distributed.training.checkpoint import Cursor
+from distributed.training.cnn_learner import CNNLearner
+from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.optim import OptimConfig
+from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
@@ -55,17 +55,17 @@ def global_batch(step: int) -> tuple[torch.Tensor, TagLists]:
     return features, TagLists.from_lists(tags)
 
 
-def make(loss: LossConfig, pool: PoolConfig, optimiser: str = "adamw") -> Stepper:
+def make(loss: LossConfig, pool: PoolConfig, optimiser: str = "adamw") -> DRELLearner:
     torch.manual_seed(0)
     table = ShardedTagEmbedding(TAGS, MODEL, TableConfig(lr=0.1), seed=5)
     count = torch.arange(1, TAGS + 1)
     optim = OptimConfig(optimiser=optimiser, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
-    return Stepper(DREL(DIM, MODEL), table, count, loss, pool, optim, seed=3)
+    return DRELLearner(DREL(DIM, MODEL), table, count, loss, pool, optim, seed=3)
 
 
-def take_steps(stepper: Stepper, first: int, last: int) -> list[float]:
+def take_steps(stepper: DRELLearner, first: int, last: int) -> list[float]:
     """Steps on this rank's part of the global batches; the global loss of each."""
-    world, rank = comm.world_size(), comm.rank()
+    world, rank = collectives.world_size(), collectives.rank()
     losses = []
     for step in range(first, last):
         features, tags = global_batch(step)
@@ -77,18 +77,18 @@ def take_steps(stepper: Stepper, first: int, last: int) -> list[float]:
         result = stepper.run(
             features[mine], tags[mine], epoch=0, step=step, progress=step / 10, global_batch=IMAGES
         )
-        total = comm.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
+        total = collectives.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
         losses.append(float(total[0] / total[1]))
     return losses
 
 
-def whole(stepper: Stepper) -> dict[str, torch.Tensor]:
+def whole(stepper: DRELLearner) -> dict[str, torch.Tensor]:
     """All parameters and table rows, gathered (small here)."""
     counts = stepper.table.split_pool(torch.arange(TAGS))[1]
     state = {name: value.clone() for name, value in stepper.model.state_dict().items()}
     local = stepper.table.local
-    state["table"] = comm.gather_rows(local.weight_nE, counts).clone()
-    state["table_state"] = comm.gather_rows(local.state_n[:, None], counts).clone()
+    state["table"] = collectives.gather_rows(local.weight_nE, counts).clone()
+    state["table_state"] = collectives.gather_rows(local.state_n[:, None], counts).clone()
     return state
 
 
@@ -158,7 +158,7 @@ def test_checkpoint_of_two_ranks_loads_at_any_world_size(tmp_path: Path) -> None
 
 
 def test_a_table_with_more_ranks_than_tags_has_empty_parts() -> None:
-    from distributed.sharded_tag_embedding import owned_range
+    from distributed.training.sharded_table import owned_range
 
     parts = [owned_range(2, 4, rank) for rank in range(4)]
     assert parts == [(0, 1), (1, 2), (2, 2), (2, 2)]
@@ -171,7 +171,7 @@ def work_cnn(method: str, backbone: str) -> object:
     optim = OptimConfig(optimiser="adamw", lr=0.01)
     learner = CNNLearner(method, TAGS, config, 1.0, optim, seed=3)
     learner.model.train()
-    world, rank = comm.world_size(), comm.rank()
+    world, rank = collectives.world_size(), collectives.rank()
     losses = []
     for step in range(3):
         _, tags = global_batch(step)
@@ -189,7 +189,7 @@ def work_cnn(method: str, backbone: str) -> object:
             progress=step / 10,
             global_batch=IMAGES,
         )
-        total = comm.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
+        total = collectives.sum_over_ranks(torch.stack([result.stats.loss, result.stats.weight]))
         losses.append(float(total[0] / total[1]))
     return losses, {name: value.clone() for name, value in learner.model.state_dict().items()}
 

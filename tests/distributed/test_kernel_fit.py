@@ -8,30 +8,32 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed import comm
-from distributed.config import TrainConfig
 from distributed.data.blocks import inline_blocks, read_rows
 from distributed.data.epoch import ShardReader, shard
 from distributed.data.survey import StoreSurvey
-from distributed.kernel_fit import fit_kernel
-from distributed.step import Stepper
-from distributed.train_loop import build_stepper, make_reader
+from distributed.training import collectives
+from distributed.training.build import build_drel_learner, make_reader
+from distributed.training.config import TrainConfig
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.kernel_fit import fit_kernel
 from drel_core.decision.kernel import KernelConfig, RidgeSums
 from tests.distributed.test_cross_fit import surveyed
 from tests.spawn_ranks import spawn_ranks
 
 
-def at_start(folder: str, resident: bool) -> tuple[TrainConfig, StoreSurvey, Stepper, ShardReader]:
+def at_start(
+    folder: str, resident: bool
+) -> tuple[TrainConfig, StoreSurvey, DRELLearner, ShardReader]:
     """This rank's untrained model and its rows."""
-    config, data = surveyed(Path(folder) / str(comm.world_size()) / str(comm.rank()))
+    config, data = surveyed(Path(folder) / str(collectives.world_size()) / str(collectives.rank()))
     torch.manual_seed(7)
-    stepper = build_stepper(config, data, torch.device("cpu"))
+    stepper = build_drel_learner(config, data, torch.device("cpu"))
     blocks = inline_blocks(config.data.columns, data.names)
     return config, data, stepper, make_reader(config, data, data.train, blocks, resident)
 
 
 def work(folder: str, landmarks: int, dims: int, resident: bool) -> list[Tensor]:
-    world, rank = comm.world_size(), comm.rank()
+    world, rank = collectives.world_size(), collectives.rank()
     config, data, stepper, reader = at_start(folder, resident)
     kernel = KernelConfig(landmarks=landmarks, dims=dims)
     head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
@@ -62,7 +64,7 @@ def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int, dims: 
 
 def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     """An older regression of 90 rows of the first 8 tags goes on with this rank's rows."""
-    world, rank = comm.world_size(), comm.rank()
+    world, rank = collectives.world_size(), collectives.rank()
     config, data, stepper, reader = at_start(folder, True)
     older = torch.Generator().manual_seed(1)
     known_ND = torch.randn(90, data.image_dim, generator=older)

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed import comm
 from distributed.bundles.locate import find_bundle, local_bundle, publish
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import inline_blocks
@@ -33,7 +32,9 @@ from distributed.serving_model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3
-from distributed.train_loop import build_learner, train
+from distributed.training import collectives
+from distributed.training.build import build_learner
+from distributed.training.trainer import train
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
@@ -354,7 +355,7 @@ def train_once(data: str, out: str, checkpoints: str) -> None:
 
     def report(folder: Path, metrics: dict[str, object]) -> None:
         shutil.copytree(folder, place(metrics), dirs_exist_ok=True)
-        comm.barrier()
+        collectives.barrier()
 
     learner = build_learner(config, found, torch.device("cpu"))
     blocks = inline_blocks(config.data.columns, found.names)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from distributed import alone, methods, trainer, update
-from distributed.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.data.replay_buffer import ReservoirConfig
-from distributed.optim import OptimConfig
+from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
+from distributed.training.optim import OptimConfig
 from distributed.update import UpdateConfig, UpdateData
 from drel_core.annotators.load import load_bundle
 from drel_core.model.pooled_step import LossConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distributed.config import DataConfig, TrainConfig
+from distributed.training.config import DataConfig, TrainConfig
 from distributed.tuning import SPACE, domains, with_values
 from drel_core.errors import InputError
 from jobs.train import parse

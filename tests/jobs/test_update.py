@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed.config import DataConfig, TrainConfig
 from distributed.data.feedback import Word, append
+from distributed.training.config import DataConfig, TrainConfig
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import bundle_folder
 from tests.bundles import write_drel

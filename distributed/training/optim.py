@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distributed import comm
+from distributed.training import collectives
 from drel_core.model.pooled_step import StepStats
 from drel_core.scoring.metrics import MetricCounts
 
@@ -100,7 +100,7 @@ class StepResult:
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with its gradients averaged over ranks; itself on one rank."""
-    if comm.world_size() == 1:
+    if collectives.world_size() == 1:
         return module
     ids = [device.index or 0] if device.type == "cuda" else None
     return DistributedDataParallel(
@@ -113,7 +113,7 @@ def sum_counts(found: MetricCounts, device: torch.device) -> MetricCounts:
     sums = torch.cat(
         [found.hit_T, found.predicted_T, found.relevant_T, torch.tensor([found.images])]
     )
-    sums = comm.sum_over_ranks(sums.to(device)).cpu()
+    sums = collectives.sum_over_ranks(sums.to(device)).cpu()
     found.hit_T, found.predicted_T, found.relevant_T = sums[:-1].chunk(3)
     found.images = int(sums[-1])
     return found

@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from distributed import comm
 from distributed.data.rows import Rows
-from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
+from distributed.training import collectives
+from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from drel_core.annotators.cnn import CNN, CNNConfig, CNNLoss, augment, cnn_loss
 from drel_core.model.pooled_step import StepStats
 from drel_core.model.sampling import mix_seed, step_generator
@@ -71,7 +71,7 @@ class CNNLearner:
         global_batch: int,
     ) -> StepResult:
         """Learn from this rank's part of a global batch (it may be empty)."""
-        place = (epoch, step, comm.rank())
+        place = (epoch, step, collectives.rank())
         torch.manual_seed(mix_seed(self.seed, 2, *place))
         tags = tags.to(self.device)
         pixels_B3SS = self.model.pixels(features_BD.to(self.device))
@@ -81,9 +81,9 @@ class CNNLearner:
             score_BT = self.scorer(pixels_B3SS)
         sums = cnn_loss(self.kind, score_BT.float(), tags, self.margin)
         # Averaging over ranks divides by their number: undone here, as in the pooled step.
-        weight = comm.sum_over_ranks(sums.weight).clamp(min=1e-12)
+        weight = collectives.sum_over_ranks(sums.weight).clamp(min=1e-12)
         self.optimiser.zero_grad(set_to_none=True)
-        (sums.loss * (comm.world_size() / weight)).backward()
+        (sums.loss * (collectives.world_size() / weight)).backward()
         norm = self.optim_config.clip(self.model)
         self.optim_config.step(self.optimiser, progress)
         loss = sums.loss.detach()
@@ -108,6 +108,6 @@ class CNNLearner:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Rank 0 writes the network."""
-        if comm.rank() == 0:
+        if collectives.rank() == 0:
             self.model.save(folder)
         return {"cnn": asdict(self.config), "pictures": asdict(self.model.preprocessing)}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from distributed import comm
 from distributed.runtime.signals import LoopAction
+from distributed.training import collectives
 
 
 class Heartbeat:
@@ -39,7 +39,7 @@ class Heartbeat:
 
     def begin(self, done: int) -> None:
         """Right before the first step, with ``done`` steps of the whole run behind."""
-        if comm.rank() == 0:
+        if collectives.rank() == 0:
             self._begin(done)
         self.last = time.perf_counter()
 
@@ -49,11 +49,11 @@ class Heartbeat:
         if self.until > 0:
             return LoopAction.GO_ON
         now = time.perf_counter()
-        order = self.ask(done, self.every) if comm.rank() == 0 else LoopAction.GO_ON
+        order = self.ask(done, self.every) if collectives.rank() == 0 else LoopAction.GO_ON
         local = torch.tensor([float(order), now - self.last], device=self.device)
-        agreed, elapsed = comm.sum_over_ranks(local).tolist()
+        agreed, elapsed = collectives.sum_over_ranks(local).tolist()
         # The first beat comes after one step, which takes longer than others.
-        per_step = max(elapsed / comm.world_size() / self.every, 1e-6)
+        per_step = max(elapsed / collectives.world_size() / self.every, 1e-6)
         self.every = self.until = min(max(1, int(self.seconds / per_step)), 2 * self.every, 1000)
         self.last = time.perf_counter()
         self.beats += 1

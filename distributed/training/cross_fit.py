@@ -15,20 +15,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distributed import comm
-from distributed.config import TrainConfig
 from distributed.data.epoch import ShardReader
 from distributed.data.feature_store import RowSelection
 from distributed.data.survey import StoreSurvey
-from distributed.kernel_fit import fit_kernel
-from distributed.step import Stepper
 from distributed.storage.folder import Folder
+from distributed.training import collectives
+from distributed.training.config import TrainConfig
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.kernel_fit import fit_kernel
 from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
 from drel_core.model.sampling import mix_seed
 
 _PAIRS = 8 << 20  # (image, tag) pairs that the rule is learned from: half a GiB while it is
 _LEAST_ROWS = 400  # with fewer a rule follows chance
-Build = Callable[[TrainConfig], Stepper]
+Build = Callable[[TrainConfig], DRELLearner]
 Read = Callable[[TrainConfig, list[RowSelection], bool], ShardReader]
 
 
@@ -78,7 +78,7 @@ def learn_decision(
     out, mark = Folder.of(config.out), json.dumps(fingerprint, sort_keys=True)
     tags = len(data.count_T)
     if (found := _kept(out, mark, tags)) is not None:
-        comm.barrier()
+        collectives.barrier()
         return found
     fits, parts = config.decision.fits, round(1 / config.decision.held_out)
     most = max(1, _PAIRS // (fits * tags))
@@ -87,7 +87,7 @@ def learn_decision(
     count_T = torch.from_numpy(data.count_T)
     for fit in range(fits):
         rest, held = split_rows(data.train, parts, fit, most, config.seed)
-        if comm.rank() == 0:
+        if collectives.rank() == 0:
             say(f"decision rule: fit {fit + 1} of {fits}, without {sum(r.take for r in held)} rows")
         # Another start and order of rows: the rule should not follow those of one run.
         own = replace(config, seed=mix_seed(config.seed, 5, fit) % 2**31)
@@ -100,20 +100,20 @@ def learn_decision(
         counts = list(reader.plan.rows_per_rank)
         if config.kernel.landmarks:
             learner.kernel = fit_kernel(config.kernel, learner.model, training, count_T, own.seed)
-        scores.append(comm.gather_rows(learner.scores(rows), counts).cpu())
+        scores.append(collectives.gather_rows(learner.scores(rows), counts).cpu())
         mask_nT = rows.tags.mask(tags).to(learner.device, torch.uint8)
-        masks.append(comm.gather_rows(mask_nT, counts).cpu())
+        masks.append(collectives.gather_rows(mask_nT, counts).cpu())
         del learner
     score_nT, hit_nT = torch.cat(scores), torch.cat(masks).bool()
     rule = learn_rule(score_nT, hit_nT, count_T, data.train_rows, config.k, config.decision)
-    if comm.rank() == 0:
+    if collectives.rank() == 0:
         with out.writing(DECISION) as path:
             rule.save(path, {"of": mark})
-    comm.barrier()
+    collectives.barrier()
     return rule
 
 
-def _fit(config: TrainConfig, learner: Stepper, reader: ShardReader) -> None:
+def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> None:
     """Train from start to end, without checkpoints: a fit that is cut off begins anew."""
     learner.model.train()
     steps = reader.plan.steps

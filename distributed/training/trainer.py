@@ -12,91 +12,29 @@ from typing import Any
 
 import torch
 
-from distributed import checkpoint, comm
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.write import BundleWriter
-from distributed.checkpoint import Cursor
-from distributed.cnn_learner import CNNLearner
-from distributed.config import PICTURE_METHODS, TrainConfig
-from distributed.cross_fit import has_room, learn_decision
 from distributed.data.blocks import BlockSource
-from distributed.data.epoch import EpochPlan, ShardReader, shard
-from distributed.data.feature_store import RowSelection
+from distributed.data.epoch import ShardReader
 from distributed.data.reshard import ShardLayout, epoch_reader
 from distributed.data.survey import StoreSurvey
-from distributed.heartbeat import Heartbeat
-from distributed.inherited import Inherited
-from distributed.kernel_fit import fit_kernel
-from distributed.learner import Learner
-from distributed.monitor import Monitor
 from distributed.runtime.signals import LoopAction
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
-from distributed.step import Stepper
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
+from distributed.training import checkpoint, collectives
+from distributed.training.build import build_drel_learner, is_resident, make_reader
+from distributed.training.checkpoint import Cursor
+from distributed.training.config import PICTURE_METHODS, TrainConfig
+from distributed.training.cross_fit import has_room, learn_decision
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.heartbeat import Heartbeat
+from distributed.training.inherited import Inherited
+from distributed.training.kernel_fit import fit_kernel
+from distributed.training.learner import Learner
+from distributed.training.metrics_log import MetricsLogger
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
-from drel_core.model.towers import DREL
-
-
-def build_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Learner:
-    """What the configured method learns with, at its start: alike at any world size."""
-    torch.manual_seed(config.seed)
-    if config.method in PICTURE_METHODS:
-        return CNNLearner(
-            config.method,
-            len(data.count_T),
-            config.cnn,
-            config.loss.margin,
-            config.optim,
-            config.seed,
-            device,
-        )
-    return build_stepper(config, data, device)
-
-
-def build_stepper(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Stepper:
-    """Model, table and optimiser of DREL or WSABIE at their start."""
-    model = DREL(data.image_dim, config.model, torch.tensor(data.mean_D), torch.tensor(data.std_D))
-    table = ShardedTagEmbedding(len(data.count_T), config.model, config.table, config.seed, device)
-    return Stepper(
-        model,
-        table,
-        torch.tensor(data.count_T),
-        config.loss,
-        config.pool,
-        config.optim,
-        config.seed,
-        device,
-    )
-
-
-def make_reader(
-    config: TrainConfig,
-    data: StoreSurvey,
-    reads: list[RowSelection],
-    blocks: BlockSource,
-    resident: bool,
-) -> ShardReader:
-    world, rank = comm.world_size(), comm.rank()
-    total = sum(read.take for read in reads)
-    return ShardReader(
-        shard(reads, world, rank),
-        EpochPlan.make(total, world, config.batch_size),
-        rank,
-        config.seed,
-        blocks,
-        resident,
-        config.data.shuffle_rows,
-    )
-
-
-def is_resident(config: TrainConfig, data: StoreSurvey) -> bool:
-    if config.data.residency != "auto":
-        return config.data.residency == "resident"
-    rows = sum(read.take for read in data.train) / comm.world_size()
-    return rows * data.image_dim * data.item_bytes <= config.data.memory_gib * 2**30
 
 
 def train(
@@ -134,7 +72,7 @@ def train(
     Returns:
         Figures of the run; ``stopped``, the steps done, when the heartbeat said so and there is no bundle.
     """
-    world, rank = comm.world_size(), comm.rank()
+    world, rank = collectives.world_size(), collectives.rank()
     resident = is_resident(config, data)
     reader = make_reader(config, data, data.train, blocks, resident)
     held = make_reader(config, data, data.validation, blocks, resident=True)
@@ -162,10 +100,10 @@ def train(
     scratch = RunFolder(Folder.of(config.out))
     logs = str(scratch.folder / "tensorboard")
     started = time.perf_counter()
-    if isinstance(learner, Stepper) and validated is None:  # a search looks at the towers alone
+    if isinstance(learner, DRELLearner) and validated is None:  # a search looks at the towers alone
         _decide(config, data, learner, reader, blocks, fingerprint, inherited, say)
     decided = time.perf_counter() - started
-    monitor = Monitor(logs, config.epochs, total_steps, first, say)
+    monitor = MetricsLogger(logs, config.epochs, total_steps, first, say)
     learner.model.train()
 
     def keep(score: float) -> None:
@@ -270,7 +208,7 @@ def train(
 def _decide(
     config: TrainConfig,
     data: StoreSurvey,
-    learner: Stepper,
+    learner: DRELLearner,
     reader: ShardReader,
     blocks: BlockSource,
     fingerprint: dict[str, Any],
@@ -285,7 +223,7 @@ def _decide(
     """
     has_both = config.decision.fits or config.kernel.landmarks
     if has_both and not has_room(len(data.count_T)):
-        if comm.rank() == 0:
+        if collectives.rank() == 0:
             say(f"{len(data.count_T)} tags are too many for a decision rule and a kernel: left out")
         return
     if inherited is not None:
@@ -294,7 +232,7 @@ def _decide(
         learner.rule = learn_decision(
             config,
             data,
-            lambda own: build_stepper(own, data, learner.device),
+            lambda own: build_drel_learner(own, data, learner.device),
             lambda own, reads, training: make_reader(
                 own, data, reads, blocks, not training or is_resident(config, data)
             ),
@@ -319,13 +257,13 @@ def write_model(
 ) -> None:
     """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
     draft = BundleWriter(Folder.of(config.out) / "model")
-    if comm.rank() == 0:
+    if collectives.rank() == 0:
         draft.clear()
-    comm.barrier()
+    collectives.barrier()
     described = learner.write(draft.folder)
     draft.upload()
-    comm.barrier()
-    if comm.rank() == 0:
+    collectives.barrier()
+    if collectives.rank() == 0:
         draft.gather()
         about = {
             **described,
@@ -341,4 +279,4 @@ def write_model(
         finish_bundle(draft, config.method, data, config.data.columns, about, rows)
     else:
         draft.drop()
-    comm.barrier()
+    collectives.barrier()

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from distributed import comm
 from distributed.data.reshard import ShardLayout
-from distributed.learner import Learner
+from distributed.training import collectives
+from distributed.training.learner import Learner
 from drel_core.errors import InputError
 
 FORMAT = 2
@@ -54,7 +54,7 @@ def _state(learner: Learner) -> dict[str, Any]:
 def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: dict[str, Any]) -> None:
     """Write this rank's part into ``folder`` (its own, or shared by all ranks)."""
     dcp.save(_state(learner), checkpoint_id=folder, no_dist=not dist.is_initialized())
-    if comm.rank() == 0:
+    if collectives.rank() == 0:
         meta = {"format": FORMAT, "cursor": asdict(cursor), "fingerprint": fingerprint}
         (folder / "drel.json").write_text(json.dumps(meta), encoding="utf-8")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distributed.data.rows import Rows
-from distributed.optim import StepResult
+from distributed.training.optim import StepResult
 from drel_core.scoring.tag_lists import TagLists
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import comm
+from distributed.training import collectives
 from drel_core.model.tag_embedding import TableConfig, TagEmbedding
 from drel_core.model.towers import ModelConfig
 
@@ -39,7 +39,7 @@ class ShardedTagEmbedding:
         device: torch.device | None = None,
     ) -> None:
         self.num_tags = num_tags
-        self.world, self.rank = comm.world_size(), comm.rank()
+        self.world, self.rank = collectives.world_size(), collectives.rank()
         start, stop = owned_range(num_tags, self.world, self.rank)
         self.local = TagEmbedding(start, stop, model, config, seed)
         if device is not None:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distributed import comm
 from distributed.data.rows import Rows
-from distributed.optim import OptimConfig, StepResult, data_parallel, sum_counts
-from distributed.sharded_tag_embedding import ShardedTagEmbedding
+from distributed.training import collectives
+from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
+from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.decision.rule import DECISION, DecisionRule
@@ -43,7 +43,7 @@ class PoolConfig:
             raise ValueError(f"pool.candidates is {self.candidates}; it must be 1 or more")
 
 
-class Stepper:
+class DRELLearner:
     """Holds everything that a step changes: the model, the table's rows, the optimiser.
 
     Args:
@@ -88,20 +88,20 @@ class Stepper:
             loss,
             tag_frequency_weight(count_T, loss.tag_weight_power).to(self.device),
             gather=self._gather,
-            sum_over_ranks=comm.sum_over_ranks,
-            world=comm.world_size(),
+            sum_over_ranks=collectives.sum_over_ranks,
+            world=collectives.world_size(),
         )
         self.step_module = data_parallel(step, self.device)
         self.optimiser = optim.build([{"params": list(model.parameters())}], self.device)
 
     def _gather(self, local_pL: Tensor) -> Tensor:
-        return comm.gather_rows(local_pL, self._rows_per_rank)
+        return collectives.gather_rows(local_pL, self._rows_per_rank)
 
     def draw_pool(self, tags: TagLists, epoch: int, step: int) -> Tensor:
         """Sorted, different tag ids, alike on all ranks: relevant ones of all, and candidates."""
         if self.sampler is None:
             return torch.arange(self.num_tags, device=tags.values.device)
-        relevant = comm.gather_ids(tags.values.unique())
+        relevant = collectives.gather_ids(tags.values.unique())
         generator = step_generator(self.seed, 1, epoch, step)
         candidates = self.sampler.draw(self.pool_config.candidates, generator).to(relevant.device)
         return torch.cat([relevant, candidates]).unique()
@@ -124,7 +124,7 @@ class Stepper:
             progress: share of all steps done, 0 to 1.
             global_batch: images over all ranks; decides which side M is applied to.
         """
-        torch.manual_seed(mix_seed(self.seed, 2, epoch, step, comm.rank()))
+        torch.manual_seed(mix_seed(self.seed, 2, epoch, step, collectives.rank()))
         features_BD, tags = features_BD.to(self.device), tags.to(self.device)
         pool_P = self.draw_pool(tags, epoch, step)
         local_p, self._rows_per_rank = self.table.split_pool(pool_P)
@@ -134,7 +134,7 @@ class Stepper:
         )
         with self.optim_config.autocast(self.device):
             loss, stats = self.step_module(
-                batch, rows_pE, progress, mix_seed(self.seed, 3, epoch, step, comm.rank())
+                batch, rows_pE, progress, mix_seed(self.seed, 3, epoch, step, collectives.rank())
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -205,7 +205,7 @@ class Stepper:
             mine = owned[low : low + block]
             counts = [max(0, min(block, rows_of - low)) for rows_of in per_rank]
             tag_pL1 = model.encode_tags(table.rows(mine), with_metric=True)
-            all_pL1 = comm.gather_rows(tag_pL1, counts)
+            all_pL1 = collectives.gather_rows(tag_pL1, counts)
             tag_p = torch.cat(
                 [
                     every[start + low : start + low + n]
@@ -220,9 +220,11 @@ class Stepper:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """This rank's rows of the table; rank 0 the towers as well."""
-        table, world = self.table.local, comm.world_size()
-        write_table_part(folder, comm.rank(), world, table.start, table.weight_nE, table.state_n)
-        if comm.rank() == 0:
+        table, world = self.table.local, collectives.world_size()
+        write_table_part(
+            folder, collectives.rank(), world, table.start, table.weight_nE, table.state_n
+        )
+        if collectives.rank() == 0:
             write_towers(folder, self.model)
             if self.kernel is not None:
                 self.kernel.save(folder / KERNEL)

@@ -9,9 +9,9 @@ from distributed.data.epoch import Residency
 from distributed.data.feature_store import Columns
 from distributed.data.replay_buffer import ReservoirConfig
 from distributed.data.survey import OnBadRow
-from distributed.optim import OptimConfig
 from distributed.runtime.worker_range import ONE, Workers
-from distributed.step import PoolConfig
+from distributed.training.drel_learner import PoolConfig
+from distributed.training.optim import OptimConfig
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.annotators.knn import KNNConfig
 from drel_core.annotators.svm import SVMConfig

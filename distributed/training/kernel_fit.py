@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distributed import comm
 from distributed.data.blocks import block_rows
 from distributed.data.epoch import ShardReader
 from distributed.data.rows import Rows
+from distributed.training import collectives
 from drel_core.decision.kernel import (
     KernelConfig,
     KernelHead,
@@ -76,8 +76,8 @@ def fit_kernel(
     for rows in _pieces(reader):
         relevant_BT = rows.tags.mask(len(count_T)).to(device)
         sums.add(model.standardised(rows.features_BD.to(device)), relevant_BT)
-    sums.gram_RR = comm.sum_over_ranks(sums.gram_RR)
-    sums.hits_RT = comm.sum_over_ranks(sums.hits_RT)
+    sums.gram_RR = collectives.sum_over_ranks(sums.gram_RR)
+    sums.hits_RT = collectives.sum_over_ranks(sums.hits_RT)
     return sums.solve(config.ridge, config.factor, known, start_RT)
 
 
@@ -86,12 +86,14 @@ def _basis(landmark_RD: Tensor, dims: int) -> Tensor | None:
     basis_Dd = principal(landmark_RD, dims)
     if basis_Dd is None:
         return None
-    return comm.sum_over_ranks(basis_Dd if comm.rank() == 0 else torch.zeros_like(basis_Dd))
+    return collectives.sum_over_ranks(
+        basis_Dd if collectives.rank() == 0 else torch.zeros_like(basis_Dd)
+    )
 
 
 def _landmarks(chosen: np.ndarray, model: DREL, reader: ShardReader) -> Tensor:
     """Standardised features ``[R, D]`` of rows by their number among all ranks' (sorted), on all ranks."""
-    per_rank, rank, device = reader.plan.rows_per_rank, comm.rank(), model.mean_D.device
+    per_rank, rank, device = reader.plan.rows_per_rank, collectives.rank(), model.mean_D.device
     bounds = np.searchsorted(chosen, np.cumsum([0, *per_rank]))
     mine = chosen[bounds[rank] : bounds[rank + 1]] - sum(per_rank[:rank])
     local_rD, at = [torch.zeros(0, model.image_dim, device=device)], 0
@@ -99,7 +101,7 @@ def _landmarks(chosen: np.ndarray, model: DREL, reader: ShardReader) -> Tensor:
         here = mine[(mine >= at) & (mine < at + len(rows))] - at
         local_rD.append(model.standardised(rows.features_BD[torch.from_numpy(here)].to(device)))
         at += len(rows)
-    return comm.gather_rows(torch.cat(local_rD), np.diff(bounds).tolist())
+    return collectives.gather_rows(torch.cat(local_rD), np.diff(bounds).tolist())
 
 
 def _pieces(reader: ShardReader) -> Iterator[Rows]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from distributed import comm
-from distributed.optim import StepResult
+from distributed.training import collectives
+from distributed.training.optim import StepResult
 from drel_core.annotators.drel import DRELAnnotator
 
 
-class Monitor:
+class MetricsLogger:
     """Adds steps up and prints a line every few seconds (rank 0), TensorBoard beside it.
 
     Step sums stay tensors until a line is due, so that a GPU is not made to wait at every step.
@@ -32,7 +32,9 @@ class Monitor:
         self.say = say
         self.epochs, self.steps, self.every = epochs, steps, every_seconds
         self.writer = (
-            SummaryWriter(folder, purge_step=first_step or None) if comm.rank() == 0 else None
+            SummaryWriter(folder, purge_step=first_step or None)
+            if collectives.rank() == 0
+            else None
         )
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.images = 0

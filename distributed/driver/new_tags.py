@@ -1,0 +1,73 @@
+"""Where the embeddings of new tags start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+from scipy import sparse
+
+from distributed.data.feature_store import Columns, RowSelection, encode_tags, flat_tags, read_table
+from distributed.storage.folder import Folder
+from distributed.training.warm_start import NEW_ROWS, ParentBundle, Start, read_rows_of
+from drel_core.model.towers import ModelConfig, init_embedding_rows
+
+
+def init_new_tags(
+    parent: ParentBundle,
+    names: pa.Array,
+    count_T: np.ndarray,
+    reads: Sequence[RowSelection],
+    columns: Columns,
+    model: ModelConfig,
+    start: Start,
+    seed: int,
+) -> None:
+    """Choose where new tags start, and write their file.
+
+    random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
+    tags on the same images, each by its number of common images over the root of its own count, plus
+    a random row, so that no two tags start alike.
+    """
+    new = np.arange(parent.num_tags, len(names))
+    rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
+    if start == "co-occurring" and len(new):
+        common_nT = _co_occurrence(names, parent.num_tags, reads, columns)
+        weight_nT = common_nT @ sparse.diags_array(
+            1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
+        )
+        total_n = np.asarray(weight_nT.sum(1)).reshape(-1)
+        share_nT = sparse.diags_array(1 / np.maximum(total_n, 1e-12)) @ weight_nT
+        mean_nE = np.zeros((len(new), model.tag_dim))
+        block = 65536  # old rows are read a block at a time: the table may be larger than memory
+        for low in range(0, parent.num_tags, block):
+            high = min(low + block, parent.num_tags)
+            part = share_nT[:, low:high]
+            if part.nnz:
+                mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
+        rows_nE += torch.from_numpy(mean_nE).float()
+    with Folder.of(parent.out).writing(NEW_ROWS) as path:
+        save_file({"weight": rows_nE.contiguous()}, path)
+
+
+def _co_occurrence(
+    names: pa.Array, old: int, reads: Sequence[RowSelection], columns: Columns
+) -> sparse.csr_array:
+    """Images that carry both, ``[new tags, old tags]``."""
+    total = len(names)
+    found = sparse.csr_array((total - old, old), dtype=np.float64)
+    for read in reads:
+        table = read_table(read.unit, [columns.tags])
+        keep = np.ones(read.unit.rows, dtype=bool)
+        keep[read.dropped - read.unit.file_row] = False
+        place = np.flatnonzero(keep)[read.skip : read.skip + read.take]
+        values, offsets = flat_tags(table.column(0).combine_chunks().take(pa.array(place)))
+        ids, offsets = encode_tags(values, offsets, names)
+        has_BT = sparse.csr_array(
+            (np.ones(len(ids)), ids, offsets), shape=(len(offsets) - 1, total)
+        )
+        found = found + has_BT[:, old:].T @ has_BT[:, :old]
+    return found
