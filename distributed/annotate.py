@@ -32,7 +32,7 @@ from distributed.data.feature_store import (
     read_table,
 )
 from distributed.data.survey import OnBadRow, UnitSurvey, survey_table
-from distributed.launch import Say
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.files import resolve, write_bytes
@@ -199,7 +199,7 @@ def group_units(
 
 
 def run(
-    plan: AnnotatePlan, store: FeatureStore, version: str, workers: int, say: Say
+    plan: AnnotatePlan, store: FeatureStore, version: str, workers: int, say: Log
 ) -> dict[str, Any]:
     """Annotate a store into ``plan.out``; what is there from before is kept.
 

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed import trainer
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
+from distributed.driver import train
 from distributed.evaluate import evaluate_store, upper_bound
 from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
@@ -131,7 +131,7 @@ def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
     def say(line: str) -> None:
         print(f"  {line}", flush=True)
 
-    metrics = trainer.run(settings, say=say, begin=lambda: write_config(settings, text))
+    metrics = train.run(settings, say=say, begin=lambda: write_config(settings, text))
     assert metrics is not None
     out = Folder.of(settings.out)
     write_json(out.file("metrics.json"), metrics)

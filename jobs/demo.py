@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from distributed import trainer
 from distributed.data.blocks import read_rows
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.survey import survey_store
+from distributed.driver import train
 from distributed.evaluate import evaluate_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.load import load_bundle
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     )
     out = Path(config.out)
     print("Training DREL on 4601 public-domain clip-art images with 2 workers", flush=True)
-    metrics = trainer.run(
+    metrics = train.run(
         config, say=lambda line: print(line, flush=True), begin=lambda: write_config(config, text)
     )
     assert metrics is not None and config.data.test is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 from jsonargparse import Namespace
 
-from distributed import trainer
+from distributed.driver import train
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
 from drel_core.scoring.metrics import format_table
@@ -54,7 +54,7 @@ def write_config(config: TrainConfig, text: str) -> None:
 
 def main(arguments: list[str]) -> None:
     config, text, _ = parse(arguments)
-    metrics = trainer.run(
+    metrics = train.run(
         config, say=lambda line: print(line, flush=True), begin=lambda: write_config(config, text)
     )
     out = Folder.of(config.out)

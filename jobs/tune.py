@@ -11,8 +11,8 @@ import yaml
 
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import Validation, survey_store
-from distributed.trainer import fingerprint
-from distributed.tuning import SPACE, TRIALS, domains, search, with_values
+from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
+from distributed.driver.train import fingerprint
 from drel_core.errors import InputError
 from jobs.cli import run_job, write_json, write_text
 from jobs.train import parse, training_parser

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from distributed import update
 from distributed.bundles.locate import local_bundle, publish
+from distributed.driver import update
+from distributed.driver.update import UpdateConfig
 from distributed.storage.folder import Folder
-from distributed.update import UpdateConfig
 from drel_core.bundle.format import read_about
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table

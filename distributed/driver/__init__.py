@@ -1,0 +1,1 @@
+"""What the process of a job does: start workers, follow them, fit every method, update, search."""

@@ -20,7 +20,7 @@ from distributed.ingest.report import Overview, write_report
 from distributed.ingest.source import FEATURES, IMAGE_ID, REJECTED_SCHEMA, SPLIT, TAGS, rejected
 from drel_core.errors import InputError
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 SPLITS = ("train", "test")
 GROUP_BYTES = 16 << 20
 
@@ -51,7 +51,7 @@ def assemble(
     min_tag_count: int,
     file_mib: int,
     random: RandomSplit | None,
-    say: Say,
+    say: Log,
 ) -> dict[str, Any]:
     """Write ``store/{train,test}/part-*.parquet``, vocabulary, rejected rows and the report.
 

@@ -11,7 +11,7 @@ import ray
 from distributed.ingest.parts import PartPlan, matrix, read_chunk, write_part
 from distributed.ingest.source import Source
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 
 
 class Extraction(Protocol):
@@ -21,7 +21,7 @@ class Extraction(Protocol):
         """What was asked for; a run that is taken up again must ask for the same."""
         ...
 
-    def prepare(self, source: Source, plan: PartPlan, say: Say) -> dict[str, Any]:
+    def prepare(self, source: Source, plan: PartPlan, say: Log) -> dict[str, Any]:
         """Make what is needed before the first part; gives what the manifest says of the features."""
         ...
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distributed.ingest.assemble import RandomSplit, assemble
-from distributed.ingest.extract import Extraction, Say, extract
+from distributed.ingest.extract import Extraction, Log, extract
 from distributed.ingest.parts import PartPlan
 from distributed.ingest.source import Source
 from distributed.runtime.ray_session import start_ray
@@ -53,7 +53,7 @@ class StoreOptions:
 
 
 def ingest(
-    source: Source, extraction: Extraction | None, options: StoreOptions, out: str, say: Say = print
+    source: Source, extraction: Extraction | None, options: StoreOptions, out: str, say: Log = print
 ) -> dict[str, Any]:
     """Build a feature store from a source.
 
@@ -126,7 +126,7 @@ def ingest(
     return manifest
 
 
-def _finished(target: Path, plan_text: dict[str, Any], say: Say) -> dict[str, Any]:
+def _finished(target: Path, plan_text: dict[str, Any], say: Log) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -169,7 +169,7 @@ def _test_count(options: StoreOptions) -> int:
 
 
 def _extract(
-    source: Source, extraction: Extraction | None, plan: PartPlan, todo: list[int], say: Say
+    source: Source, extraction: Extraction | None, plan: PartPlan, todo: list[int], say: Log
 ) -> None:
     """Write the missing parts, with a line of progress every few seconds."""
     started = last = time.perf_counter()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from distributed import methods, worker
+from distributed.driver import methods, worker_entry
 
 
 def enter(arguments: dict[str, bytes]) -> None:
@@ -41,7 +41,7 @@ def enter(arguments: dict[str, bytes]) -> None:
 
     DRELLearner.run = run  # type: ignore[method-assign]
     try:
-        worker.enter(arguments)
+        worker_entry.enter(arguments)
     finally:
         DRELLearner.run = take  # type: ignore[method-assign]
         file.close()

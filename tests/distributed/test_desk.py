@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from distributed.desk import Desk, told
+from distributed.driver.coordinator import RunCoordinator, told
 from distributed.runtime.capacity import Capacity, check_feasible, fits, grows_by, shortage
 from distributed.runtime.signals import LoopAction, Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
@@ -30,7 +30,7 @@ class Clock:
 
 def test_lost_steps_and_the_time_to_go_on_are_told() -> None:
     clock = Clock()
-    desk = Desk(failures=2, every=50, clock=clock)
+    desk = RunCoordinator(failures=2, every=50, clock=clock)
     assert desk.may_begin()
     desk.begin(2, 0)
     assert desk.beat(80, 5) == LoopAction.GO_ON
@@ -52,7 +52,7 @@ def test_lost_steps_and_the_time_to_go_on_are_told() -> None:
 
 
 def test_no_more_steps_than_lie_between_checkpoints_can_be_lost() -> None:
-    desk = Desk(failures=2, every=50, clock=Clock())
+    desk = RunCoordinator(failures=2, every=50, clock=Clock())
     desk.begin(2, 0)
     desk.beat(90, 30)  # the next checkpoint, at 100, would have been told
     desk.kept(50)
@@ -62,7 +62,7 @@ def test_no_more_steps_than_lie_between_checkpoints_can_be_lost() -> None:
 
 
 def test_failing_again_and_again_at_one_place_ends_the_run() -> None:
-    desk = Desk(failures=2, every=50, clock=Clock())
+    desk = RunCoordinator(failures=2, every=50, clock=Clock())
     for checkpoint in (50, 100, 150):  # each attempt gets further
         assert desk.may_begin()
         desk.kept(checkpoint)
@@ -77,7 +77,7 @@ def test_failing_again_and_again_at_one_place_ends_the_run() -> None:
 
 
 def test_wrong_input_is_not_tried_again() -> None:
-    desk = Desk(failures=2, every=50, clock=Clock())
+    desk = RunCoordinator(failures=2, every=50, clock=Clock())
     assert desk.may_begin()
     desk.refuse("checkpoint of another seed")
     desk.failure("worker 0 failed: InputError: checkpoint of another seed", "")

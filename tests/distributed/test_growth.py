@@ -16,6 +16,7 @@ from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.replay_buffer import RESERVOIR, fill_reservoir, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.new_tags import init_new_tags
+from distributed.driver.update import combined, feedback_rows
 from distributed.storage.folder import Folder
 from distributed.training import collectives
 from distributed.training.config import TrainConfig, config_from
@@ -23,7 +24,6 @@ from distributed.training.drel_learner import DRELLearner, PoolConfig
 from distributed.training.optim import OptimConfig
 from distributed.training.sharded_table import ShardedTagEmbedding
 from distributed.training.warm_start import NEW_ROWS, ParentBundle, grow
-from distributed.update import combined, feedback_rows
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary

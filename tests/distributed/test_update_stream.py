@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed import alone, methods, trainer, update
 from distributed.data.replay_buffer import ReservoirConfig
+from distributed.driver import in_process, methods, train, update
+from distributed.driver.update import UpdateConfig, UpdateData
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
-from distributed.update import UpdateConfig, UpdateData
 from drel_core.annotators.load import load_bundle
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
@@ -58,8 +58,8 @@ def f1(model: Path, test: Path, tags: list[str]) -> float:
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of eight tags, a store of images with four others, a test store."""
-    monkeypatch.setattr(methods, "launch", alone.launch)  # ten starts of Ray take minutes
-    monkeypatch.setattr(update, "launch", alone.launch)
+    monkeypatch.setattr(methods, "launch", in_process.launch)  # ten starts of Ray take minutes
+    monkeypatch.setattr(update, "launch", in_process.launch)
     table = planted_table(4000, seed=3)
     pq.write_table(of_tags(table, OLD, 500), tmp_path / "old.parquet")
     pq.write_table(of_tags(table, LATER, UPDATES * IMAGES), tmp_path / "later.parquet")
@@ -92,7 +92,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             optimiser="adamw", lr=0.003, weight_decay=0.1, schedule="cosine", warmup=0.1
         ),
     )
-    trainer.run(config, say=lambda line: None)
+    train.run(config, say=lambda line: None)
     return tmp_path
 
 

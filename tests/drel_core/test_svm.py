@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
-from distributed.svm import choose_rows
+from distributed.driver.svm import choose_rows
 from drel_core.annotators.svm import SVMAnnotator, SVMConfig, fit_tag
 from drel_core.bundle.vocabulary import Vocabulary
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distributed.driver.search import SPACE, domains, with_values
 from distributed.training.config import DataConfig, TrainConfig
-from distributed.tuning import SPACE, domains, with_values
 from drel_core.errors import InputError
 from jobs.train import parse
 from tests.stores import write_planted

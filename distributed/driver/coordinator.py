@@ -18,7 +18,7 @@ from distributed.runtime.signals import LoopAction
 
 
 @dataclass(frozen=True)
-class News:
+class RunStatus:
     """What the driver learns.
 
     Attributes:
@@ -37,7 +37,7 @@ class News:
     stopped: int | None
 
 
-class Desk:
+class RunCoordinator:
     """See above. One clock, its own, times everything.
 
     Args:
@@ -133,15 +133,15 @@ class Desk:
     def stop(self) -> None:
         self.order = LoopAction.STOP
 
-    def news(self, after: int) -> News:
+    def news(self, after: int) -> RunStatus:
         """What is new after so many lines."""
         idle = 0.0 if self.running else self.clock() - self.seen
-        return News(
+        return RunStatus(
             self.lines[after:], self.running, idle, self.refused, self.given_up, self.stopped
         )
 
 
-class Watch(UserCallback):
+class CoordinatorCallback(UserCallback):
     """Tells the desk what Ray Train's controller sees."""
 
     def __init__(self, desk: Any) -> None:

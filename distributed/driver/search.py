@@ -18,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from distributed.data.blocks import inline_blocks
 from distributed.data.survey import StoreSurvey
-from distributed.launch import Say
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.training.config import TrainConfig
 from drel_core.errors import InputError
@@ -161,7 +161,7 @@ def _name(trial: Any) -> str:
 class _Lines(tune.Callback):
     """A line for each trial that ends or is stopped."""
 
-    def __init__(self, say: Say, trials: int) -> None:
+    def __init__(self, say: Log, trials: int) -> None:
         self.say, self.trials, self.ended, self.best = say, trials, 0, -1.0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -196,7 +196,7 @@ def search(
     trials: int,
     concurrent: int,
     grace: int,
-    say: Say,
+    say: Log,
 ) -> SearchResult:
     """Run the trials, or go on with those of an earlier call on the same ``config.out``.
 

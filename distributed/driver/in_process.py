@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from distributed.data.blocks import inline_blocks
-from distributed.launch import Say
+from distributed.runtime.progress import Log
 from distributed.training.build import build_learner
 from distributed.training.trainer import train
 from distributed.training.warm_start import warm_start
 
 
 def launch(
-    _enter: Any, settings: dict[str, Any], *, threads: int = 1, say: Say = print, **_: Any
+    _enter: Any, settings: dict[str, Any], *, threads: int = 1, say: Log = print, **_: Any
 ) -> None:
-    """In the place of ``distributed.launch.launch``; one rank, on the CPU."""
+    """In the place of ``distributed.driver.launch.launch``; one rank, on the CPU."""
     config, data = settings["config"], settings["data"]
     torch.set_num_threads(threads or 1)
     learner = build_learner(config, data, torch.device("cpu"))

@@ -17,7 +17,7 @@ from distributed.data.blocks import block_rows, read_rows, unit_block
 from distributed.data.feature_store import Columns
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
-from distributed.launch import Say
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES, map_units
 from distributed.storage.folder import Folder
@@ -89,7 +89,7 @@ def fit_svm(
     seed: int,
     kept: Folder,
     mark: dict[str, Any],
-    say: Say,
+    say: Log,
 ) -> SVMAnnotator:
     """Fit every tag's machine, going on with the batches that an earlier call left in ``kept``."""
     rows = _read(survey, columns, config.max_rows, seed)

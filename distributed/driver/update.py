@@ -16,16 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed import trainer
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.feedback import read_feedback
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import OnBadRow, StoreSurvey, Validation, survey_store
+from distributed.driver import train
+from distributed.driver.launch import launch
 from distributed.driver.new_tags import init_new_tags
+from distributed.driver.worker_entry import enter
 from distributed.evaluate import evaluate_store
-from distributed.launch import Say, launch
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.runtime.worker_range import ONE, Workers
@@ -38,7 +40,6 @@ from distributed.training.config import (
     config_from,
 )
 from distributed.training.warm_start import ParentBundle, Start
-from distributed.worker import enter
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_about, read_vocabulary
 from drel_core.errors import InputError
@@ -121,7 +122,7 @@ class UpdateConfig:
 
 
 def run(
-    config: UpdateConfig, say: Say = print, begin: Callable[[], None] = lambda: None
+    config: UpdateConfig, say: Log = print, begin: Callable[[], None] = lambda: None
 ) -> dict[str, Any] | None:
     """Learn, and leave the bundle in ``OUT/model``; scores of the old and the new model with a test store.
 
@@ -163,16 +164,12 @@ def run(
     for part in surveys:
         for path, row, reason in part.skipped[:20]:
             say(f"  left out: {path}: row {row}: {reason}")
-    mark = {
-        **trainer.fingerprint(training, survey),
-        "parent": parent.version,
-        "start": config.start,
-    }
+    mark = {**train.fingerprint(training, survey), "parent": parent.version, "start": config.start}
     if out.has("model/config.json"):
-        trainer.check_finished(out, mark)
+        train.check_finished(out, mark)
         say(f"{out / 'model'} is there already")
     else:
-        trainer.make_ready(out)
+        train.make_ready(out)
         begin()
         init_new_tags(
             parent,
@@ -208,7 +205,7 @@ def run(
             every=config.checkpoint.every,
             say=say,
         )
-        trainer.write_fingerprint(out, mark)
+        train.write_fingerprint(out, mark)
     if not config.data.test:
         return None
     return {

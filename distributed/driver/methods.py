@@ -11,19 +11,20 @@ from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
 from distributed.data.survey import StoreSurvey
 from distributed.driver.knn import choose, write_shards
-from distributed.launch import Say, launch
+from distributed.driver.launch import launch
+from distributed.driver.svm import fit_svm
+from distributed.driver.worker_entry import enter
+from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
-from distributed.svm import fit_svm
 from distributed.training.config import TrainConfig
-from distributed.worker import enter
 
 Fingerprint = dict[str, Any]
 Features = dict[str, Any] | None
-Fit = Callable[[TrainConfig, StoreSurvey, Features, Fingerprint, Say], None]
+Fit = Callable[[TrainConfig, StoreSurvey, Features, Fingerprint, Log], None]
 
 
 def fit(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
 ) -> None:
     """Fit the configured method and leave its bundle in ``OUT/model``.
 
@@ -35,7 +36,7 @@ def fit(
 
 
 def _in_epochs(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
 ) -> None:
     settings = {"config": config, "data": survey, "features": features, "fingerprint": mark}
     launch(
@@ -52,7 +53,7 @@ def _in_epochs(
 
 
 def _popularity(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
 ) -> None:
     keep(config, survey, features, lambda draft: None, time.perf_counter())
 
@@ -94,7 +95,7 @@ def keep(
 
 
 def _knn(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
 ) -> None:
     started = time.perf_counter()
     k, weighting = config.knn.k, config.knn.weighting
@@ -110,7 +111,7 @@ def _knn(
 
 
 def _svm(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Say
+    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
 ) -> None:
     started = time.perf_counter()
     kept = Folder.of(config.out) / "checkpoints"

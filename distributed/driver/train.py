@@ -15,9 +15,9 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, Validation, survey_store
+from distributed.driver.methods import fit
 from distributed.evaluate import evaluate_store
-from distributed.launch import Say
-from distributed.methods import fit
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
@@ -62,7 +62,7 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
 
 
 def run(
-    config: TrainConfig, say: Say = print, begin: Callable[[], None] = lambda: None
+    config: TrainConfig, say: Log = print, begin: Callable[[], None] = lambda: None
 ) -> dict[str, Any] | None:
     """Train as configured, and score the test store when there is one.
 
@@ -152,7 +152,7 @@ def run(
 
 
 def _say_survey(
-    say: Say, config: TrainConfig, survey: StoreSurvey, test: StoreSurvey | None
+    say: Log, config: TrainConfig, survey: StoreSurvey, test: StoreSurvey | None
 ) -> None:
     say(
         f"{config.data.train}: {survey.train_rows} training images"

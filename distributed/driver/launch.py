@@ -14,8 +14,9 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distributed.desk import Desk, News, Watch
+from distributed.driver.coordinator import CoordinatorCallback, RunCoordinator, RunStatus
 from distributed.runtime.capacity import Bundle, capacity, fits, shortage, wait_for_workers
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
@@ -23,7 +24,6 @@ from distributed.storage.folder import Folder, storage
 from distributed.training.config import ClusterConfig
 from drel_core.errors import InputError
 
-Say = Callable[[str], object]
 _IDLE = 10.0  # seconds without workers after which it is said what they wait for
 
 
@@ -37,7 +37,7 @@ def launch(
     device: Literal["auto", "cpu", "cuda"],
     cluster: ClusterConfig,
     every: int,
-    say: Say,
+    say: Log,
 ) -> None:
     """Run ``enter`` on every worker, resuming from the last checkpoint below ``out``.
 
@@ -67,7 +67,7 @@ def launch(
         # On the driver's node, so that it is lost only with the driver.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         desk: Any = (
-            ray.remote(num_cpus=0)(Desk)
+            ray.remote(num_cpus=0)(RunCoordinator)
             .options(name=f"drel-desk-{run}", scheduling_strategy=here)
             .remote(cluster.failures, every)
         )
@@ -97,7 +97,7 @@ def launch(
                 ),
                 # The desk decides when it is enough.
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[Watch(desk)],  # type: ignore[list-item]
+                callbacks=[CoordinatorCallback(desk)],  # type: ignore[list-item]
                 worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]
             ),
         )
@@ -149,14 +149,14 @@ class _Fit(threading.Thread):
 
 
 def _follow(
-    desk: Any, fit: _Fit, asked: StopRequest, bundle: Bundle, workers: Workers, say: Say
-) -> News:
+    desk: Any, fit: _Fit, asked: StopRequest, bundle: Bundle, workers: Workers, say: Log
+) -> RunStatus:
     """Show what the desk has to tell until the run ends; hand on the wish to stop."""
     shown, said, handed_on = 0, "", False
     while True:
         fit.join(0.3)
         ended = not fit.is_alive()
-        news: News = ray.get(desk.news.remote(shown))
+        news: RunStatus = ray.get(desk.news.remote(shown))
         for line in news.lines:
             say(line)
         shown += len(news.lines)
