@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from distributed import annotate
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow
+from distributed.inference import annotate
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_about, read_thresholds
 from drel_core.errors import InputError

@@ -11,7 +11,7 @@ from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
 from distributed.driver import train
-from distributed.evaluate import evaluate_store, upper_bound
+from distributed.inference.evaluate import evaluate_store, upper_bound
 from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder

@@ -11,7 +11,7 @@ from distributed.data.blocks import read_rows
 from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver import train
-from distributed.evaluate import evaluate_store
+from distributed.inference.evaluate import evaluate_store
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import format_table

@@ -10,7 +10,7 @@ from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow, survey_store
-from distributed.evaluate import evaluate_store
+from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from drel_core.bundle.format import read_thresholds

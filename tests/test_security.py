@@ -41,7 +41,10 @@ ALLOWED = {
     # What this project's own driver sent to its own workers. Who can write to that can run code on the
     # cluster anyway: Ray itself sends pickles.
     ("distributed/driver/worker_entry.py", "pickle.loads"): "settings of a run, from its driver",
-    ("distributed/annotate.py", "pickle.loads"): "units of a store, from the run's driver",
+    (
+        "distributed/inference/annotate.py",
+        "pickle.loads",
+    ): "units of a store, from the run's driver",
     ("distributed/ingest/cnn_extraction.py", "pickle.loads"): "what a task of the same run read",
     # torch.distributed.checkpoint keeps its index as a pickle. Checkpoints belong to one run and are read
     # by it alone; what is handed on is the bundle.

@@ -16,7 +16,7 @@ from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, Validation, survey_store
 from distributed.driver.methods import fit
-from distributed.evaluate import evaluate_store
+from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES

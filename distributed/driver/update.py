@@ -26,7 +26,7 @@ from distributed.driver import train
 from distributed.driver.launch import launch
 from distributed.driver.new_tags import init_new_tags
 from distributed.driver.worker_entry import enter
-from distributed.evaluate import evaluate_store
+from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed import annotate
-from distributed.annotate import group_units
 from distributed.data.feature_store import RowGroupSlice
+from distributed.inference import annotate
+from distributed.inference.annotate import group_units
 from drel_core.annotators.load import load_bundle
 from jobs.annotate import main
 from tests.bundles import write_drel

@@ -1,0 +1,1 @@
+"""Stores in, metrics or tags out."""
