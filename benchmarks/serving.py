@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.processes import command_line, descendants
 from distributed.bundles.locate import publish
-from distributed.serving_proxy import choose_ingress
+from distributed.serving.proxy import choose_ingress
 from drel_core.annotators.drel import DRELAnnotator, write_table_part, write_towers
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
@@ -161,7 +161,8 @@ def serve_app(model: Path, replicas: str = "1", poll: float = 1.0) -> None:
     from ray import serve
 
     from distributed.runtime.ray_session import start_ray
-    from distributed.serving import ServeArgs, build_app
+    from distributed.serving.app import build_app
+    from distributed.serving.config import ServeArgs
 
     start_ray(int(replicas) + 1)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})

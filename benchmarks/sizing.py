@@ -156,7 +156,7 @@ def bundle(tags: int) -> None:
     import numpy as np
     import torch
 
-    from distributed.serving_model import ServedModel
+    from distributed.serving.model import ServedModel
     from drel_core.annotators.drel import write_table_part, write_towers
     from drel_core.bundle.format import write_bundle
     from drel_core.bundle.vocabulary import Vocabulary

@@ -74,8 +74,8 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(ServeConfig)
     config = build(parser, parser.parse_args(arguments), ServeConfig)
     about = read_about(local_bundle(config.model))  # one clear line now, not in a replica's log
-    from distributed.serving_auth import read_token
-    from distributed.serving_proxy import choose_ingress
+    from distributed.serving.auth import read_token
+    from distributed.serving.proxy import choose_ingress
 
     token = bool(read_token(config.token_file))
     port = _free_port(config.host, config.port)
@@ -94,7 +94,8 @@ def _serve(config: ServeConfig, port: int, version: str, tags: int, token: bool)
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
-    from distributed.serving import ServeArgs, build_app
+    from distributed.serving.app import build_app
+    from distributed.serving.config import ServeArgs
 
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     args = ServeArgs(**{name: values[name] for name in ServeArgs.model_fields if name in values})

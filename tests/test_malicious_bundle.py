@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from distributed.serving_model import ServedModel
+from distributed.serving.model import ServedModel
 from drel_core.annotators.knn import KNNAnnotator, shard_file, write_standardisation
 from drel_core.annotators.load import load_bundle
 from drel_core.annotators.svm import SVMAnnotator

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from distributed.serving import ServeArgs
+from distributed.serving.config import ServeArgs
 from jobs.train import parse
 from tests.cluster.rules import (
     CLUSTER,

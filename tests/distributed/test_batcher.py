@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from distributed.batcher import Batcher
+from distributed.serving.batcher import Batcher
 
 
 class Doubler:

@@ -28,7 +28,7 @@ from distributed.data.blocks import inline_blocks
 from distributed.data.feature_store import Columns, FeatureStore, read_unit
 from distributed.data.parquet_files import list_files
 from distributed.data.survey import Validation, survey_store
-from distributed.serving_model import ServedModel
+from distributed.serving.model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3

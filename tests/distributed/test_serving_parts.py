@@ -16,8 +16,9 @@ from distributed.data.feature_store import Columns, FeatureStore
 from distributed.data.feedback import Word, append, read_feedback
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import survey_store
-from distributed.serving_api import MAX_K, ApiError, annotate_question, binary_rows, infer_question
-from distributed.serving_model import ServedModel
+from distributed.serving.model import ServedModel
+from distributed.serving.requests import annotate_question, binary_rows, infer_question
+from distributed.serving.schemas import MAX_K, ApiError
 from drel_core.bundle.format import bundle_folder, read_thresholds
 from drel_core.errors import InputError
 from tests.bundles import write_drel

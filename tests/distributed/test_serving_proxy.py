@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from distributed.serving_proxy import (
+from distributed.serving.proxy import (
     ASKED,
     LARGEST,
     TAKES,

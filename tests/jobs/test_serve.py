@@ -341,7 +341,7 @@ import ray
 from fastapi import FastAPI, Request
 from ray import serve
 
-from distributed.serving_proxy import SaysSo, TakesWhole
+from distributed.serving.proxy import SaysSo, TakesWhole
 
 app = FastAPI()
 app.add_middleware(SaysSo)
@@ -536,7 +536,7 @@ def test_metrics_count_requests(server: Server) -> None:
 
 
 def test_pictures_are_annotated_where_there_is_a_network(tmp_path: Path) -> None:
-    from distributed.serving_model import ServedModel
+    from distributed.serving.model import ServedModel
     from drel_core.images.backbone import load_backbone
 
     model = ServedModel(str(write_drel(tmp_path / "m", dim=1280)), "efficientnet-lite0")

@@ -22,7 +22,7 @@ import pytest
 from fastapi import FastAPI
 from ray.serve.config import HTTPOptions
 
-from distributed.serving_auth import OPEN, VARIABLE, allowed, read_token, require
+from distributed.serving.auth import OPEN, VARIABLE, allowed, read_token, require
 from drel_core.errors import InputError
 from jobs.serve import ServeConfig
 from tests.bundles import write_drel
@@ -305,7 +305,7 @@ def test_without_a_token_everybody_may_ask() -> None:
 def test_the_token_is_asked_for_before_anything_else_answers() -> None:
     """Every route of the application, by every method, called without a server: the body is not asked for
     before the token, and no shortcut in front of the router comes first."""
-    from distributed.serving import app
+    from distributed.serving.app import app
 
     async def status(path: str, method: str) -> int:
         sent: list[Any] = []

@@ -1,6 +1,6 @@
 """The scorer's HTTP application without its routes: errors as the interface has them, and who is let in.
 
-Shapes of bodies: distributed.serving_api.
+Shapes of bodies: distributed.serving.schemas.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from distributed.serving_api import MAX_K, ApiError, ErrorResponse
-from distributed.serving_auth import Api, BearerAuth
-from distributed.serving_proxy import SaysSo
+from distributed.serving.auth import Api, BearerAuth
+from distributed.serving.proxy import SaysSo
+from distributed.serving.schemas import MAX_K, ApiError, ErrorResponse
 
 ANNOTATE = "/v1/annotate"
 _LOG = logging.getLogger("ray.serve")

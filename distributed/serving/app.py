@@ -1,4 +1,4 @@
-"""The HTTP scorer on Ray Serve: ``serve run distributed.serving:build_app model=OUT`` or jobs.serve.
+"""The HTTP scorer on Ray Serve: ``serve run distributed.serving.app:build_app model=OUT`` or jobs.serve.
 
 A replica holds one version of a model. Requests that wait together are scored together; what takes long
 goes to a thread, so that the next ones are read meanwhile. A new version is loaded and tried beside the
@@ -21,14 +21,30 @@ import ray
 import torch
 from fastapi import Query
 from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from ray import serve
 from ray.serve.metrics import Counter, Histogram
 from starlette.requests import Request
 
 from distributed.data.feedback import Word, append
-from distributed.serving_api import (
+from distributed.serving.asgi import ANNOTATE, answers, app, described
+from distributed.serving.auth import VARIABLE, read_token, require
+from distributed.serving.config import ServeArgs
+from distributed.serving.hot_swap import HotSwapModel
+from distributed.serving.model import ServedModel
+from distributed.serving.proxy import TakesWhole
+from distributed.serving.requests import (
+    ScoreRequest,
+    annotate_question,
+    binary_rows,
+    check_size,
+    decoded,
+    infer_question,
+    matrix,
+    parse,
+    read_body,
+)
+from distributed.serving.schemas import (
     MAX_K,
     AnnotateRequest,
     AnnotateResponse,
@@ -40,57 +56,15 @@ from distributed.serving_api import (
     InferResponse,
     ModelResponse,
     NeighboursResponse,
-    Question,
     Status,
     TagsResponse,
-    annotate_question,
-    binary_rows,
-    check_size,
-    decoded,
-    infer_question,
-    matrix,
-    parse,
-    read_body,
 )
-from distributed.serving_auth import VARIABLE, read_token, require
-from distributed.serving_http import ANNOTATE, answers, app, described
-from distributed.serving_live import LiveModel
-from distributed.serving_model import ServedModel
-from distributed.serving_proxy import TakesWhole
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture
 
-PAGE = Path(__file__).with_name("serving_page.html")
+PAGE = Path(__file__).with_name("page.html")
 _LOG = logging.getLogger("ray.serve")
-
-
-class ServeArgs(BaseModel):
-    """What ``serve run`` and the ``args`` of a Serve config file take; jobs.serve fills it in."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = Field(description="bundle, training folder, or folder of versions with `latest`")
-    replicas: str = Field(
-        "1", description="N, or MIN:MAX to follow the load", pattern=r"^\d+(:\d+)?$"
-    )
-    feedback: str = Field(
-        "", description="folder or s3:// prefix; empty: `feedback` beside the model"
-    )
-    backbone: str = Field("", description="network for pictures where the model names none")
-    threads: int = Field(
-        0, ge=0, description="CPU threads of a replica; 0: the machine's cores / replicas"
-    )
-    max_rows: int = Field(1024, ge=1, description="most rows of a request")
-    max_body_mib: int = Field(32, ge=1, description="largest body")
-    queue_rows: int = Field(4096, ge=1, description="rows that may wait in a replica; then 503")
-    poll_seconds: float = Field(
-        5.0, gt=0, description="how often a replica looks for a new version"
-    )
-    token_file: str = Field(
-        "", description="file with the token to ask for; empty: DREL_SCORER_TOKEN of the nodes"
-    )
-    require_token: bool = Field(False, description="without a token, do not start")
 
 
 # Above the class, because Serve pickles it, with the globals that there are, where it is decorated.
@@ -166,7 +140,7 @@ class Scorer(TakesWhole):
         require(token)
         if args.threads:
             torch.set_num_threads(args.threads)
-        self.serving = LiveModel(args.backbone, args.max_rows, args.queue_rows)
+        self.serving = HotSwapModel(args.backbone, args.max_rows, args.queue_rows)
         self.body_limit = args.max_body_mib << 20
         self.feedback = args.feedback or _beside(args.model)
         keys: Any = ("route", "status", "model")
@@ -222,14 +196,14 @@ class Scorer(TakesWhole):
         finally:
             self._count(ANNOTATE, status, started)
 
-    async def _question(self, request: Request, k: int, threshold: float | None) -> Question:
+    async def _question(self, request: Request, k: int, threshold: float | None) -> ScoreRequest:
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
         body = await read_body(request, self.body_limit)
         model = self.serving.ready()
         if kind == "application/octet-stream":
             features_BD = binary_rows(body, model.image_dim)
             check_size(len(features_BD), k, self.args.max_rows)
-            question = Question(features_BD, [], k, threshold)
+            question = ScoreRequest(features_BD, [], k, threshold)
         elif kind == "application/json":
             question = annotate_question(body, model.image_dim, self.args.max_rows)
         else:

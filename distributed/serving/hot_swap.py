@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from ray.serve.metrics import Gauge, Histogram
 
-from distributed.batcher import Batcher
 from distributed.bundles.locate import find_bundle
-from distributed.serving_api import ApiError, Question
-from distributed.serving_model import ServedModel
+from distributed.serving.batcher import Batcher
+from distributed.serving.model import ServedModel
+from distributed.serving.requests import ScoreRequest
+from distributed.serving.schemas import ApiError
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture
 
@@ -24,7 +25,7 @@ _LOG = logging.getLogger("ray.serve")
 _INLINE_SECONDS = 0.003
 
 
-class LiveModel:
+class HotSwapModel:
     """For one event loop.
 
     Args:
@@ -119,10 +120,10 @@ class LiveModel:
         """The version that answers, once it has scored a row of zeros."""
         model = self.ready()
         row_1D = np.zeros((1, model.image_dim), dtype=np.float32)
-        await self._batcher.ask(Question(row_1D, [], 1, None))
+        await self._batcher.ask(ScoreRequest(row_1D, [], 1, None))
         return model
 
-    async def answer(self, question: Question) -> tuple[ServedModel, np.ndarray, np.ndarray]:
+    async def answer(self, question: ScoreRequest) -> tuple[ServedModel, np.ndarray, np.ndarray]:
         """The version that answered, scores and tag ids ``[B, k]``.
 
         Raises:
@@ -142,7 +143,7 @@ class LiveModel:
         model, score_Bk, tag_Bk = answer
         return model, score_Bk, tag_Bk
 
-    async def _score(self, questions: list[Question]) -> list[Any]:
+    async def _score(self, questions: list[ScoreRequest]) -> list[Any]:
         """Questions that wait together, by one version of the model; answers are (model, scores, tags)."""
         model = self.ready()
         rows = sum(question.rows for question in questions)
@@ -151,7 +152,7 @@ class LiveModel:
             return self._score_now(model, questions)
         return await asyncio.to_thread(self._score_now, model, questions)
 
-    def _score_now(self, model: ServedModel, questions: list[Question]) -> list[Any]:
+    def _score_now(self, model: ServedModel, questions: list[ScoreRequest]) -> list[Any]:
         answers: list[Any] = []
         rows: list[np.ndarray] = []
         for question in questions:

@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-MIDDLEWARES = "distributed.serving_proxy.middlewares"
+MIDDLEWARES = "distributed.serving.proxy.middlewares"
 LARGEST = 1 << 20
 """bytes of a body that goes whole; what is larger is better read while it comes"""
 ASKED = "drel.takes_whole"

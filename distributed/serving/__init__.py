@@ -1,0 +1,1 @@
+"""The HTTP scorer on Ray Serve."""

@@ -1,0 +1,165 @@
+"""What the HTTP scorer takes and gives: types, limits and errors. Nothing here knows of Ray."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_K = 1000
+MAX_CELLS = 200_000
+"""Most (image, tag) pairs of one answer."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
+TagName = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class ApiError(Exception):
+    """An answer that says what is wrong with a request.
+
+    Args:
+        status: HTTP status: 400, 404, 413, 415, 422 or 503.
+        code: one word for programs; the message is for people.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class AnnotateRequest(_Strict):
+    """Either features or images."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["features"]}, {"required": ["images"]}]}
+    )
+
+    features: list[list[Finite]] | None = Field(None, description="rows of D numbers")
+    images: list[str] | None = Field(None, description="encoded pictures in base64")
+    k: int = Field(5, ge=1, le=MAX_K, description="most tags for an image")
+    threshold: Finite | Literal["per-tag"] | None = Field(
+        None, description="least score of a tag; per-tag: thresholds that were learned in training"
+    )
+
+
+class FeedbackRequest(_Strict):
+    """What a person said of an image. A later word on the same image_id replaces an earlier one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["features"]}, {"required": ["image"]}]}
+    )
+
+    image_id: str = Field(min_length=1, max_length=1000)
+    features: list[Finite] | None = Field(None, description="D numbers; or image")
+    image: str | None = Field(None, description="encoded picture in base64, instead of features")
+    add: list[TagName] = Field(default_factory=list, max_length=1000)
+    remove: list[TagName] = Field(default_factory=list, max_length=1000)
+
+
+class InferInput(BaseModel):
+    """A tensor of the Open Inference Protocol."""
+
+    name: str
+    shape: list[int] = Field(min_length=2, max_length=2)
+    datatype: Literal["FP32"]
+    data: list[Finite] | list[list[Finite]]
+
+
+class InferRequest(BaseModel):
+    """Open Inference Protocol, POST /v2/models/drel/infer; ``parameters`` may hold k."""
+
+    id: str | None = None
+    inputs: list[InferInput] = Field(min_length=1, max_length=1)
+    parameters: dict[str, Any] | None = None
+
+
+class TagScore(BaseModel):
+    tag: str
+    score: float
+
+
+class ImageTags(BaseModel):
+    tags: list[TagScore]
+
+
+class AnnotateResponse(BaseModel):
+    model: str = Field(description="version of the model that answered")
+    results: list[ImageTags]
+
+
+class TagCount(BaseModel):
+    tag: str
+    count: int
+
+
+class TagsResponse(BaseModel):
+    model: str
+    tags: list[TagCount]
+
+
+class NeighboursResponse(BaseModel):
+    model: str
+    tag: str
+    neighbours: list[TagScore]
+
+
+class ModelResponse(BaseModel):
+    version: str
+    method: str
+    tags: int
+    D: int
+    trained_at: str
+    metrics: dict[str, Any]
+    takes: list[Literal["features", "images"]]
+    thresholds: bool
+    parent: str | None = None
+    refused: str | None = Field(None, description="why a newer bundle was not taken")
+
+
+class FeedbackResponse(BaseModel):
+    image_id: str
+    kept: bool
+
+
+class Status(BaseModel):
+    status: str
+    model: str | None = None
+
+
+class Example(BaseModel):
+    image_id: str
+    tags: list[str]
+    features: list[float]
+
+
+class ExamplesResponse(BaseModel):
+    examples: list[Example]
+
+
+class InferOutput(BaseModel):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[str] | list[float]
+
+
+class InferResponse(BaseModel):
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[InferOutput]
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody
