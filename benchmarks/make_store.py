@@ -22,7 +22,7 @@ import torch
 
 from distributed.data.survey import hash_ids
 from distributed.ingest.run import StoreOptions, ingest
-from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists
 from drel_core.scoring.topk import topk_blockwise

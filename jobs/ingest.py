@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from distributed.ingest.cnn_extraction import CnnExtraction
-from distributed.ingest.extract import Extraction
-from distributed.ingest.lowlevel_extraction import LowLevelExtraction
-from distributed.ingest.nuswide import FEATURE_SIZES, NusWideSource
-from distributed.ingest.pictures import PictureOptions, open_pictures
+from distributed.ingest.extraction.base import Extraction
+from distributed.ingest.extraction.cnn import CnnExtraction
+from distributed.ingest.extraction.lowlevel import LowLevelExtraction
 from distributed.ingest.run import StoreOptions, ingest
-from distributed.ingest.source import Source
-from distributed.ingest.tables import TableOptions, TableSource
+from distributed.ingest.sources.base import Source
+from distributed.ingest.sources.nuswide import FEATURE_SIZES, NusWideSource
+from distributed.ingest.sources.pictures import PictureOptions, open_pictures
+from distributed.ingest.sources.table import TableOptions, TableSource
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 

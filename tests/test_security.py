@@ -45,7 +45,7 @@ ALLOWED = {
         "distributed/inference/annotate.py",
         "pickle.loads",
     ): "units of a store, from the run's driver",
-    ("distributed/ingest/cnn_extraction.py", "pickle.loads"): "what a task of the same run read",
+    ("distributed/ingest/extraction/cnn.py", "pickle.loads"): "what a task of the same run read",
     # torch.distributed.checkpoint keeps its index as a pickle. Checkpoints belong to one run and are read
     # by it alone; what is handed on is the bundle.
     ("distributed/training/checkpoint.py", "dcp.load"): "checkpoints of the run itself",

@@ -17,7 +17,14 @@ import ray
 from distributed.data.survey import hash_ids
 from distributed.ingest.parts import IMAGE_HASH, PartPlan
 from distributed.ingest.report import Overview, write_report
-from distributed.ingest.source import FEATURES, IMAGE_ID, REJECTED_SCHEMA, SPLIT, TAGS, rejected
+from distributed.ingest.sources.base import (
+    FEATURES,
+    IMAGE_ID,
+    REJECTED_SCHEMA,
+    SPLIT,
+    TAGS,
+    rejected,
+)
 from drel_core.errors import InputError
 
 Log = Callable[[str], object]

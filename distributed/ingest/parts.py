@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from distributed.ingest.source import (
+from distributed.ingest.sources.base import (
     FEATURES,
     IMAGE,
     IMAGE_ID,

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.data.feature_store import feature_matrix
-from distributed.ingest.source import FEATURES, IMAGE_ID, TAGS
+from distributed.ingest.sources.base import FEATURES, IMAGE_ID, TAGS
 
 matplotlib.use("agg")
 _SAMPLE_ROWS = 20_000

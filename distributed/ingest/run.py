@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distributed.ingest.assemble import RandomSplit, assemble
-from distributed.ingest.extract import Extraction, Log, extract
+from distributed.ingest.extraction.base import Extraction, Log, extract
 from distributed.ingest.parts import PartPlan
-from distributed.ingest.source import Source
+from distributed.ingest.sources.base import Source
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.files import write_bytes
 from drel_core.errors import InputError

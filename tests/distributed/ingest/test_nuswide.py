@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distributed.ingest import nuswide
-from distributed.ingest.nuswide import NusWideSource, index_lines
+from distributed.ingest.sources import nuswide
+from distributed.ingest.sources.nuswide import NusWideSource, index_lines
 from drel_core.errors import InputError
 from tests.distributed.ingest.nuswide_layout import CONCEPTS, SIZES, Layout, write_layout
 

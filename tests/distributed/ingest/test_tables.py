@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 
-from distributed.ingest import tag_columns
-from distributed.ingest.source import Chunk
-from distributed.ingest.tables import TableOptions, TableSource
+from distributed.ingest.sources import tag_files
+from distributed.ingest.sources.base import Chunk
+from distributed.ingest.sources.table import TableOptions, TableSource
 from drel_core.errors import InputError
 
 B, D = 40, 6
@@ -468,7 +468,7 @@ def test_a_torn_csv_line_is_named(tmp_path: Path, npy: str) -> None:
 def test_a_bad_json_line_is_named(
     tmp_path: Path, npy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tag_columns, "_PEEK_LINES", 1)
+    monkeypatch.setattr(tag_files, "_PEEK_LINES", 1)
     good = '{"image_id": "a", "tags": ["x"]}\n'
     path = tmp_path / "t.jsonl"
     for bad, message in (

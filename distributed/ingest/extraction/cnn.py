@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from distributed.ingest.parts import PartPlan, Read, read_chunk, write_part
-from distributed.ingest.source import Source
+from distributed.ingest.sources.base import Source
 from distributed.runtime.ray_session import MALLOC
 from drel_core.images.backbone import Backbone, Precision, load_backbone
 

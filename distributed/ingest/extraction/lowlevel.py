@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import ray
 
 from distributed.ingest.parts import PartPlan, read_chunk, write_part
-from distributed.ingest.source import SPLIT, Source
+from distributed.ingest.sources.base import SPLIT, Source
 from drel_core.images.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
 from drel_core.model.sampling import mix_seed
 

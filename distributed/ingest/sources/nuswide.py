@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
-from distributed.ingest.tag_columns import lists_from_matrix
+from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.sources.tag_files import lists_from_matrix
 from distributed.storage.files import one_line
 from drel_core.errors import InputError
 

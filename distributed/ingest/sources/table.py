@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import common_length, list_files, read_footer
-from distributed.ingest.arrays import ARRAY_SUFFIXES, ArrayFile
-from distributed.ingest.source import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
-from distributed.ingest.tag_columns import (
+from distributed.ingest.sources.array_files import ARRAY_SUFFIXES, ArrayFile
+from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.sources.tag_files import (
     TABLE_SUFFIXES,
     check_columns,
     is_list,

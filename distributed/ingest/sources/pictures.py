@@ -14,8 +14,13 @@ import pyarrow.parquet as pq
 
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import list_files, read_footer
-from distributed.ingest.source import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
-from distributed.ingest.tag_columns import column_names, read_text_table, table_suffix, tag_lists
+from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
+from distributed.ingest.sources.tag_files import (
+    column_names,
+    read_text_table,
+    table_suffix,
+    tag_lists,
+)
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 

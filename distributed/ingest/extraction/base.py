@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import ray
 
 from distributed.ingest.parts import PartPlan, matrix, read_chunk, write_part
-from distributed.ingest.source import Source
+from distributed.ingest.sources.base import Source
 
 Log = Callable[[str], object]
 

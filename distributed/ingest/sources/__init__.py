@@ -1,0 +1,1 @@
+"""Where rows of a feature store come from."""
