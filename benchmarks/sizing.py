@@ -104,7 +104,8 @@ def read(rows: int, dim: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from distributed.data.feature_store import Columns, FeatureStore
+    from distributed.data.columns import Columns
+    from distributed.data.feature_store import FeatureStore
     from distributed.data.survey import survey_unit
 
     generator = np.random.default_rng(0)

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
 from distributed.driver import train

@@ -8,7 +8,8 @@ import pyarrow as pa
 import torch
 
 from distributed.data.blocks import read_rows
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver import train
 from distributed.inference.evaluate import evaluate_store
@@ -44,8 +45,8 @@ def main(arguments: list[str]) -> None:
     names = list(vocabulary.names)
     train_survey = survey_store(FeatureStore.open(config.data.train), "fail", statistics=False)
     test_survey = survey_store(FeatureStore.open(config.data.test), "fail", statistics=False)
-    train = read_rows(train_survey.train, Columns(), pa.array(names, pa.string()))
-    knn = KNNAnnotator.fit(train.features_BD, train.tags, len(names), k=100)
+    known = read_rows(train_survey.train, Columns(), pa.array(names, pa.string()))
+    knn = KNNAnnotator.fit(known.features_BD, known.tags, len(names), k=100)
     neighbours = evaluate_store(knn, vocabulary, test_survey, Columns(), config.k)
 
     test = read_rows(test_survey.train, Columns(), pa.array(names, pa.string()))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow, survey_store

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from distributed.bundles.open import open_annotator
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import block_rows, unit_block
-from distributed.data.feature_store import Columns
+from distributed.data.columns import Columns
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import StoreSurvey
 from drel_core.annotators.base import Annotator

@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from distributed.data.feature_store import Columns, RowSelection, encode_tags, read_unit
+from distributed.data.columns import Columns
+from distributed.data.feature_store import RowSelection, encode_tags, read_unit
 from distributed.data.rows import Rows
 from drel_core.scoring.tag_lists import TagLists
 

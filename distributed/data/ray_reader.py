@@ -12,7 +12,8 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import Block, BlockMetadata
 
 from distributed.data.blocks import BlockSource, unit_block
-from distributed.data.feature_store import Columns, RowSelection
+from distributed.data.columns import Columns
+from distributed.data.feature_store import RowSelection
 
 
 class UnitSource(Datasource):

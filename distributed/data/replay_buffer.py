@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distributed.data.columns import Columns
 from distributed.data.feature_store import (
-    Columns,
     FeatureBatch,
     FeatureStore,
     RowSelection,

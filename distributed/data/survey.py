@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.data.columns import sibling_option
+from distributed.data.columns import Columns, sibling_option
 from distributed.data.feature_store import (
-    Columns,
     FeatureStore,
     RowGroupSlice,
     RowSelection,

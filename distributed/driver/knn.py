@@ -10,8 +10,8 @@ import torch
 
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import read_rows
+from distributed.data.columns import Columns
 from distributed.data.epoch import shard
-from distributed.data.feature_store import Columns
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES

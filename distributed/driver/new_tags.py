@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from scipy import sparse
 
-from distributed.data.feature_store import Columns, RowSelection, encode_tags, flat_tags, read_table
+from distributed.data.columns import Columns
+from distributed.data.feature_store import RowSelection, encode_tags, flat_tags, read_table
 from distributed.storage.folder import Folder
 from distributed.training.warm_start import NEW_ROWS, ParentBundle, Start, read_rows_of
 from drel_core.model.towers import ModelConfig, init_embedding_rows

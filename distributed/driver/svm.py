@@ -14,7 +14,7 @@ import ray
 import torch
 
 from distributed.data.blocks import block_rows, read_rows, unit_block
-from distributed.data.feature_store import Columns
+from distributed.data.columns import Columns
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log

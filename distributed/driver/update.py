@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.bundles.locate import find_bundle, local_bundle
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import read_feedback
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.replay_buffer import RESERVOIR, replay_store

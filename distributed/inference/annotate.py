@@ -24,13 +24,8 @@ import torch
 
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
-from distributed.data.feature_store import (
-    Columns,
-    FeatureStore,
-    RowGroupSlice,
-    feature_matrix,
-    read_table,
-)
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore, RowGroupSlice, feature_matrix, read_table
 from distributed.data.survey import OnBadRow, UnitSurvey, survey_table
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray

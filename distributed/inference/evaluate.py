@@ -9,7 +9,8 @@ import pyarrow as pa
 import torch
 
 from distributed.data.blocks import block_rows, unit_block
-from distributed.data.feature_store import Columns, RowSelection
+from distributed.data.columns import Columns
+from distributed.data.feature_store import RowSelection
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.tasks import map_units
 from drel_core.annotators.base import Annotator

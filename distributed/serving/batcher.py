@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-StopRequest = TypeVar("Asked")
-Told = TypeVar("Told")
+Request = TypeVar("Asked")
+Result = TypeVar("Result")
 
 
-class Batcher(Generic[StopRequest, Told]):
+class Batcher(Generic[Request, Result]):
     """Gathers what is asked while a batch is worked on, and hands it over as the next one.
 
     Args:
@@ -27,24 +27,24 @@ class Batcher(Generic[StopRequest, Told]):
 
     def __init__(
         self,
-        work: Callable[[list[StopRequest]], Awaitable[list[Told]]],
-        rows: Callable[[StopRequest], int],
+        work: Callable[[list[Request]], Awaitable[list[Result]]],
+        rows: Callable[[Request], int],
         max_rows: int,
     ) -> None:
         self._work, self._rows, self._max_rows = work, rows, max_rows
-        self._waiting: deque[tuple[StopRequest, asyncio.Future[Told]]] = deque()
+        self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def ask(self, asked: StopRequest) -> Told:
+    async def ask(self, asked: Request) -> Result:
         loop = asyncio.get_running_loop()
-        told: asyncio.Future[Told] = loop.create_future()
+        told: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((asked, told))
         if self._worker is None:
             self._worker = loop.create_task(self._run())
         return await told
 
-    def _take(self) -> list[tuple[StopRequest, asyncio.Future[Told]]]:
-        taken: list[tuple[StopRequest, asyncio.Future[Told]]] = []
+    def _take(self) -> list[tuple[Request, asyncio.Future[Result]]]:
+        taken: list[tuple[Request, asyncio.Future[Result]]] = []
         rows = 0
         while self._waiting:
             asked, told = self._waiting[0]

@@ -1,1 +1,1 @@
-"""What a rank does. Learner, table, step, optimiser and checkpoint need torch alone: neither Ray nor Arrow."""
+"""What a rank does. Learner, table, step, optimiser and checkpoint need torch alone."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
 
+from distributed.data.columns import Columns
 from distributed.data.epoch import Residency
-from distributed.data.feature_store import Columns
 from distributed.data.replay_buffer import ReservoirConfig
 from distributed.data.survey import OnBadRow
 from distributed.runtime.worker_range import ONE, Workers

@@ -12,13 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed.data.feature_store import (
-    Columns,
-    FeatureBatch,
-    FeatureStore,
-    RowSelection,
-    read_unit,
-)
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureBatch, FeatureStore, RowSelection, read_unit
 from distributed.data.survey import OnBadRow, StoreSurvey, Validation, merge_surveys, survey_unit
 from tests.stores import planted_table
 

@@ -71,7 +71,7 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
 
     def report(mine: Path, metrics: dict[str, Any]) -> Path:
         kept.mkdir(parents=True, exist_ok=True)
-        place = kept / f"{metrics['epoch']:03d}-{metrics['step']:03d}-{comm.world_size()}"
+        place = kept / f"{metrics['epoch']:03d}-{metrics['step']:03d}-{collectives.world_size()}"
         shutil.copytree(mine, place, dirs_exist_ok=True)
         collectives.barrier()
         return place

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distributed.data.feature_store import Columns, FeatureStore, RowSelection, lookup, read_unit
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore, RowSelection, lookup, read_unit
 from distributed.data.feature_sums import feature_sums
 from distributed.data.survey import Validation
 from drel_core.errors import InputError

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.replay_buffer import RESERVOIR, fill_reservoir, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.new_tags import init_new_tags

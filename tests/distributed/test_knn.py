@@ -13,7 +13,8 @@ import torch
 from distributed.bundles.open import ShardedKNN
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import read_rows
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver.knn import choose, write_shards
 from distributed.runtime.ray_session import start_ray

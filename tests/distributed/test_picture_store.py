@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.columns import Columns
 from distributed.data.epoch import EpochPlan, ShardReader, shard
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.feature_store import FeatureStore
 from distributed.data.picture_columns import bundle_columns, picture_columns
 from distributed.data.survey import survey_store
 from drel_core.errors import InputError

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed.data.blocks import BlockSource, inline_blocks
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.reshard import ShardLayout, epoch_reader
 from distributed.data.survey import StoreSurvey, survey_store
 from tests.stores import planted_table

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from distributed.bundles.locate import find_bundle, publish
-from distributed.data.feature_store import Columns, FeatureStore
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import Word, append, read_feedback
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import survey_store

@@ -305,7 +305,7 @@ def test_without_a_token_everybody_may_ask() -> None:
 def test_the_token_is_asked_for_before_anything_else_answers() -> None:
     """Every route of the application, by every method, called without a server: the body is not asked for
     before the token, and no shortcut in front of the router comes first."""
-    from distributed.serving.app import app
+    from distributed.serving.asgi import app
 
     async def status(path: str, method: str) -> int:
         sent: list[Any] = []
