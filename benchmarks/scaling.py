@@ -141,7 +141,7 @@ def _rank(
         )
     out.put((rank, take_steps(sizes, steps)))
     collectives.barrier()
-    os._exit(0)  # see tests/spawn_ranks.py: the interpreter's own end may abort under gloo
+    os._exit(0)  # see tests/helpers/spawn_ranks.py: the interpreter's own end may abort under gloo
 
 
 def measure(world: int, threads: int, sizes: Sizes, steps: int) -> list[Measured]:

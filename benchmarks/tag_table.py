@@ -99,7 +99,7 @@ def _rank(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     out.put((rank, sorted(times[3:])[steps // 2], peak))
     dist.barrier()
-    os._exit(0)  # see tests/spawn_ranks.py: the interpreter's own end may abort under gloo
+    os._exit(0)  # see tests/helpers/spawn_ranks.py: the interpreter's own end may abort under gloo
 
 
 def measure(ranks: int, tags: int, kind: str, steps: int) -> tuple[float, float]:

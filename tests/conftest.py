@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import run_job
-from tests.fault_proxy import FaultProxy
-from tests.s3_server import Bucket, bucket_environment, make_bucket, s3_server
+from tests.helpers.fault_proxy import FaultProxy
+from tests.helpers.s3_server import Bucket, bucket_environment, make_bucket, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.stores import write_planted
+from tests.helpers.stores import write_planted
 from tests.test_architecture import dotted
 
 # Calls that may run what is in a file, and how each is made safe; None: not at all.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-Request = TypeVar("Asked")
+Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.nodes import SMALL, Cluster, wait_until
 from tests.cluster.recording import rows_that_counted
-from tests.stores import write_numbered, write_planted
+from tests.helpers.stores import write_numbered, write_planted
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 ROWS = 301

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.nodes import SMALL, Cluster, wait_until
 from tests.conftest import ROOT
-from tests.stores import write_planted
+from tests.helpers.stores import write_planted
 
 
 @pytest.fixture(scope="module")

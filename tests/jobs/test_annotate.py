@@ -21,10 +21,10 @@ from distributed.inference import annotate
 from distributed.inference.annotate import group_units
 from drel_core.annotators.load import load_bundle
 from jobs.annotate import main
-from tests.bundles import write_drel
 from tests.conftest import Job
+from tests.helpers.bundles import write_drel
+from tests.helpers.stores import planted_table
 from tests.jobs.test_train import ROOT, command, run
-from tests.stores import planted_table
 
 D = 8
 

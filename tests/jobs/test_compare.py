@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores import write_planted
+from tests.helpers.stores import write_planted
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("knn", "svm", "wsabie", "drel:best")

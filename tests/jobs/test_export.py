@@ -24,9 +24,9 @@ from drel_core.errors import InputError
 from drel_core.export import two_tower
 from drel_core.model.towers import ModelConfig
 from jobs.export import main
-from tests.bundles import write_drel
+from tests.helpers.bundles import write_drel
+from tests.helpers.pictures import tiny_network
 from tests.jobs.test_train import run
-from tests.pictures import tiny_network
 
 DIM, TAGS = 8, 12
 SHAPES = {

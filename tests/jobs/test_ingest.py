@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Job
-from tests.distributed.ingest import nuswide_layout
+from tests.helpers import nuswide_layout
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD, HOSTILE = 34, 22

@@ -19,7 +19,7 @@ from PIL import Image
 from distributed.bundles.locate import publish
 from distributed.data.replay_buffer import RESERVOIR
 from drel_core.annotators.load import load_bundle
-from tests.bundles import write_drel
+from tests.helpers.bundles import write_drel
 from tests.jobs.test_serve import Server, start
 
 pytest.importorskip("selenium", reason="no selenium: pip install selenium")

@@ -32,8 +32,8 @@ from benchmarks.processes import command_line, descendants
 from distributed.bundles.locate import publish
 from distributed.data.feedback import read_feedback
 from drel_core.annotators.load import load_bundle
-from tests.bundles import write_drel
 from tests.conftest import ROOT
+from tests.helpers.bundles import write_drel
 
 D = 8
 

@@ -25,8 +25,8 @@ from ray.serve.config import HTTPOptions
 from distributed.serving.auth import OPEN, VARIABLE, allowed, read_token, require
 from drel_core.errors import InputError
 from jobs.serve import ServeConfig
-from tests.bundles import write_drel
 from tests.conftest import ROOT
+from tests.helpers.bundles import write_drel
 from tests.jobs.test_serve import Server, start
 
 TOKEN = "this-is-the-token-0123456789"

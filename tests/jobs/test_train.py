@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import Job
-from tests.stores import planted_table, write_planted
+from tests.helpers.stores import planted_table, write_planted
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drel_core.bundle.format import read_thresholds
-from tests.pictures import picture_table, tiny_network, write_pictures
+from tests.helpers.pictures import picture_table, tiny_network, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 

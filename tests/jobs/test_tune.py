@@ -17,7 +17,7 @@ from distributed.driver.search import SPACE, domains, with_values
 from distributed.training.config import DataConfig, TrainConfig
 from drel_core.errors import InputError
 from jobs.train import parse
-from tests.stores import write_planted
+from tests.helpers.stores import write_planted
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,10 +17,10 @@ from distributed.data.feedback import Word, append
 from distributed.training.config import DataConfig, TrainConfig
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import bundle_folder
-from tests.bundles import write_drel
 from tests.conftest import Job
+from tests.helpers.bundles import write_drel
+from tests.helpers.stores import planted_table
 from tests.jobs.test_train import SMALL, run
-from tests.stores import planted_table
 
 HELD_OUT = ("tag-02", "tag-09")
 

@@ -1,0 +1,232 @@
+"""The scorer without its server: requests checked, models held, feedback kept."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distributed.bundles.locate import find_bundle, publish
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
+from distributed.data.feedback import Word, append, read_feedback
+from distributed.data.replay_buffer import fill_reservoir
+from distributed.data.survey import survey_store
+from distributed.serving.model import ServedModel
+from distributed.serving.requests import annotate_question, binary_rows, infer_question
+from distributed.serving.schemas import MAX_K, ApiError
+from drel_core.bundle.format import bundle_folder, read_thresholds
+from drel_core.errors import InputError
+from tests.helpers.bundles import write_drel
+from tests.helpers.stores import write_planted
+
+
+def body(**content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "word"),
+    [
+        (b"", 400, "JSON"),
+        (b"{", 400, "JSON"),
+        (b"\xff\xfe", 400, "JSON"),
+        (b"[]", 422, "object"),
+        (b"null", 422, "object"),
+        (body(), 422, "either"),
+        (body(features=[]), 422, "at least one"),
+        (body(features=[[1.0, 2.0], [1.0]]), 422, "features[1] has 1"),
+        (body(features=[[1.0, "2"]]), 422, "features.0.1"),
+        (body(features="x"), 422, "features"),
+        (b'{"features": [[1, NaN]]}', 422, "finite"),
+        (b'{"features": [[1, 1e400]]}', 422, "finite"),
+        (b'{"features": [[1, 1e39]]}', 422, "less than"),
+        (body(features=[[1, None]]), 422, "features.0.1"),
+        (body(features=[[1, 2]], images=["x"]), 422, "either"),
+        (body(images=["%"]), 422, "images[0]"),
+        (body(features=[[1, 2]], k=0), 422, "k:"),
+        (body(features=[[1, 2]], k=MAX_K + 1), 422, "k:"),
+        (body(features=[[1, 2]], k=2.5), 422, "k:"),
+        (body(features=[[1, 2]], k="5"), 422, "k:"),
+        (body(features=[[1, 2]], treshold=1), 422, "treshold"),
+        (body(features=[[1, 2]] * 9), 413, "at most 8"),
+        (body(features=[[True, 2]]), 422, "features.0.0"),
+        (body(features=[[1, 2]], threshold="x"), 422, "threshold"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        annotate_question(sent, 2, 8)
+    assert caught.value.status == status
+    assert word in caught.value.message
+
+
+def test_json_and_binary_give_the_same_rows() -> None:
+    features_BD = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    asked = annotate_question(body(features=features_BD.tolist(), k=2), 4, 8)
+    assert asked.features_BD is not None and asked.k == 2
+    np.testing.assert_array_equal(asked.features_BD, features_BD)
+    np.testing.assert_array_equal(binary_rows(features_BD.tobytes(), 4), features_BD)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"123", 400),
+        (b"\0" * 15, 400),
+        (struct.pack("<4f", 1, 2, float("nan"), 3), 422),
+        (struct.pack("<4f", 1, 2, float("inf"), 3), 422),
+    ],
+)
+def test_bad_binary_rows_are_refused(sent: bytes, status: int) -> None:
+    with pytest.raises(ApiError) as caught:
+        binary_rows(sent, 4)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [1, 3]},
+        {"shape": [2, 4]},
+        {"shape": [4]},
+        {"datatype": "INT8"},
+        {"data": [1.0]},
+        {"data": [[1.0, 2.0]]},
+        {"data": []},
+        {"shape": [-1, 4]},
+    ],
+)
+def test_inference_protocol_checks_shape_and_type(change: dict[str, object]) -> None:
+    tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}
+    asked, identity = infer_question(body(id="a", inputs=[tensor], parameters={"k": 3}), 4, 8)
+    assert asked.features_BD is not None and asked.features_BD.shape == (1, 4)
+    assert (asked.k, identity) == (3, "a")
+    with pytest.raises(ApiError) as caught:
+        infer_question(body(inputs=[{**tensor, **change}]), 4, 8)
+    assert caught.value.status == 422
+
+
+def test_a_served_model_scores_as_its_bundle_does(tmp_path: Path) -> None:
+    model = ServedModel(str(write_drel(tmp_path / "m", thresholds=True)))
+    features_BD = np.random.default_rng(1).normal(size=(7, 8)).astype(np.float32)
+    best = model.best(features_BD, 4)
+    score_Bk, tag_Bk = model.annotator.annotate(torch.from_numpy(features_BD), 4)
+    np.testing.assert_array_equal(best.score_Bk, score_Bk.numpy())
+    np.testing.assert_array_equal(best.tag_Bk, tag_Bk.numpy())
+    threshold_T = read_thresholds(model.folder)
+    assert threshold_T is not None and model.threshold_T is not None
+    np.testing.assert_array_equal(model.threshold_T, threshold_T.numpy())
+    assert not model.takes_images
+    with pytest.raises(InputError, match="no network"):
+        model.features_of([b"x"])
+
+
+def test_tags_are_found_by_prefix_and_count(tmp_path: Path) -> None:
+    names = ("Sea", "été", "seal", "SEAT", "boat", "étude", "s")
+    model = ServedModel(str(write_drel(tmp_path / "m", names=names)))
+
+    def found(prefix: str, limit: int) -> list[str]:
+        return [names[tag] for tag in model.find_tags(prefix, limit)]
+
+    assert found("sea", 10) == ["SEAT", "seal", "Sea"]  # counts rise with the place
+    assert found("SEA", 2) == ["SEAT", "seal"]
+    assert found("ÉT", 10) == ["étude", "été"]
+    assert found("x", 10) == []
+    assert len(found("", 10)) == 7
+    assert found("", 1) == ["s"]
+
+
+def test_examples_are_rows_that_the_model_keeps(tmp_path: Path) -> None:
+    model = ServedModel(str(write_drel(tmp_path / "m")))
+    assert model.examples(5) == []
+    survey = survey_store(
+        FeatureStore.open(str(write_planted(tmp_path / "s.parquet", 40, dim=8))), "fail"
+    )
+    fill_reservoir(model.folder, survey, Columns(), 30, seed=0)
+    found = model.examples(5)
+    assert len(found) == 5 == len({row["image_id"] for row in found})
+    assert all(len(row["features"]) == 8 and row["tags"] for row in found)
+    assert len(model.examples(50)) == 30
+
+
+def test_neighbours_are_nearest_by_cosine(tmp_path: Path) -> None:
+    model = ServedModel(str(write_drel(tmp_path / "m")))
+    tag_TL = model.annotator.tag_TL.double().numpy()  # type: ignore[attr-defined]
+    unit_TL = tag_TL / np.linalg.norm(tag_TL, axis=1, keepdims=True)
+    cosine_T = unit_TL @ unit_TL[3]
+    expected = [f"tag-{tag:02d}" for tag in np.argsort(-cosine_T) if tag != 3][:5]
+    found = model.neighbours("tag-03", 5)
+    assert found is not None and [name for name, _ in found] == expected
+    assert [score for _, score in found] == pytest.approx(
+        sorted(np.delete(cosine_T, 3))[::-1][:5], abs=1e-5
+    )
+    everyone = model.neighbours("tag-03", 100)
+    assert everyone is not None and len(everyone) == 11
+    with pytest.raises(KeyError):
+        model.neighbours("tag-99", 5)
+
+
+def test_latest_names_the_version_to_use(tmp_path: Path) -> None:
+    write_drel(tmp_path / "v1")
+    write_drel(tmp_path / "v2" / "model", seed=1)
+    publish(tmp_path, "v1")
+    first = find_bundle(str(tmp_path))
+    assert first[0].path == tmp_path / "v1"
+    publish(tmp_path, "v2")
+    assert bundle_folder(tmp_path) == tmp_path / "v2" / "model"
+    assert find_bundle(str(tmp_path))[1] != first[1]
+    with pytest.raises(InputError, match="no model bundle"):
+        publish(tmp_path, "v3")
+    assert bundle_folder(tmp_path) == tmp_path / "v2" / "model"  # as it was
+    (tmp_path / "latest").write_text("../elsewhere")
+    with pytest.raises(InputError, match="beside it"):
+        bundle_folder(tmp_path)
+
+
+def test_a_model_whose_scores_are_not_finite_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_drel(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["log_scale"] = torch.tensor(float("nan"))
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match="NaN or Inf"):
+        ServedModel(str(folder))
+
+
+def word(image_id: str, value: float, add: list[str], remove: list[str] | None = None) -> Word:
+    return Word(image_id, np.full(3, value, dtype=np.float32), add, remove or [], "v")
+
+
+def test_of_feedback_the_last_word_on_an_image_counts(tmp_path: Path) -> None:
+    folder = str(tmp_path / "feedback")
+    append(folder, [word("a", 1, ["x"]), word("b", 2, ["y"]), word("a", 3, ["z"], ["x"])])
+    time.sleep(0.002)
+    append(folder, [word("b", 4, [], ["y"])])
+    table = read_feedback(folder, 3)
+    assert table.column("image_id").to_pylist() == ["a", "b"]
+    assert table.column("add").to_pylist() == [["z"], []]
+    assert table.column("remove").to_pylist() == [["x"], ["y"]]
+    assert table.column("features").to_pylist() == [[3.0] * 3, [4.0] * 3]
+    assert not list(Path(folder).glob("*.tmp"))
+    with pytest.raises(InputError, match="D = 4"):
+        read_feedback(folder, 4)
+    with pytest.raises(InputError, match="no such"):
+        read_feedback(str(tmp_path / "none"), 3)
+
+
+def test_feedback_left_half_written_by_a_crash_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "feedback"
+    append(str(folder), [word("a", 1, ["x"])])
+    whole = next(folder.glob("*.parquet"))
+    (folder / "feedback-1.parquet.tmp").write_bytes(whole.read_bytes()[:100])
+    assert len(read_feedback(str(folder), 3)) == 1
+    whole.write_bytes(whole.read_bytes()[:100])
+    with pytest.raises(InputError, match="feedback-"):
+        read_feedback(str(folder), 3)

@@ -1,0 +1,107 @@
+"""Kernel regression over ranks is that of one process, resident or streamed; scores take its evidence in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.epoch import ShardReader, shard
+from distributed.data.survey import StoreSurvey
+from distributed.training import collectives
+from distributed.training.build import build_drel_learner, make_reader
+from distributed.training.config import TrainConfig
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.kernel_fit import fit_kernel
+from drel_core.decision.kernel import KernelConfig, RidgeSums
+from tests.distributed.training.test_cross_fit import surveyed
+from tests.helpers.spawn_ranks import spawn_ranks
+
+
+def at_start(
+    folder: str, resident: bool
+) -> tuple[TrainConfig, StoreSurvey, DRELLearner, ShardReader]:
+    """This rank's untrained model and its rows."""
+    config, data = surveyed(Path(folder) / str(collectives.world_size()) / str(collectives.rank()))
+    torch.manual_seed(7)
+    stepper = build_drel_learner(config, data, torch.device("cpu"))
+    blocks = inline_blocks(config.data.columns, data.names)
+    return config, data, stepper, make_reader(config, data, data.train, blocks, resident)
+
+
+def work(folder: str, landmarks: int, dims: int, resident: bool) -> list[Tensor]:
+    world, rank = collectives.world_size(), collectives.rank()
+    config, data, stepper, reader = at_start(folder, resident)
+    kernel = KernelConfig(landmarks=landmarks, dims=dims)
+    head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
+    mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
+    before_nT = stepper.scores(mine, 3)
+    stepper.kernel = head
+    after_nT = stepper.scores(mine, 3)
+    input_nD = stepper.model.standardised(mine.features_BD)
+    expected_nT = before_nT + head.evidence(head.kernel(input_nD), slice(None))
+    torch.testing.assert_close(after_nT, expected_nT, atol=1e-3, rtol=1e-4)
+    assert head.landmark_Rd.shape[1] == (dims or data.image_dim)
+    return [head.landmark_Rd, head.weight_RT, head.sharpness, after_nT]
+
+
+@pytest.mark.parametrize(("landmarks", "dims"), [(40, 0), (1000, 0), (40, 14)])
+def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int, dims: int) -> None:
+    [one] = spawn_ranks(1, work, tmp_path, str(tmp_path), landmarks, dims, True)
+    assert len(one[0]) == min(landmarks, 150)
+    for resident in (True, False):
+        ranks = spawn_ranks(2, work, tmp_path, str(tmp_path), landmarks, dims, resident)
+        for head in ranks:
+            torch.testing.assert_close(head[0], one[0])
+            torch.testing.assert_close(head[1], one[1], atol=2e-3, rtol=2e-2)
+        torch.testing.assert_close(
+            torch.cat([part[3] for part in ranks]), one[3], atol=2e-2, rtol=2e-2
+        )
+
+
+def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
+    """An older regression of 90 rows of the first 8 tags goes on with this rank's rows."""
+    world, rank = collectives.world_size(), collectives.rank()
+    config, data, stepper, reader = at_start(folder, True)
+    older = torch.Generator().manual_seed(1)
+    known_ND = torch.randn(90, data.image_dim, generator=older)
+    relevant_NT = torch.rand(90, 8, generator=older) > 0.7
+    sums = RidgeSums(known_ND[:60], 0.05, relevant_NT.float().mean(0))
+    sums.add(known_ND, relevant_NT)
+    parent = sums.solve(0.3, 1.0, 90)
+    kernel = KernelConfig(landmarks=landmarks, dims=3)  # the parent's basis counts: it has none
+    count_T = torch.tensor(data.count_T)
+    head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh)
+    mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
+    fresh_rD = stepper.model.standardised(mine.features_BD)
+    return [
+        head.landmark_Rd,
+        head.weight_RT,
+        head.share_T,
+        head.floor,
+        parent.landmark_Rd,
+        fresh_rD,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "kept", "added"), [(500, 60, 20), (70, 50, 20), (30, 15, 15)]
+)
+def test_an_older_regression_is_kept_and_fresh_rows_are_landmarks_beside_it(
+    tmp_path: Path, landmarks: int, kept: int, added: int
+) -> None:
+    ranks = spawn_ranks(2, learn_on, tmp_path, str(tmp_path), landmarks, 20)
+    [one] = spawn_ranks(1, learn_on, tmp_path, str(tmp_path), landmarks, 20)
+    marks_RD, weight_RT, share_T, floor, parent_RD, fresh_ND = one
+    assert len(marks_RD) == len(weight_RT) == kept + added
+    parents, rows = parent_RD.tolist(), fresh_ND[:20].tolist()
+    assert all(mark in parents for mark in marks_RD[:kept].tolist())
+    assert all(mark in rows for mark in marks_RD[kept:].tolist())
+    assert float(floor) == pytest.approx(0.5 / (90 + 20))
+    for other in ranks:
+        torch.testing.assert_close(other[0], marks_RD)
+        torch.testing.assert_close(other[1], weight_RT, atol=2e-3, rtol=2e-2)
+        torch.testing.assert_close(other[2], share_T)

@@ -1,0 +1,1 @@
+"""Stores, bundles, servers and ranks that tests share."""
