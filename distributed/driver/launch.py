@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed.driver.coordinator import CoordinatorCallback, RunCoordinator, RunStatus
-from distributed.runtime.capacity import Bundle, capacity, fits, shortage, wait_for_workers
+from distributed.runtime.capacity import WorkerResources, capacity, fits, shortage, wait_for_workers
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
@@ -57,7 +57,7 @@ def launch(
     start_ray(workers.least)
     with StopRequest() as asked:
         cuda = _on_gpus(workers, device)
-        bundle: Bundle = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
+        bundle: WorkerResources = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
         most = workers.most
         if local_ray():
             most = max(workers.least, min(most, os.cpu_count() or 1))
@@ -149,7 +149,7 @@ class _Fit(threading.Thread):
 
 
 def _follow(
-    desk: Any, fit: _Fit, asked: StopRequest, bundle: Bundle, workers: Workers, say: Log
+    desk: Any, fit: _Fit, asked: StopRequest, bundle: WorkerResources, workers: Workers, say: Log
 ) -> RunStatus:
     """Show what the desk has to tell until the run ends; hand on the wish to stop."""
     shown, said, handed_on = 0, "", False

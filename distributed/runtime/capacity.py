@@ -1,4 +1,4 @@
-"""What a cluster has and can grow to; waiting for it with a word of what is missing."""
+"""What a cluster has and can grow to, and waiting until workers fit, reporting what is missing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.experimental.internal_kv import _internal_kv_get
 
+from distributed.runtime.progress import Log
+from distributed.runtime.ray_internals import autoscaler_limit, autoscaler_status
 from drel_core.errors import InputError
 
-Bundle = dict[str, float]
+WorkerResources = dict[str, float]
 """What one worker needs, as Ray counts it: {"CPU": 1} or {"CPU": 1, "GPU": 1}."""
-_AGAIN = 60.0  # seconds after which the same line is said again
+_REPEAT_SECONDS = 60.0  # after which the same line is logged again
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class Capacity:
 
 def capacity() -> Capacity:
     """Of the cluster that this process is part of, now."""
-    # What Ray Train's own check before a start reads; Ray has no public name for it.
-    limit = ray._private.state.state.get_max_resources_from_cluster_config() or None
-    grows = True if limit else grows_by(_internal_kv_get(DEBUG_AUTOSCALING_STATUS))
+    limit = autoscaler_limit()
+    grows = True if limit else grows_by(autoscaler_status())
     return Capacity(ray.cluster_resources(), ray.available_resources(), grows, limit)
 
 
@@ -46,29 +45,32 @@ def grows_by(status: bytes | None) -> bool | None:
     """
     if not status:
         return None
-    report = json.loads(status).get("autoscaler_report") or {}
-    types = [*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})]
-    return not all(name.startswith("node_") for name in types) if types else None
+    try:
+        report = json.loads(status).get("autoscaler_report") or {}
+        types = [*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})]
+        return not all(name.startswith("node_") for name in types) if types else None
+    except (ValueError, AttributeError, TypeError):  # a status of another form
+        return None
 
 
-def fits(bundle: Bundle, have: Mapping[str, float]) -> int:
-    """How many bundles the sums have room for."""
-    return min(int(have.get(name, 0) // amount) for name, amount in bundle.items())
+def fits(resources: WorkerResources, have: Mapping[str, float]) -> int:
+    """How many workers the sums have room for."""
+    return min(int(have.get(name, 0) // amount) for name, amount in resources.items())
 
 
-def told(bundle: Bundle) -> str:
+def format_resources(resources: WorkerResources) -> str:
     """``1 CPU``, ``1 CPU and 1 GPU``."""
-    return " and ".join(f"{_number(amount)} {name}" for name, amount in bundle.items())
+    return " and ".join(f"{_number(amount)} {name}" for name, amount in resources.items())
 
 
-def shortage(bundle: Bundle, missing: int, have: Capacity) -> str:
+def shortage(resources: WorkerResources, missing: int, have: Capacity) -> str:
     """One line: how many workers wait for what, and what there is."""
     there = ", ".join(
         f"{_number(have.free.get(name, 0))} of {_number(have.total.get(name, 0))} {name}s free"
-        for name in bundle
+        for name in resources
     )
     if have.limit is not None:
-        most = ", ".join(f"{_number(have.limit.get(name, 0))} {name}s" for name in bundle)
+        most = ", ".join(f"{_number(have.limit.get(name, 0))} {name}s" for name in resources)
         grow = f"its autoscaler may start nodes up to {most}"
     elif have.grows:
         grow = "its autoscaler is asked for nodes"
@@ -77,18 +79,18 @@ def shortage(bundle: Bundle, missing: int, have: Capacity) -> str:
     else:
         grow = "it has no autoscaler, so nodes must be added by hand"
     return (
-        f"waiting for {missing} more worker{'s' * (missing > 1)} of {told(bundle)}: "
+        f"waiting for {missing} more worker{'s' * (missing > 1)} of {format_resources(resources)}: "
         f"the cluster has {there}; {grow}"
     )
 
 
-def check_feasible(bundle: Bundle, workers: int, have: Capacity) -> None:
+def check_feasible(resources: WorkerResources, workers: int, have: Capacity) -> None:
     """Raises:
     InputError: the autoscaler's limits are below what is asked for.
     """
     if have.limit is None:
         return
-    for name, amount in bundle.items():
+    for name, amount in resources.items():
         most = max(have.limit.get(name, 0), have.total.get(name, 0))
         if most < amount * workers:
             raise InputError(
@@ -98,11 +100,7 @@ def check_feasible(bundle: Bundle, workers: int, have: Capacity) -> None:
 
 
 def wait_for_workers(
-    bundle: Bundle,
-    workers: int,
-    timeout: float,
-    say: Callable[[str], object],
-    check: Callable[[], None],
+    resources: WorkerResources, workers: int, timeout: float, log: Log, check: Callable[[], None]
 ) -> None:
     """Return when the cluster has room for the workers; until then the autoscaler is asked for it.
 
@@ -114,25 +112,25 @@ def wait_for_workers(
     Raises:
         InputError: not within ``timeout`` seconds, or never.
     """
-    check_feasible(bundle, workers, capacity())
-    group: Any = ray.util.placement_group([bundle] * workers)
+    check_feasible(resources, workers, capacity())
+    group: Any = ray.util.placement_group([resources] * workers)
     try:
-        started, last, said = time.monotonic(), "", 0.0
+        started, last, logged_at = time.monotonic(), "", 0.0
         wait = 2.0
         while not group.wait(wait):
             wait = 1.0
             have, now = capacity(), time.monotonic()
-            check_feasible(bundle, workers, have)
-            line = shortage(bundle, max(1, workers - fits(bundle, have.free)), have)
+            check_feasible(resources, workers, have)
+            line = shortage(resources, max(1, workers - fits(resources, have.free)), have)
             check()
             if now - started > timeout:
                 raise InputError(
                     f"{line}; gave up after {timeout:.0f} s (--cluster.start_timeout); ask for fewer "
                     "--workers, or for a range such as 1:4"
                 )
-            if line != last or now - said > _AGAIN:
-                say(f"{line}; giving up after {timeout:.0f} s")
-                last, said = line, now
+            if line != last or now - logged_at > _REPEAT_SECONDS:
+                log(f"{line}; giving up after {timeout:.0f} s")
+                last, logged_at = line, now
     finally:
         ray.util.remove_placement_group(group)
 
