@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+
+# Tests run beside each other and beside Ray's workers. torch's threads wait for one another in busy loops,
+# so that with more threads than cores a step of a small model takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 import subprocess
 import sys

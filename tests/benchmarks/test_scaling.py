@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.scaling import GPU, GPU_SIZES, Measured, take_steps
 from benchmarks.step_cost import Sizes, bytes_sent, predict
-from tests.helpers.spawn_ranks import spawn_ranks
+from tests.helpers.ranks import spawn_ranks
 
 
 @pytest.mark.parametrize("tags", [500, 5000])

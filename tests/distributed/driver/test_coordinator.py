@@ -18,7 +18,7 @@ from distributed.runtime.worker_range import Workers
 from distributed.training import collectives
 from distributed.training.heartbeat import Heartbeat
 from drel_core.errors import InputError
-from tests.helpers.spawn_ranks import spawn_ranks
+from tests.helpers.ranks import spawn_ranks
 
 
 class Clock:

@@ -44,8 +44,8 @@ from jobs.evaluate import main as evaluate
 from jobs.train import parse
 from tests.helpers.bundles import write_drel
 from tests.helpers.fault_proxy import KINDS, FaultProxy
+from tests.helpers.ranks import spawn_ranks
 from tests.helpers.s3_server import ROOT, Bucket, bucket_environment, make_bucket, s3_server
-from tests.helpers.spawn_ranks import spawn_ranks
 from tests.helpers.store_checks import read_back, survey, table
 from tests.helpers.stores import planted_table
 from tests.jobs.test_train import SMALL

@@ -25,7 +25,7 @@ from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists
-from tests.helpers.spawn_ranks import spawn_ranks
+from tests.helpers.ranks import spawn_ranks
 from tests.helpers.stores import write_planted
 
 

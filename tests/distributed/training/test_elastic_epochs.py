@@ -23,7 +23,7 @@ from distributed.training.optim import OptimConfig, StepResult
 from distributed.training.trainer import train
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists
-from tests.helpers.spawn_ranks import spawn_ranks
+from tests.helpers.ranks import spawn_ranks
 from tests.helpers.stores import write_numbered
 
 ROWS, EPOCHS, EVERY = 150, 3, 4

@@ -19,7 +19,7 @@ from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import DREL, ModelConfig
 from drel_core.scoring.tag_lists import TagLists
 from tests.helpers.pictures import tiny_network
-from tests.helpers.spawn_ranks import spawn_ranks
+from tests.helpers.ranks import spawn_ranks
 
 IMAGES, DIM, TAGS = 12, 10, 23
 MODEL = ModelConfig(

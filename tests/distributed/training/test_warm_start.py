@@ -34,7 +34,7 @@ from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
 from drel_core.scoring.tag_lists import TagLists
 from tests.helpers.bundles import write_drel
-from tests.helpers.spawn_ranks import spawn_ranks
+from tests.helpers.ranks import spawn_ranks
 from tests.helpers.stores import planted_table, write_planted
 
 OLD, NEW, DIM = 11, 4, 6
