@@ -8,7 +8,6 @@ are follows from sizes and seeds; nothing is read for it and no list of rows is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,19 +16,7 @@ import torch
 from distributed.data.blocks import BlockSource
 from distributed.data.epoch import EpochPlan, ShardReader, order_generator, row_groups, shard
 from distributed.data.feature_store import RowSelection
-
-
-@dataclass(frozen=True)
-class ShardLayout:
-    """How the rows of an epoch are divided from ``first_step`` on."""
-
-    first_step: int
-    world: int
-    resident: bool
-    shuffle_rows: int
-
-    def same_way(self, other: ShardLayout) -> bool:
-        return replace(self, first_step=0) == replace(other, first_step=0)
+from distributed.data.shard_layout import ShardLayout
 
 
 def rows_left(

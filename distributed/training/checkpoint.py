@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from distributed.data.reshard import ShardLayout
+from distributed.data.shard_layout import ShardLayout
 from distributed.training import collectives
 from distributed.training.learner import Learner
 from drel_core.errors import InputError

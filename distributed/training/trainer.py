@@ -17,7 +17,8 @@ from distributed.bundles.locate import local_bundle
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import BlockSource
 from distributed.data.epoch import ShardReader
-from distributed.data.reshard import ShardLayout, epoch_reader
+from distributed.data.reshard import epoch_reader
+from distributed.data.shard_layout import ShardLayout
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.signals import LoopAction
 from distributed.storage.folder import Folder

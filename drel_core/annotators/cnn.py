@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from drel_core.annotators.base import DenseScores
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing, check_named_by_bundle, load_backbone
@@ -195,7 +195,7 @@ class CNN(nn.Module):
 
     def save(self, folder: Path) -> None:
         tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, folder / "cnn.safetensors")
+        save_tensors(tensors, folder / "cnn.safetensors")
 
 
 class CNNAnnotator(DenseScores):

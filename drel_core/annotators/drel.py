@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.bundle.safe_loading import is_finite, load_tensors
+from drel_core.bundle.tensor_files import open_tensors, save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KernelHead
 from drel_core.decision.rule import DecisionRule
@@ -42,11 +41,11 @@ def write_table_part(
     tensors = {"weight": weight_nE.detach().cpu().contiguous(), "start": torch.tensor(start)}
     if state_n is not None:
         tensors["state"] = state_n.cpu().contiguous()
-    save_file(tensors, folder / table_file(part, parts))
+    save_tensors(tensors, folder / table_file(part, parts))
 
 
 def write_towers(folder: Path, model: DREL) -> None:
-    save_file(
+    save_tensors(
         {name: value.cpu().contiguous() for name, value in model.state_dict().items()},
         folder / "model.safetensors",
     )
@@ -159,7 +158,7 @@ def encoded_tags(
     count, found = about["table_parts"], 0
     prior_T = prior_bias(torch.from_numpy(vocabulary.counts), model.config)
     for part in range(count):
-        with safe_open(folder / table_file(part, count), "pt") as file:
+        with open_tensors(folder / table_file(part, count)) as file:
             weight = file.get_slice("weight")
             rows = weight.get_shape()[0]
             if rows and int(file.get_tensor("start")) != found:

@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from drel_core.annotators.base import DenseScores
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.scoring.tag_lists import TagLists
@@ -63,7 +63,7 @@ class NeighbourShard:
             "tags": self.tags.values,
             "start": torch.tensor(self.start),
         }
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
+        save_tensors({name: tensor.clone() for name, tensor in tensors.items()}, path)
 
     @staticmethod
     def load(path: Path, num_tags: int) -> NeighbourShard:
@@ -225,7 +225,7 @@ class KNNAnnotator(DenseScores):
 
 def write_standardisation(folder: Path, mean_D: np.ndarray, std_D: np.ndarray) -> None:
     tensors = {"mean": torch.tensor(mean_D), "std": torch.tensor(std_D)}
-    save_file(tensors, folder / "standardisation.safetensors")
+    save_tensors(tensors, folder / "standardisation.safetensors")
 
 
 @dataclass(kw_only=True)

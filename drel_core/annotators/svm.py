@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.annotators.base import DenseScores
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 
@@ -139,7 +139,9 @@ class SVMAnnotator(DenseScores):
         return cls(weight_TD, b_T, a_T, c_T, torch.tensor(mean_D), torch.tensor(std_D))
 
     def save(self, folder: Path) -> None:
-        save_file({k: v.contiguous() for k, v in self.tensors.items()}, folder / "svm.safetensors")
+        save_tensors(
+            {k: v.contiguous() for k, v in self.tensors.items()}, folder / "svm.safetensors"
+        )
 
     @classmethod
     def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> SVMAnnotator:

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from drel_core.bundle.safe_loading import check_about, load_tensors, read_text
+from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 
@@ -177,7 +177,7 @@ def reading(folder: str | Path) -> Iterator[None]:
         ValueError,
         RuntimeError,
         AttributeError,
-        SafetensorError,
+        tensor_file_error(),
     ) as error:
         if isinstance(error, InputError):
             raise

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from drel_core.bundle.tensor_files import read_tensors
 from drel_core.errors import InputError
 
 JSON_BYTES = {"config.json": 16 << 20, "vocabulary.json": 2 << 30}
@@ -83,7 +83,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         InputError: a tensor holds NaN or Inf, or is of a type that no model here has.
         Exception: what reading a damaged file raises.
     """
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     for name, tensor in tensors.items():
         if tensor.dtype not in _TYPES:
             raise InputError(f"{path}: {name} is {tensor.dtype}, which no bundle holds")

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.errors import InputError
 
 KERNEL = "kernel.safetensors"
@@ -99,7 +99,7 @@ class KernelHead:
 
     def save(self, path: Path) -> None:
         parts = self._parts()
-        save_file({_key(name): part.cpu().contiguous() for name, part in parts.items()}, path)
+        save_tensors({_key(name): part.cpu().contiguous() for name, part in parts.items()}, path)
 
     @staticmethod
     def load(folder: Path, image_dim: int, num_tags: int) -> KernelHead | None:

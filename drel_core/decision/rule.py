@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.errors import InputError
 
 DECISION = "decision.safetensors"
@@ -107,7 +107,7 @@ class DecisionRule:
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """Write the file, with what else to say in its header."""
         tensors = {name: getattr(self, name).cpu().contiguous() for name in _PARTS}
-        save_file(tensors, path, about)
+        save_tensors(tensors, path, about)
 
     @staticmethod
     def load(folder: Path, num_tags: int) -> DecisionRule | None:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from drel_core.bundle.format import (
@@ -32,6 +31,7 @@ from drel_core.bundle.format import (
     reading,
     write_json,
 )
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.decision.kernel import KERNEL
 from drel_core.decision.rule import DECISION
 from drel_core.errors import InputError
@@ -82,7 +82,7 @@ def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> d
         model = portable(bundle, about, vocabulary)
         threshold_T = read_thresholds(bundle)
         files = _write_tags(model, len(vocabulary), threshold_T, folder)
-    save_file(model.tower, folder / "image_tower.safetensors")
+    save_tensors(model.tower, folder / "image_tower.safetensors")
     programs = _write_programs(model, folder, form)
     beside = [name for name in (KERNEL, DECISION) if (bundle / name).is_file()]
     for name in beside:
@@ -124,7 +124,7 @@ def _write_tags(model: Portable, total: int, threshold_T: Tensor | None, folder:
         if threshold_T is not None:
             tensors["threshold"] = threshold_T[start:stop].clone()
         names.append(f"tags-{len(names):05d}.safetensors")
-        save_file(tensors, folder / names[-1])
+        save_tensors(tensors, folder / names[-1])
         start = stop
     assert start == total
     return names

@@ -13,7 +13,8 @@ import pytest
 from distributed.data.blocks import BlockSource, inline_blocks
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
-from distributed.data.reshard import ShardLayout, epoch_reader
+from distributed.data.reshard import epoch_reader
+from distributed.data.shard_layout import ShardLayout
 from distributed.data.survey import StoreSurvey, survey_store
 from tests.helpers.stores import planted_table
 
