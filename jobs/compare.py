@@ -179,7 +179,12 @@ def main(arguments: list[str]) -> None:
         parse(train_arguments(config, name, 0))
     columns = config.data.columns
     train, test = (
-        survey_store(FeatureStore.open(path, columns, option), "fail", statistics=False)
+        survey_store(
+            FeatureStore.open(path, columns, option),
+            "fail",
+            statistics=False,
+            workers=config.workers.least,
+        )
         for path, option in ((config.data.train, "--data.train"), (config.data.test, "--data.test"))
     )
     vocabulary = Vocabulary(tuple(train.names.to_pylist()), train.count_T)

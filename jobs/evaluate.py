@@ -12,8 +12,6 @@ from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow, survey_store
 from distributed.inference.evaluate import evaluate_store
-from distributed.runtime.ray_session import start_ray
-from distributed.runtime.tasks import INLINE_BYTES
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table
@@ -62,8 +60,6 @@ def main(arguments: list[str]) -> None:
     check_same_features(
         annotator.about.get("features"), config.model, features_of(config.data), config.data
     )
-    if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
-        start_ray(1)
     survey = survey_store(store, config.on_bad_row, statistics=False)
     metrics = evaluate_store(
         annotator,

@@ -13,6 +13,8 @@ from torch import Tensor
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection, encode_tags, read_unit
 from distributed.data.rows import Rows
+from distributed.data.survey import StoreSurvey
+from distributed.runtime.tasks import INLINE_BYTES
 from drel_core.scoring.tag_lists import TagLists
 
 
@@ -54,6 +56,19 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 
 
 BlockSource = Callable[[Sequence[RowSelection]], Iterable[pa.Table]]
+
+
+def block_source(survey: StoreSurvey, columns: Columns, own_cpus: bool = True) -> BlockSource:
+    """Reads units in this process where the survey's rows are few, else through Ray Data.
+
+    Args:
+        own_cpus: see ``ray_blocks``.
+    """
+    if survey.num_bytes <= INLINE_BYTES:
+        return inline_blocks(columns, survey.names)
+    from distributed.data.ray_reader import ray_blocks  # ray.data is slow to import
+
+    return ray_blocks(columns, survey.names, survey.image_dim, survey.item_bytes, own_cpus)
 
 
 def inline_blocks(columns: Columns, names: pa.Array) -> BlockSource:

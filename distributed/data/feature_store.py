@@ -80,6 +80,11 @@ class FeatureStore:
     def num_rows(self) -> int:
         return sum(unit.rows for unit in self.units)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all features in memory."""
+        return self.num_rows * self.image_dim * self.dtype.itemsize
+
     @staticmethod
     def open(
         path: str,

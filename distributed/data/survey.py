@@ -232,6 +232,11 @@ class StoreSurvey:
     def validation_rows(self) -> int:
         return sum(read.take for read in self.validation)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the training rows' features in memory."""
+        return self.train_rows * self.image_dim * self.item_bytes
+
 
 def _duplicates(surveys: list[UnitSurvey]) -> dict[int, list[BadRow]]:
     """Second and later rows of an image id by survey; each names the first one's place.
@@ -342,8 +347,12 @@ def survey_store(
     validation: Validation | None = None,
     statistics: bool = True,
     power: float = 1.0,
+    workers: int = 1,
 ) -> StoreSurvey:
-    """One pass over a store, on this process or as Ray tasks.
+    """One pass over a store, in this process or, where it is large, as Ray tasks.
+
+    Args:
+        workers: see ``map_units``.
 
     Raises:
         InputError: see ``merge_surveys``.
@@ -353,5 +362,4 @@ def survey_store(
     def look(unit: Any) -> UnitSurvey:
         return survey_unit(unit, columns, dim, validation, statistics, power)
 
-    size = store.num_rows * dim * store.dtype.itemsize
-    return merge_surveys(store, map_units(look, store.units, size), on_bad_row)
+    return merge_surveys(store, map_units(look, store.units, store.num_bytes, workers), on_bad_row)

@@ -52,7 +52,7 @@ def _hand_in_shard(
 def write_shards(survey: StoreSurvey, columns: Columns, parts: int, draft: BundleWriter) -> None:
     """All shards: here when there is little, else a Ray task each."""
     write_standardisation(draft.folder, survey.mean_D, survey.std_D)
-    if survey.train_rows * survey.image_dim * 4 <= INLINE_BYTES:
+    if survey.num_bytes <= INLINE_BYTES:
         for part in range(parts):
             write_shard(survey, columns, part, parts, draft.folder)
         return

@@ -16,7 +16,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from distributed.data.blocks import inline_blocks
+from distributed.data.blocks import block_source
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
@@ -103,7 +103,6 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     """Train with one set of values on one process, telling Tune the validation metrics each epoch."""
     import torch
 
-    from distributed.runtime.tasks import INLINE_BYTES
     from distributed.training.build import build_learner
     from distributed.training.trainer import train
 
@@ -113,12 +112,7 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     config.out = str(Path(context.get_trial_dir()))
     torch.set_num_threads(settings["threads"])
     device = torch.device("cuda" if settings["cuda"] else "cpu")
-    if data.train_rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
-        blocks = inline_blocks(config.data.columns, data.names)
-    else:
-        from distributed.data.ray_reader import ray_blocks
-
-        blocks = ray_blocks(config.data.columns, data.names, data.image_dim, data.item_bytes)
+    blocks = block_source(data, config.data.columns)
     held: list[Path] = []
 
     def keep(folder: Path, metrics: dict[str, Any]) -> None:

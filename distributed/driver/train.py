@@ -18,8 +18,6 @@ from distributed.data.survey import StoreSurvey, Validation, survey_store
 from distributed.driver.methods import fit
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
-from distributed.runtime.ray_session import start_ray
-from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.training.config import PICTURE_METHODS, TrainConfig
@@ -103,13 +101,15 @@ def run(
         check_same_features(
             features, config.data.train, features_of(config.data.test), config.data.test
         )
-    size = store.num_rows * store.image_dim * store.dtype.itemsize
-    if size > INLINE_BYTES:
-        start_ray(config.workers.least)
     validation = Validation(config.data.validation, config.seed) if config.data.validation else None
     power = config.model.power if config.method in ("drel", "wsabie") else 1.0
     survey = survey_store(
-        store, config.data.on_bad_row, validation, statistics=not pictures, power=power
+        store,
+        config.data.on_bad_row,
+        validation,
+        statistics=not pictures,
+        power=power,
+        workers=config.workers.least,
     )
     if config.data.validation and not survey.validation_rows:
         raise InputError(
@@ -122,9 +122,11 @@ def run(
             f"decision.fits {config.decision.fits} leaves out 1/{parts} of the rows at a time, and there are "
             f"only {survey.train_rows}; give more rows, or --decision.fits 0"
         )
-    test_survey = (
-        survey_store(test, config.data.on_bad_row, statistics=False) if test is not None else None
-    )
+    test_survey = None
+    if test is not None:
+        test_survey = survey_store(
+            test, config.data.on_bad_row, statistics=False, workers=config.workers.least
+        )
     _say_survey(say, config, survey, test_survey)
     mark = fingerprint(config, survey)
 

@@ -29,8 +29,6 @@ from distributed.driver.new_tags import init_new_tags
 from distributed.driver.worker_entry import enter
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
-from distributed.runtime.ray_session import start_ray
-from distributed.runtime.tasks import INLINE_BYTES
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder
 from distributed.training.config import (
@@ -327,11 +325,11 @@ def feedback_rows(said: pa.Table, kept: pa.Table | None, columns: Columns) -> pa
 
 
 def _survey(store: FeatureStore, config: UpdateConfig, training: TrainConfig) -> StoreSurvey:
-    if store.num_rows * store.image_dim * store.dtype.itemsize > INLINE_BYTES:
-        start_ray(config.workers.least)
     share = config.data.validation
     validation = Validation(share, training.seed) if share else None
-    return survey_store(store, config.data.on_bad_row, validation, statistics=False)
+    return survey_store(
+        store, config.data.on_bad_row, validation, statistics=False, workers=config.workers.least
+    )
 
 
 def _replay(

@@ -38,9 +38,8 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     import ray.train.torch
     import torch
 
-    from distributed.data.blocks import inline_blocks
+    from distributed.data.blocks import block_source
     from distributed.data.survey import StoreSurvey
-    from distributed.runtime.tasks import INLINE_BYTES
     from distributed.storage.folder import Folder
     from distributed.storage.local_cache import RunFolder
     from distributed.training.build import build_learner
@@ -55,14 +54,7 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     cores = os.cpu_count() or 1
     torch.set_num_threads(settings["threads"] or max(1, cores // context.get_local_world_size()))
     device = ray.train.torch.get_device() if settings["cuda"] else torch.device("cpu")
-    if data.train_rows * data.image_dim * data.item_bytes <= INLINE_BYTES:
-        blocks = inline_blocks(config.data.columns, data.names)
-    else:
-        from distributed.data.ray_reader import ray_blocks
-
-        blocks = ray_blocks(
-            config.data.columns, data.names, data.image_dim, data.item_bytes, settings["own_cpus"]
-        )
+    blocks = block_source(data, config.data.columns, settings["own_cpus"])
     learner = build_learner(config, data, device)
     inherited = None
     if "parent" in settings:

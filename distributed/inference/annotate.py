@@ -227,11 +227,7 @@ def run(
     started = said = time.perf_counter()
     total = sum(unit.rows for number in todo for unit in groups[number])
     rows, left_out = 0, []
-    steps = (
-        _here
-        if store.num_rows * store.image_dim * store.dtype.itemsize <= INLINE_BYTES
-        else _on_ray
-    )
+    steps = _here if store.num_bytes <= INLINE_BYTES else _on_ray
     for answer in steps(plan, groups, todo, workers):
         rows += answer["rows"] + len(answer["bad"])
         left_out += answer["bad"]

@@ -59,8 +59,7 @@ def evaluate_store(
         return found, least, said
 
     found, least, said = (MetricCounts(num_tags, k) for _ in range(3))
-    size = survey.train_rows * survey.image_dim * 4
-    for parts in map_units(score, survey.train, size):
+    for parts in map_units(score, survey.train, survey.num_bytes):
         for whole, part in zip((found, least, said), parts, strict=True):
             whole.merge(part)
     seconds = time.perf_counter() - started

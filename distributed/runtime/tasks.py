@@ -7,18 +7,25 @@ from typing import Any, TypeVar
 
 import ray
 
+from distributed.runtime.ray_session import start_ray
+
 Unit = TypeVar("Unit")
 Answer = TypeVar("Answer")
 INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
 
 
 def map_units(
-    work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int
+    work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int, workers: int = 1
 ) -> Iterable[Answer]:
-    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much."""
-    if total_bytes <= INLINE_BYTES or not ray.is_initialized():
+    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much.
+
+    Args:
+        workers: of the training that follows: a Ray that is started here has room for them.
+    """
+    if total_bytes <= INLINE_BYTES:
         yield from map(work, units)
         return
+    start_ray(workers)
     task: Any = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(
         lambda unit: work(unit)
     )

@@ -40,6 +40,9 @@ def test_pixels_are_those_of_a_plain_decode(tmp_path: Path) -> None:
     store, columns = open_store(path)
     assert store.image_dim == 32 * 32 * 3 and store.dtype == np.uint8
     survey = survey_store(store, "fail", statistics=False)
+    assert (
+        store.num_bytes == survey.num_bytes == 70 * 32 * 32 * 3
+    )  # a byte a value, not a float's four
     rows = read_rows(survey.train, columns, survey.names)
     expected = np.stack([plain(data) for data in picture_table(70)["image"].to_pylist()])
     assert rows.features_BD.dtype == torch.uint8
