@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from distributed.data.blocks import read_rows
+from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
 from distributed.data.survey import survey_store
@@ -48,7 +48,7 @@ def read(path: Path, names: tuple[str, ...]) -> Rows:
     """All rows of a store, their tags as ids of the vocabulary."""
     store = FeatureStore.open(str(path))
     survey = survey_store(store, "fail", statistics=False)
-    return read_rows(survey.train, store.columns, pa.array(names))
+    return load_rows(survey.train, store.columns, pa.array(names))
 
 
 class Peer:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.data.blocks import block_rows, unit_block
+from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.training.build import build_drel_learner
@@ -117,7 +117,7 @@ def bare_step(arguments: list[str], batch: int, threads: int, seconds: float) ->
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
     stepper = build_drel_learner(config, survey, torch.device("cpu"))
-    held = [block_rows(unit_block(r, store.columns, survey.names)) for r in survey.train[:8]]
+    held = [load_rows(r, store.columns, survey.names) for r in survey.train[:8]]
     batches = [
         part
         for rows in held

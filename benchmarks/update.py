@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.data.blocks import read_rows
+from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
 from distributed.data.survey import hash_ids, survey_store
 from drel_core.annotators.load import load_bundle
@@ -57,7 +57,7 @@ def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, f
     store = FeatureStore.open(str(test))
     survey = survey_store(store, "fail", statistics=False)
     names = annotator.vocabulary.names
-    rows = read_rows(survey.train, store.columns, pa.array(names))
+    rows = load_rows(survey.train, store.columns, pa.array(names))
     counts = MetricCounts(len(names), 5)
     tags: TagLists = rows.tags
     counts.update_topk(annotator.annotate(rows.features_BD, 5)[1], tags)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from distributed.data.blocks import read_rows
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
@@ -45,11 +45,11 @@ def main(arguments: list[str]) -> None:
     names = list(vocabulary.names)
     train_survey = survey_store(FeatureStore.open(config.data.train), "fail", statistics=False)
     test_survey = survey_store(FeatureStore.open(config.data.test), "fail", statistics=False)
-    known = read_rows(train_survey.train, Columns(), pa.array(names, pa.string()))
+    known = load_rows(train_survey.train, Columns(), pa.array(names, pa.string()))
     knn = KNNAnnotator.fit(known.features_BD, known.tags, len(names), k=100)
     neighbours = evaluate_store(knn, vocabulary, test_survey, Columns(), config.k)
 
-    test = read_rows(test_survey.train, Columns(), pa.array(names, pa.string()))
+    test = load_rows(test_survey.train, Columns(), pa.array(names, pa.string()))
     chosen = torch.linspace(0, len(test) - 1, SAMPLES).long()
     sample = test.select(chosen)
     _, tag_Bk = annotator.annotate(sample.features_BD.float(), config.k)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from distributed.bundles.open import open_annotator
 from distributed.bundles.write import BundleWriter
-from distributed.data.blocks import block_rows, unit_block
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import StoreSurvey
@@ -60,8 +60,8 @@ def validation_thresholds(
     total = annotator.num_tags
     tags, scores, hits = [], [], []
     relevant_T = np.zeros(total, dtype=np.int64)
-    for read in survey.validation:
-        rows = block_rows(unit_block(read, columns, survey.names))
+    for selection in survey.validation:
+        rows = load_rows(selection, columns, survey.names)
         relevant_T += np.bincount(rows.tags.values.numpy(), minlength=total)
         for start in range(0, len(rows), _BATCH):
             part = rows.tags[start : start + _BATCH]

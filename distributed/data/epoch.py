@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from distributed.data.blocks import BlockSource, block_rows
+from distributed.data.blocks import BlockSource
 from distributed.data.feature_store import RowSelection
 from distributed.data.rows import Rows
 from drel_core.model.sampling import step_generator
@@ -26,22 +26,22 @@ from drel_core.scoring.tag_lists import TagLists
 Residency = Literal["auto", "resident", "stream"]
 
 
-def shard(reads: Sequence[RowSelection], world: int, rank: int) -> list[RowSelection]:
+def shard(selections: Sequence[RowSelection], world: int, rank: int) -> list[RowSelection]:
     """The rows ``[rank * N // world, (rank + 1) * N // world)`` of N, as units."""
-    ends = np.cumsum([read.take for read in reads], dtype=np.int64)
+    ends = np.cumsum([selection.take for selection in selections], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     begin, end = rank * total // world, (rank + 1) * total // world
     mine: list[RowSelection] = []
     if begin == end:
         return mine
     first = int(np.searchsorted(ends, begin, side="right"))
-    for read, stop in zip(reads[first:], ends[first:].tolist(), strict=True):
-        at = stop - read.take
+    for selection, stop in zip(selections[first:], ends[first:].tolist(), strict=True):
+        at = stop - selection.take
         if at >= end:
             break
         low, high = max(begin, at), min(end, stop)
         if low < high:
-            mine.append(replace(read, skip=read.skip + low - at, take=high - low))
+            mine.append(replace(selection, skip=selection.skip + low - at, take=high - low))
     return mine
 
 
@@ -76,7 +76,10 @@ class EpochPlan:
 
 
 def row_groups(
-    reads: Sequence[RowSelection], resident: bool, shuffle_rows: int, generator: torch.Generator
+    selections: Sequence[RowSelection],
+    resident: bool,
+    shuffle_rows: int,
+    generator: torch.Generator,
 ) -> list[list[int]]:
     """The units of one rank in groups that are shuffled together, known without reading them.
 
@@ -85,18 +88,18 @@ def row_groups(
     ``torch.randperm`` of the same generator.
 
     Returns:
-        places in ``reads``.
+        places in ``selections``.
     """
     if resident:
-        return [list(range(len(reads)))]
+        return [list(range(len(selections)))]
     groups: list[list[int]] = []
     count = shuffle_rows
-    for at in torch.randperm(len(reads), generator=generator).tolist():
+    for at in torch.randperm(len(selections), generator=generator).tolist():
         if count >= shuffle_rows:
             groups.append([])
             count = 0
         groups[-1].append(at)
-        count += reads[at].take
+        count += selections[at].take
     return groups
 
 
@@ -109,7 +112,7 @@ class ShardReader:
     """The batches of one rank, epoch by epoch.
 
     Args:
-        reads: this rank's units (see ``shard``).
+        selections: this rank's units (see ``shard``).
         plan: of all ranks.
         rank: this rank.
         seed: with the epoch decides the order.
@@ -121,7 +124,7 @@ class ShardReader:
 
     def __init__(
         self,
-        reads: Sequence[RowSelection],
+        selections: Sequence[RowSelection],
         plan: EpochPlan,
         rank: int,
         seed: int,
@@ -130,7 +133,7 @@ class ShardReader:
         shuffle_rows: int = 16384,
         segment: int = 0,
     ) -> None:
-        self.reads, self.plan, self.rank, self.seed = list(reads), plan, rank, seed
+        self.selections, self.plan, self.rank, self.seed = list(selections), plan, rank, seed
         self.blocks, self.resident, self.shuffle_rows = blocks, resident, shuffle_rows
         self.segment = segment
         self._rows: Rows | None = None
@@ -138,7 +141,7 @@ class ShardReader:
     def load(self) -> Rows:
         """All rows of this rank in one piece, read once and kept."""
         if self._rows is None:
-            parts = [block_rows(block) for block in self.blocks(self.reads)]
+            parts = list(self.blocks(self.selections))
             self._rows = Rows.cat(parts) if parts else _no_rows()
             expected = self.plan.rows_per_rank[self.rank]
             assert len(self._rows) == expected, f"read {len(self._rows)} rows, not {expected}"
@@ -160,19 +163,21 @@ class ShardReader:
     def _stream(self, generator: torch.Generator, skip: int) -> Iterator[Rows]:
         """The rows in their order less the first ``skip``, a group at a time. Groups that lie wholly
         in those are not read."""
-        groups = row_groups(self.reads, False, self.shuffle_rows, generator)
-        sizes = [sum(self.reads[at].take for at in group) for group in groups]
+        groups = row_groups(self.selections, False, self.shuffle_rows, generator)
+        sizes = [sum(self.selections[at].take for at in group) for group in groups]
         first = 0
         while first < len(groups) and skip >= sizes[first]:
             torch.randperm(sizes[first], generator=generator)
             skip -= sizes[first]
             first += 1
-        blocks = iter(self.blocks([self.reads[at] for group in groups[first:] for at in group]))
+        blocks = iter(
+            self.blocks([self.selections[at] for group in groups[first:] for at in group])
+        )
         held: list[Rows] = []
         count = 0
         for size in sizes[first:]:
             while count < size:  # a block may hold less or more than a unit
-                held.append(block_rows(next(blocks)))
+                held.append(next(blocks))
                 count += len(held[-1])
             window = Rows.cat(held)
             yield window.select(torch.randperm(size, generator=generator)[skip:])

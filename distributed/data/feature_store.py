@@ -52,6 +52,28 @@ class RowSelection:
     skip: int
     take: int
 
+    @staticmethod
+    def of(unit: RowGroupSlice, rows: np.ndarray) -> RowSelection:
+        """Some rows of a unit, by their (sorted) row numbers of the file."""
+        gone = np.ones(unit.rows, dtype=bool)
+        gone[rows - unit.file_row] = False
+        return RowSelection(unit, np.flatnonzero(gone) + unit.file_row, 0, len(rows))
+
+    @staticmethod
+    def without(unit: RowGroupSlice, dropped: np.ndarray) -> RowSelection:
+        """All rows of a unit but some, by their (sorted) row numbers of the file."""
+        return RowSelection(unit, dropped, 0, unit.rows - len(dropped))
+
+    def rows(self) -> np.ndarray:
+        """Row numbers of the file, int64 ``[take]``, rising."""
+        there = np.ones(self.unit.rows, dtype=bool)
+        there[self.dropped - self.unit.file_row] = False
+        return np.flatnonzero(there)[self.skip : self.skip + self.take] + self.unit.file_row
+
+    def only(self, keep: np.ndarray) -> RowSelection:
+        """Those rows for which ``keep`` (bool ``[take]``) is true."""
+        return RowSelection.of(self.unit, self.rows()[keep])
+
 
 @dataclass(frozen=True)
 class FeatureBatch:
@@ -228,16 +250,14 @@ def _range_of_group(file: pq.ParquetFile, unit: RowGroupSlice, columns: list[str
     return pa.Table.from_batches(parts, None if parts else file.schema_arrow)
 
 
-def read_unit(read: RowSelection, columns: Columns) -> FeatureBatch:
+def read_unit(selection: RowSelection, columns: Columns) -> FeatureBatch:
     """The kept rows of a unit, in file order."""
-    unit = read.unit
+    unit = selection.unit
     table = read_table(unit, [columns.image_id, columns.features, columns.tags])
-    if len(read.dropped):
-        keep = np.ones(unit.rows, dtype=bool)
-        keep[read.dropped - unit.file_row] = False
-        table = table.take(pa.array(np.flatnonzero(keep)[read.skip : read.skip + read.take]))
+    if len(selection.dropped):
+        table = table.take(pa.array(selection.rows() - unit.file_row))
     else:
-        table = table.slice(read.skip, read.take)
+        table = table.slice(selection.skip, selection.take)
     values, offsets = flat_tags(_one_chunk(table.column(columns.tags)))
     return FeatureBatch(
         _one_chunk(table.column(columns.image_id)),

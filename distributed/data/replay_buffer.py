@@ -54,8 +54,8 @@ def fill_reservoir(
     if not rows:
         return
     kept: pa.Table | None = None
-    for read in _some(survey.train, _LOOKED_AT * rows, seed):
-        part = _keyed(read_unit(read, columns), survey)
+    for selection in _some(survey.train, _LOOKED_AT * rows, seed):
+        part = _keyed(read_unit(selection, columns), survey)
         kept = (
             part if kept is None else pa.concat_tables([kept, part], promote_options="permissive")
         )
@@ -76,13 +76,13 @@ def _leaf(table: pa.Table) -> str:
     return f"features.list.{table.schema.field('features').type.value_field.name}"
 
 
-def _some(reads: list[RowSelection], enough: int, seed: int) -> list[RowSelection]:
-    if sum(read.take for read in reads) <= enough:
-        return reads
+def _some(selections: list[RowSelection], enough: int, seed: int) -> list[RowSelection]:
+    if sum(selection.take for selection in selections) <= enough:
+        return selections
     found, count = [], 0
-    for place in np.random.default_rng(seed).permutation(len(reads)):
-        found.append(reads[place])
-        count += reads[place].take
+    for place in np.random.default_rng(seed).permutation(len(selections)):
+        found.append(selections[place])
+        count += selections[place].take
         if count >= enough:
             break
     return found

@@ -20,7 +20,7 @@ from distributed.data.shard_layout import ShardLayout
 
 
 def rows_left(
-    reads: Sequence[RowSelection],
+    selections: Sequence[RowSelection],
     reading: ShardLayout,
     steps: int,
     done: int,
@@ -28,14 +28,14 @@ def rows_left(
     seed: int,
     segment: int,
 ) -> list[RowSelection]:
-    """The rows that ``done`` of ``steps`` steps of a reading have not taken, in the order of ``reads``.
+    """The rows that ``done`` of ``steps`` steps of a reading have not taken, in the order of ``selections``.
 
     Units of which rows are gone name them in ``dropped``, 8 bytes a row.
     """
-    plan = EpochPlan.of_steps(sum(read.take for read in reads), reading.world, steps)
+    plan = EpochPlan.of_steps(sum(selection.take for selection in selections), reading.world, steps)
     left: list[RowSelection] = []
     for rank in range(reading.world):
-        mine = shard(reads, reading.world, rank)
+        mine = shard(selections, reading.world, rank)
         taken = plan.before(rank, done)
         generator = order_generator(seed, epoch, rank, segment)
         kept: dict[int, RowSelection] = {}
@@ -52,24 +52,13 @@ def rows_left(
                 if keep.all():
                     kept[at] = mine[at]
                 elif keep.any():
-                    kept[at] = _only(mine[at], keep)
+                    kept[at] = mine[at].only(keep)
         left += [kept[at] for at in sorted(kept)]
     return left
 
 
-def _only(read: RowSelection, keep_B: np.ndarray) -> RowSelection:
-    """The rows of a unit for which ``keep_B`` is true."""
-    there = np.ones(read.unit.rows, dtype=bool)
-    there[read.dropped - read.unit.file_row] = False
-    rows = np.flatnonzero(there)[read.skip : read.skip + read.take][keep_B]
-    gone = np.ones(read.unit.rows, dtype=bool)
-    gone[rows] = False
-    dropped = np.flatnonzero(gone) + read.unit.file_row
-    return RowSelection(read.unit, dropped, skip=0, take=len(rows))
-
-
 def epoch_reader(
-    reads: Sequence[RowSelection],
+    selections: Sequence[RowSelection],
     readings: Sequence[ShardLayout],
     steps: int,
     rank: int,
@@ -80,11 +69,11 @@ def epoch_reader(
     """This rank's batches of an epoch from the first step of its last reading on.
 
     Args:
-        reads: all rows of the epoch.
+        selections: all rows of the epoch.
         readings: how they were divided so far; the last is how to go on.
         steps: of the whole epoch.
     """
-    left = list(reads)
+    left = list(selections)
     for segment, (before, after) in enumerate(pairwise(readings)):
         left = rows_left(
             left,
@@ -96,7 +85,9 @@ def epoch_reader(
             segment,
         )
     now = readings[-1]
-    plan = EpochPlan.of_steps(sum(read.take for read in left), now.world, steps - now.first_step)
+    plan = EpochPlan.of_steps(
+        sum(selection.take for selection in left), now.world, steps - now.first_step
+    )
     return ShardReader(
         shard(left, now.world, rank),
         plan,

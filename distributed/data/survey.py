@@ -226,11 +226,11 @@ class StoreSurvey:
 
     @property
     def train_rows(self) -> int:
-        return sum(read.take for read in self.train)
+        return sum(selection.take for selection in self.train)
 
     @property
     def validation_rows(self) -> int:
-        return sum(read.take for read in self.validation)
+        return sum(selection.take for selection in self.validation)
 
     @property
     def num_bytes(self) -> int:
@@ -303,10 +303,9 @@ def merge_surveys(
         held = survey.validation
         rest = np.union1d(survey.bad_or_tagless, held)
         if unit.rows > len(rest):
-            train.append(RowSelection(unit, rest, 0, unit.rows - len(rest)))
+            train.append(RowSelection.without(unit, rest))
         if len(held):
-            every = np.arange(unit.file_row, unit.file_row + unit.rows)
-            validation.append(RowSelection(unit, np.setdiff1d(every, held), 0, len(held)))
+            validation.append(RowSelection.of(unit, held))
     tagless = sum(survey.tagless for survey in ordered)
     if not train:
         raise InputError(

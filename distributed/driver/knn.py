@@ -9,7 +9,7 @@ import ray
 import torch
 
 from distributed.bundles.write import BundleWriter
-from distributed.data.blocks import read_rows
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.epoch import shard
 from distributed.data.survey import StoreSurvey
@@ -32,7 +32,7 @@ _CHOICE_ROWS = 20_000
 
 def write_shard(survey: StoreSurvey, columns: Columns, part: int, parts: int, folder: Path) -> None:
     """Read the rows of one shard, standardise them and write them."""
-    rows = read_rows(shard(survey.train, parts, part), columns, survey.names)
+    rows = load_rows(shard(survey.train, parts, part), columns, survey.names)
     start = part * survey.train_rows // parts
     standard_ND = rows.features_BD.float()
     standard_ND = standard_ND.sub(torch.tensor(survey.mean_D).float())
@@ -68,7 +68,7 @@ def choose(survey: StoreSurvey, columns: Columns, tags: int, seed: int) -> tuple
 
     Neighbours are searched for once; every choice scores prefixes of them.
     """
-    rows = read_rows(survey.train, columns, survey.names)
+    rows = load_rows(survey.train, columns, survey.names)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     order = order[:_CHOICE_ROWS]
     cut = max(1, len(order) // 7)

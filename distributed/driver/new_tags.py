@@ -21,7 +21,7 @@ def init_new_tags(
     parent: ParentBundle,
     names: pa.Array,
     count_T: np.ndarray,
-    reads: Sequence[RowSelection],
+    selections: Sequence[RowSelection],
     columns: Columns,
     model: ModelConfig,
     start: Start,
@@ -36,7 +36,7 @@ def init_new_tags(
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
     if start == "co-occurring" and len(new):
-        common_nT = _co_occurrence(names, parent.num_tags, reads, columns)
+        common_nT = _co_occurrence(names, parent.num_tags, selections, columns)
         weight_nT = common_nT @ sparse.diags_array(
             1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
         )
@@ -55,16 +55,14 @@ def init_new_tags(
 
 
 def _co_occurrence(
-    names: pa.Array, old: int, reads: Sequence[RowSelection], columns: Columns
+    names: pa.Array, old: int, selections: Sequence[RowSelection], columns: Columns
 ) -> sparse.csr_array:
     """Images that carry both, ``[new tags, old tags]``."""
     total = len(names)
     found = sparse.csr_array((total - old, old), dtype=np.float64)
-    for read in reads:
-        table = read_table(read.unit, [columns.tags])
-        keep = np.ones(read.unit.rows, dtype=bool)
-        keep[read.dropped - read.unit.file_row] = False
-        place = np.flatnonzero(keep)[read.skip : read.skip + read.take]
+    for selection in selections:
+        table = read_table(selection.unit, [columns.tags])
+        place = selection.rows() - selection.unit.file_row
         values, offsets = flat_tags(table.column(0).combine_chunks().take(pa.array(place)))
         ids, offsets = encode_tags(values, offsets, names)
         has_BT = sparse.csr_array(

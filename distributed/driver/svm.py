@@ -13,7 +13,7 @@ import numpy as np
 import ray
 import torch
 
-from distributed.data.blocks import block_rows, read_rows, unit_block
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
@@ -52,18 +52,18 @@ def choose_rows(
 def _read(survey: StoreSurvey, columns: Columns, most: int, seed: int) -> Rows:
     """The rows to fit on: two passes when some are left out, so that only the chosen are held."""
     if survey.train_rows <= most:
-        return read_rows(survey.train, columns, survey.names)
+        return load_rows(survey.train, columns, survey.names)
     parts: list[Rows] = []
     tag, row, at = [], [], 0
-    for read in survey.train:
-        tags = block_rows(unit_block(read, columns, survey.names)).tags
+    for selection in survey.train:
+        tags = load_rows(selection, columns, survey.names).tags
         tag.append(tags.values.numpy())
         row.append(tags.row_ids().numpy() + at)
         at += len(tags)
     chosen = choose_rows(at, np.concatenate(tag), np.concatenate(row), most, seed)
     at = 0
-    for read in survey.train:
-        rows = block_rows(unit_block(read, columns, survey.names))
+    for selection in survey.train:
+        rows = load_rows(selection, columns, survey.names)
         low, high = np.searchsorted(chosen, (at, at + len(rows)))
         parts.append(rows.select(torch.from_numpy(chosen[low:high] - at)))
         at += len(rows)

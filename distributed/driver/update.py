@@ -174,7 +174,7 @@ def run(
             parent,
             survey.names,
             survey.count_T,
-            [read for part in surveys for read in part.train],
+            [selection for part in surveys for selection in part.train],
             config.data.columns,
             training.model,
             config.start,
@@ -363,8 +363,8 @@ def combined(
         vocabulary = vocabulary.extended(part.names.to_pylist(), part.count_T)
     rows = sum(part.train_rows for part in new)
     repeats = 0
-    train = [read for part in new for read in part.train]
-    validation = [read for part in new for read in part.validation]
+    train = [selection for part in new for selection in part.train]
+    validation = [selection for part in new for selection in part.validation]
     if replay is not None and ratio:
         repeats = max(1, round(ratio * rows / replay.train_rows))
         train += replay.train * repeats

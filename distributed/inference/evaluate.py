@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from distributed.data.blocks import block_rows, unit_block
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
 from distributed.data.survey import StoreSurvey
@@ -44,8 +44,8 @@ def evaluate_store(
     floor = PopularityAnnotator(vocabulary)
     started = time.perf_counter()
 
-    def score(read: RowSelection) -> tuple[MetricCounts, ...]:
-        rows = block_rows(unit_block(read, columns, names))
+    def score(selection: RowSelection) -> tuple[MetricCounts, ...]:
+        rows = load_rows(selection, columns, names)
         found, least, said = (MetricCounts(num_tags, k) for _ in range(3))
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
@@ -90,7 +90,7 @@ def topk_speed(
     """
     if not survey.train:
         return 0.0
-    first = block_rows(unit_block(survey.train[0], columns, names))
+    first = load_rows(survey.train[0], columns, names)
     batch = first.features_BD[:_BATCH].float()
     annotator.annotate(batch, k)  # what is made at the first call is not measured
     calls, started = 0, time.perf_counter()
@@ -110,8 +110,8 @@ def upper_bound(
     names = pa.array(list(vocabulary.names), pa.string())
     counts = MetricCounts(len(vocabulary), k)
     generator = torch.Generator().manual_seed(seed)
-    for read in survey.train:
-        tags = block_rows(unit_block(read, columns, names)).tags
+    for selection in survey.train:
+        tags = load_rows(selection, columns, names).tags
         for start in range(0, len(tags), _BATCH):
             part = tags[start : start + _BATCH]
             noise_BT = torch.rand(len(part), len(vocabulary), generator=generator)

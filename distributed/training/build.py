@@ -52,14 +52,14 @@ def build_drel_learner(config: TrainConfig, data: StoreSurvey, device: torch.dev
 def make_reader(
     config: TrainConfig,
     data: StoreSurvey,
-    reads: list[RowSelection],
+    selections: list[RowSelection],
     blocks: BlockSource,
     resident: bool,
 ) -> ShardReader:
     world, rank = collectives.world_size(), collectives.rank()
-    total = sum(read.take for read in reads)
+    total = sum(selection.take for selection in selections)
     return ShardReader(
-        shard(reads, world, rank),
+        shard(selections, world, rank),
         EpochPlan.make(total, world, config.batch_size),
         rank,
         config.seed,
@@ -72,5 +72,5 @@ def make_reader(
 def is_resident(config: TrainConfig, data: StoreSurvey) -> bool:
     if config.data.residency != "auto":
         return config.data.residency == "resident"
-    rows = sum(read.take for read in data.train) / collectives.world_size()
+    rows = sum(selection.take for selection in data.train) / collectives.world_size()
     return rows * data.image_dim * data.item_bytes <= config.data.memory_gib * 2**30

@@ -45,14 +45,11 @@ def split_rows(
     held: list[RowSelection] = []
     at = 0
     for read in reads:
-        unit = read.unit
-        every = np.arange(unit.file_row, unit.file_row + unit.rows)
-        mine = np.setdiff1d(every, read.dropped)[read.skip : read.skip + read.take]
         here = is_held[at : at + read.take]
         at += read.take
-        for kept, into in ((mine[~here], rest), (mine[here], held)):
-            if len(kept):
-                into.append(RowSelection(unit, np.setdiff1d(every, kept), 0, len(kept)))
+        for some, into in ((read.only(~here), rest), (read.only(here), held)):
+            if some.take:
+                into.append(some)
     return rest, held
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distributed.data.blocks import block_rows
 from distributed.data.epoch import ShardReader
 from distributed.data.rows import Rows
 from distributed.training import collectives
@@ -111,5 +110,4 @@ def _pieces(reader: ShardReader) -> Iterator[Rows]:
         if len(rows):
             yield rows
         return
-    for block in reader.blocks(reader.reads):
-        yield block_rows(block)
+    yield from reader.blocks(reader.selections)

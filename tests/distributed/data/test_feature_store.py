@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore, RowSelection, lookup, read_unit
 from distributed.data.feature_sums import feature_sums
+from distributed.data.ray_reader import block_rows, selection_block
 from distributed.data.survey import Validation
 from drel_core.errors import InputError
 from tests.helpers.store_checks import fixed, ones, read_back, survey, table, truth, write
@@ -133,12 +136,41 @@ def test_large_row_groups_become_several_units(
 
 def test_dropped_rows_then_a_range_of_the_rest(tmp_path: Path) -> None:
     store = FeatureStore.open(write(tmp_path / "a.parquet", planted_table(20), row_group_size=10))
-    read = RowSelection(store.units[1], np.array([10, 13, 19]), 2, 4)
-    batch = read_unit(read, store.columns)
+    selection = RowSelection(store.units[1], np.array([10, 13, 19]), 2, 4)
+    assert selection.rows().tolist() == [14, 15, 16, 17]
+    batch = read_unit(selection, store.columns)
     assert batch.image_id_B.to_pylist() == [f"image-{i}" for i in (14, 15, 16, 17)]
     np.testing.assert_array_equal(
         batch.features_BD, np.array(planted_table(20)["features"].to_pylist())[14:18].astype("f")
     )
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8"])
+def test_part_of_a_selection_and_its_rows_as_tensors(tmp_path: Path, kind: str) -> None:
+    content = planted_table(20)
+    flat = np.array(content["features"].to_pylist()).astype(kind).ravel()
+    features = pa.FixedSizeListArray.from_arrays(pa.array(flat), 16)
+    content = content.set_column(1, "features", features)
+    path = write(tmp_path / "a.parquet", content, row_group_size=10)
+    store = FeatureStore.open(path)
+    some = RowSelection(store.units[1], np.array([10, 13, 19]), 2, 4)
+    kept = some.only(np.array([True, False, False, True]))
+    assert kept.rows().tolist() == [14, 17]
+    assert (
+        kept.rows().tolist() == RowSelection.of(store.units[1], np.array([14, 17])).rows().tolist()
+    )
+    assert RowSelection.without(store.units[1], kept.dropped).rows().tolist() == [14, 17]
+    names = survey(store).names
+    rows = load_rows(kept, store.columns, names)
+    assert rows.features_BD.numpy().dtype == np.dtype(kind)
+    np.testing.assert_array_equal(rows.features_BD.numpy(), flat.reshape(20, 16)[[14, 17]])
+    wanted = [content["tags"].to_pylist()[row] for row in (14, 17)]
+    assert [[names[tag].as_py() for tag in row] for row in rows.tags.tolist()] == wanted
+    through_arrow = block_rows(selection_block(kept, store.columns, names))
+    assert torch.equal(through_arrow.features_BD, rows.features_BD)
+    assert through_arrow.features_BD.dtype == rows.features_BD.dtype
+    assert through_arrow.tags.tolist() == rows.tags.tolist()
+    assert len(load_rows([some, kept], store.columns, names)) == 6
 
 
 # ---- validation split

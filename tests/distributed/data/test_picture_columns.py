@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.blocks import inline_blocks, load_rows
 from distributed.data.columns import Columns
 from distributed.data.epoch import EpochPlan, ShardReader, shard
 from distributed.data.feature_store import FeatureStore
@@ -43,7 +43,7 @@ def test_pixels_are_those_of_a_plain_decode(tmp_path: Path) -> None:
     assert (
         store.num_bytes == survey.num_bytes == 70 * 32 * 32 * 3
     )  # a byte a value, not a float's four
-    rows = read_rows(survey.train, columns, survey.names)
+    rows = load_rows(survey.train, columns, survey.names)
     expected = np.stack([plain(data) for data in picture_table(70)["image"].to_pylist()])
     assert rows.features_BD.dtype == torch.uint8
     np.testing.assert_array_equal(rows.features_BD.numpy(), expected)
@@ -57,7 +57,7 @@ def test_pixels_are_those_of_a_plain_decode(tmp_path: Path) -> None:
 def test_every_picture_of_an_epoch_once_over_three_ranks(tmp_path: Path, resident: bool) -> None:
     store, columns = open_store(write_pictures(tmp_path / "a.parquet", 70))
     survey = survey_store(store, "fail", statistics=False)
-    whole = read_rows(survey.train, columns, survey.names).features_BD
+    whole = load_rows(survey.train, columns, survey.names).features_BD
     seen = []
     for rank in range(3):
         reader = ShardReader(
@@ -85,7 +85,7 @@ def test_paths_give_the_same_pixels_as_bytes(tmp_path: Path) -> None:
         pq.write_table(content, tmp_path / f"{name}.parquet")
         store, columns = open_store(tmp_path / f"{name}.parquet")
         survey = survey_store(store, "fail", statistics=False)
-        both.append(read_rows(survey.train, columns, survey.names).features_BD)
+        both.append(load_rows(survey.train, columns, survey.names).features_BD)
     assert torch.equal(*both)
 
 
@@ -113,7 +113,7 @@ def test_bad_pictures_can_be_skipped_and_are_listed(tmp_path: Path) -> None:
     assert [row for _, row, _ in survey.skipped] == [1, 2, 3, 4]
     reasons = [text for *_, text in survey.skipped]
     assert "null" in reasons[1] and "0 bytes" in reasons[2] and "not a picture" in reasons[3]
-    rows = read_rows(survey.train, columns, survey.names)
+    rows = load_rows(survey.train, columns, survey.names)
     np.testing.assert_array_equal(rows.features_BD[0].numpy(), plain(encoded(["red"], 0)))
     assert len(rows) == 2
 

@@ -12,7 +12,7 @@ import torch
 
 from distributed.bundles.open import ShardedKNN
 from distributed.bundles.write import BundleWriter
-from distributed.data.blocks import read_rows
+from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
@@ -35,7 +35,7 @@ def cluster() -> Iterator[None]:
 def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -> None:
     path = write_planted(tmp_path / "train.parquet", 101)
     survey = survey_store(FeatureStore.open(str(path)), "fail")
-    rows = read_rows(survey.train, Columns(), survey.names)
+    rows = load_rows(survey.train, Columns(), survey.names)
     whole = KNNAnnotator.fit(rows.features_BD, rows.tags, 12, 7, "distance")
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     queries = rows.features_BD[:40] + 0.01 * torch.randn(40, 16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.blocks import inline_blocks, load_rows
 from distributed.data.epoch import shard
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
@@ -61,7 +61,7 @@ def surveyed(
 
 def features_of(data: StoreSurvey, reads: list[Any]) -> np.ndarray:
     columns = DataConfig(train="").columns
-    return read_rows(reads, columns, data.names).features_BD.numpy()
+    return load_rows(reads, columns, data.names).features_BD.numpy()
 
 
 def test_parts_cover_every_training_row_once_and_no_other(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def evaluated(folder: str) -> object:
     config, data = surveyed(Path(folder) / str(collectives.world_size()) / str(collectives.rank()))
     torch.manual_seed(7)
     stepper = build_drel_learner(config, data, torch.device("cpu"))
-    mine = read_rows(
+    mine = load_rows(
         shard(data.train, collectives.world_size(), collectives.rank()),
         config.data.columns,
         data.names,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distributed.data.blocks import inline_blocks, read_rows
+from distributed.data.blocks import inline_blocks, load_rows
 from distributed.data.epoch import ShardReader, shard
 from distributed.data.survey import StoreSurvey
 from distributed.training import collectives
@@ -37,7 +37,7 @@ def work(folder: str, landmarks: int, dims: int, resident: bool) -> list[Tensor]
     config, data, stepper, reader = at_start(folder, resident)
     kernel = KernelConfig(landmarks=landmarks, dims=dims)
     head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
-    mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
+    mine = load_rows(shard(data.train, world, rank), config.data.columns, data.names)
     before_nT = stepper.scores(mine, 3)
     stepper.kernel = head
     after_nT = stepper.scores(mine, 3)
@@ -75,7 +75,7 @@ def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     kernel = KernelConfig(landmarks=landmarks, dims=3)  # the parent's basis counts: it has none
     count_T = torch.tensor(data.count_T)
     head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh)
-    mine = read_rows(shard(data.train, world, rank), config.data.columns, data.names)
+    mine = load_rows(shard(data.train, world, rank), config.data.columns, data.names)
     fresh_rD = stepper.model.standardised(mine.features_BD)
     return [
         head.landmark_Rd,
