@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.data.survey import hash_ids
+from distributed.data.check_rows import hash_ids
 from distributed.ingest.run import StoreOptions, ingest
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from drel_core.scoring.metrics import MetricCounts

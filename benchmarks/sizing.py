@@ -106,7 +106,7 @@ def read(rows: int, dim: int) -> None:
 
     from distributed.data.columns import Columns
     from distributed.data.feature_store import FeatureStore
-    from distributed.data.survey import survey_unit
+    from distributed.data.survey import SurveyOptions, survey_unit
 
     generator = np.random.default_rng(0)
     values = pa.array(generator.normal(size=rows * dim).astype(np.float16))
@@ -121,9 +121,9 @@ def read(rows: int, dim: int) -> None:
         pq.write_table(pa.table(columns), path, row_group_size=rows)
         store = FeatureStore.open(path, Columns())
         pa.set_cpu_count(1)
-        survey_unit(store.units[0], store.columns, store.image_dim)
+        survey_unit(store.units[0], SurveyOptions(store.columns, store.image_dim))
         start = time.perf_counter()
-        survey_unit(store.units[0], store.columns, store.image_dim)
+        survey_unit(store.units[0], SurveyOptions(store.columns, store.image_dim))
         took = time.perf_counter() - start
     print(
         f"survey, a task: {rows / took:.0f} rows/s, {rows * dim * 2 / took / 2**20:.0f} MiB/s of features "

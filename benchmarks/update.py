@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.data.blocks import load_rows
+from distributed.data.check_rows import hash_ids
 from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
-from distributed.data.survey import hash_ids, survey_store
+from distributed.data.survey import survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists

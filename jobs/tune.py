@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
-from distributed.data.survey import Validation, survey_store
+from distributed.data.survey import survey_store
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
 from distributed.driver.train import fingerprint
 from drel_core.errors import InputError

@@ -258,16 +258,16 @@ def read_unit(selection: RowSelection, columns: Columns) -> FeatureBatch:
         table = table.take(pa.array(selection.rows() - unit.file_row))
     else:
         table = table.slice(selection.skip, selection.take)
-    values, offsets = flat_tags(_one_chunk(table.column(columns.tags)))
+    values, offsets = flat_tags(one_chunk(table.column(columns.tags)))
     return FeatureBatch(
-        _one_chunk(table.column(columns.image_id)),
-        feature_matrix(columns.decode(_one_chunk(table.column(columns.features)))[0]),
+        one_chunk(table.column(columns.image_id)),
+        feature_matrix(columns.decode(one_chunk(table.column(columns.features)))[0]),
         values,
         offsets,
     )
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 

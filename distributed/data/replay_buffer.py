@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distributed.data.check_rows import hash_ids
 from distributed.data.columns import Columns
 from distributed.data.feature_store import (
     FeatureBatch,
@@ -24,7 +25,7 @@ from distributed.data.feature_store import (
     read_table,
     read_unit,
 )
-from distributed.data.survey import StoreSurvey, hash_ids
+from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 
 RESERVOIR = "reservoir.parquet"

@@ -1,202 +1,25 @@
 """One pass over a store: validation of every row, vocabulary, counts and feature statistics.
 
-``survey_unit`` looks at one unit wherever it runs; ``merge_surveys`` adds the answers up. The
+``check_rows.survey_unit`` looks at one unit wherever it runs; ``merge_surveys`` adds the answers up. The
 outcome does not depend on how rows lie in files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from distributed.data.columns import Columns, sibling_option
-from distributed.data.feature_store import (
-    FeatureStore,
-    RowGroupSlice,
-    RowSelection,
-    flat_tags,
-    read_table,
-)
-from distributed.data.feature_sums import feature_sums
+from distributed.data.check_rows import BadRow, SurveyOptions, UnitSurvey, Validation, survey_unit
+from distributed.data.columns import sibling_option
+from distributed.data.feature_store import FeatureStore, RowGroupSlice, RowSelection
 from distributed.runtime.tasks import map_units
-from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
 OnBadRow = Literal["fail", "skip"]
-BadRow = tuple[int, str]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The share of rows held out by a hash of (seed, image_id): the same at any file layout."""
-
-    fraction: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class UnitSurvey:
-    """What one unit holds; row numbers are the file's."""
-
-    unit: RowGroupSlice
-    tag: pa.Array
-    tag_count: np.ndarray
-    feature_sum_D: np.ndarray
-    feature_square_D: np.ndarray
-    train_rows: int
-    id_hash: np.ndarray
-    bad: list[BadRow]
-    bad_or_tagless: np.ndarray
-    tagless: int
-    validation: np.ndarray
-    look_again: Callable[..., UnitSurvey]
-    """``survey_unit`` with the same arguments; takes ``known_bad``"""
-
-
-def hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
-    import pandas as pd  # slow to import, and training workers hash nothing
-
-    key = f"{seed:016d}"[-16:]
-    return pd.util.hash_array(image_id, hash_key=key, categorize=False)
-
-
-def _check_text(column: pa.Array, name: str, unit: RowGroupSlice) -> None:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"{unit.path}: rows from {unit.file_row}: column {name!r} holds text that is not UTF-8 "
-            f"({one_line(error)}); write the file again"
-        ) from error
-
-
-def survey_unit(
-    unit: RowGroupSlice,
-    columns: Columns,
-    image_dim: int,
-    validation: Validation | None = None,
-    statistics: bool = True,
-    power: float = 1.0,
-    known_bad: Sequence[BadRow] = (),
-) -> UnitSurvey:
-    """Check and count one unit.
-
-    Args:
-        unit: which rows.
-        image_dim: the store's D.
-        validation: rows to hold out, or None.
-        statistics: sum up the features of the training rows.
-        power: the sums are of ``sign(x)|x|^power``, which is what the model standardises.
-        known_bad: rows that other units show to be bad.
-
-    Raises:
-        InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
-    """
-    table = read_table(unit, [columns.image_id, columns.features, columns.tags])
-    again = partial(survey_unit, unit, columns, image_dim, validation, statistics, power)
-    return survey_table(
-        table, unit, columns, image_dim, validation, statistics, power, known_bad, again
-    )
-
-
-def survey_table(
-    table: pa.Table,
-    unit: RowGroupSlice,
-    columns: Columns,
-    image_dim: int,
-    validation: Validation | None,
-    statistics: bool,
-    power: float,
-    known_bad: Sequence[BadRow],
-    look_again: Callable[..., UnitSurvey],
-) -> UnitSurvey:
-    """``survey_unit`` of a unit that has been read."""
-    image_id, features, tags = (
-        pa.concat_arrays(table.column(name).chunks)
-        if table.column(name).num_chunks != 1
-        else table.column(name).chunk(0)
-        for name in (columns.image_id, columns.features, columns.tags)
-    )
-    _check_text(image_id, columns.image_id, unit)
-    _check_text(tags, columns.tags, unit)
-    features, reason = columns.decode(features)
-    reason.update((row - unit.file_row, text) for row, text in known_bad)
-
-    def mark(bad_B: np.ndarray, text: str) -> None:
-        for row in np.flatnonzero(bad_B):
-            reason.setdefault(int(row), text)
-
-    mark(image_id.is_null().to_numpy(zero_copy_only=False), "image_id is null")
-    mark(
-        pc.fill_null(pc.equal(image_id, ""), False).to_numpy(zero_copy_only=False),
-        "image_id is empty",
-    )
-    id_B = pc.fill_null(image_id, "").to_numpy(zero_copy_only=False).astype(object, copy=False)
-    tag_flat, offsets = flat_tags(tags)
-    row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
-    unusable = pc.fill_null(pc.equal(tag_flat, ""), True).to_numpy(zero_copy_only=False)
-    bad_tag_B = np.bincount(row_of_tag[unusable], minlength=unit.rows) > 0
-    tagless_B = np.diff(offsets) == 0
-    held_B = np.zeros(unit.rows, dtype=bool)
-    if validation is not None and validation.fraction > 0:
-        held_B = hash_ids(id_B, validation.seed + 1) / 2.0**64 < validation.fraction
-
-    mark(features.is_null().to_numpy(zero_copy_only=False), "features are null")
-    length = pc.fill_null(pc.list_value_length(features), image_dim).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(length != image_dim):
-        reason.setdefault(
-            int(row), f"features have D = {length[row]}, the store has D = {image_dim}"
-        )
-    dense_B = features.is_valid().to_numpy(zero_copy_only=False) & (length == image_dim)
-    dense = features if dense_B.all() else features.filter(pa.array(dense_B))
-    values = dense.flatten()
-    value_bD = values.to_numpy(zero_copy_only=False).reshape(-1, image_dim)
-    bad_B = bad_tag_B.copy()
-    bad_B[list(reason)] = True
-    train_B = ~bad_B & ~tagless_B & ~held_B
-    # Checks the values and, over the rows that nothing else speaks against, sums them.
-    sums = feature_sums(value_bD, train_B[dense_B] if statistics else None, power)
-    place = np.flatnonzero(dense_B)
-    for dense_row, position, value in sums.bad:
-        if np.isnan(value):
-            missing = values.null_count and not values[dense_row * image_dim + position].is_valid
-            found = "a null" if missing else "NaN"
-        else:
-            found = "Inf" if np.isinf(value) else f"{value:g}, beyond float32,"
-        reason.setdefault(int(place[dense_row]), f"features hold {found} at position {position}")
-    mark(bad_tag_B, "tags hold a null or an empty string")
-
-    bad_B[list(reason)] = True
-    tagless_B &= ~bad_B
-    usable_B = ~bad_B & ~tagless_B
-    held_B &= usable_B
-    train_B = usable_B & ~held_B
-
-    encoded = pc.dictionary_encode(pc.fill_null(tag_flat, ""))
-    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    names = encoded.dictionary
-    pair = np.unique((row_of_tag * max(len(names), 1) + code)[train_B[row_of_tag]])
-    count = np.bincount(pair % max(len(names), 1), minlength=len(names))
-    return UnitSurvey(
-        unit=unit,
-        tag=names.filter(pa.array(count > 0)),
-        tag_count=count[count > 0],
-        feature_sum_D=sums.sum_D,
-        feature_square_D=sums.square_D,
-        train_rows=int(train_B.sum()),
-        id_hash=hash_ids(id_B),
-        bad=[(unit.file_row + row, text) for row, text in sorted(reason.items())],
-        bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
-        tagless=int(tagless_B.sum()),
-        validation=unit.file_row + np.flatnonzero(held_B),
-        look_again=look_again,
-    )
 
 
 @dataclass
@@ -296,7 +119,7 @@ def merge_surveys(
             f"{sibling_option(store.option, 'on_bad_row')} skip"
         )
     for i, known_bad in duplicates.items():
-        ordered[i] = ordered[i].look_again(known_bad=known_bad)
+        ordered[i] = survey_unit(ordered[i].unit, ordered[i].options, known_bad)
     train, validation = [], []
     for survey in ordered:
         unit = survey.unit
@@ -356,9 +179,9 @@ def survey_store(
     Raises:
         InputError: see ``merge_surveys``.
     """
-    columns, dim = store.columns, store.image_dim
+    options = SurveyOptions(store.columns, store.image_dim, validation, statistics, power)
 
-    def look(unit: Any) -> UnitSurvey:
-        return survey_unit(unit, columns, dim, validation, statistics, power)
+    def look(unit: RowGroupSlice) -> UnitSurvey:
+        return survey_unit(unit, options)
 
     return merge_surveys(store, map_units(look, store.units, store.num_bytes, workers), on_bad_row)

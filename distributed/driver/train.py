@@ -11,10 +11,11 @@ from typing import Any
 
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
+from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
-from distributed.data.survey import StoreSurvey, Validation, survey_store
+from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.methods import fit
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log

@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.bundles.locate import find_bundle, local_bundle
+from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import read_feedback
 from distributed.data.manifest import check_same_features, features_of
 from distributed.data.replay_buffer import RESERVOIR, replay_store
-from distributed.data.survey import OnBadRow, StoreSurvey, Validation, survey_store
+from distributed.data.survey import OnBadRow, StoreSurvey, survey_store
 from distributed.driver import train
 from distributed.driver.launch import launch
 from distributed.driver.new_tags import init_new_tags

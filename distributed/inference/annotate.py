@@ -24,9 +24,16 @@ import torch
 
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
+from distributed.data.check_rows import bad_rows
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore, RowGroupSlice, feature_matrix, read_table
-from distributed.data.survey import OnBadRow, UnitSurvey, survey_table
+from distributed.data.feature_store import (
+    FeatureStore,
+    RowGroupSlice,
+    feature_matrix,
+    one_chunk,
+    read_table,
+)
+from distributed.data.survey import OnBadRow
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
@@ -113,7 +120,10 @@ class PartAnnotator:
         """The unit's rows with their tags, and (file, row, reason) of rows left out."""
         plan, columns = self.plan, self.plan.columns
         table = read_table(unit, [columns.image_id, columns.features])
-        bad = _bad_rows(table, unit, plan)
+        image_id, features = (
+            one_chunk(table.column(name)) for name in (columns.image_id, columns.features)
+        )
+        bad, features = bad_rows(image_id, features, unit, columns, plan.image_dim)
         if bad and plan.on_bad_row == "fail":
             row, reason = bad[0]
             others = f" (and {len(bad) - 1} more in this unit)" if len(bad) > 1 else ""
@@ -124,16 +134,16 @@ class PartAnnotator:
         if bad:
             keep = np.ones(len(table), dtype=bool)
             keep[[row - unit.file_row for row, _ in bad]] = False
-            table = table.filter(pa.array(keep))
-        features = columns.decode(table.column(columns.features).combine_chunks())[0]
+            image_id, features = image_id.filter(pa.array(keep)), features.filter(pa.array(keep))
         features_BD = torch.from_numpy(feature_matrix(features).copy())
         scores, tags = [], []
         for part in features_BD.split(_BATCH):
             score_Bk, tag_Bk = self.annotator.annotate(part.float(), plan.k)
             scores.append(score_Bk)
             tags.append(tag_Bk)
-        ids = table.column(columns.image_id).combine_chunks().cast(pa.string())
-        return self._table(ids, scores, tags), [(unit.path, *row) for row in bad]
+        return self._table(image_id.cast(pa.string()), scores, tags), [
+            (unit.path, *row) for row in bad
+        ]
 
     def _table(
         self, image_id: pa.Array, scores: list[torch.Tensor], tags: list[torch.Tensor]
@@ -161,21 +171,6 @@ class PartAnnotator:
             ],
             schema=SCHEMA,
         )
-
-
-def _bad_rows(table: pa.Table, unit: RowGroupSlice, plan: AnnotatePlan) -> list[tuple[int, str]]:
-    """As training would find them; tags do not matter here."""
-    none = pa.ListArray.from_arrays(
-        pa.array(np.zeros(len(table) + 1, dtype=np.int32)), pa.array([], pa.string())
-    )
-    columns = plan.columns
-    names = [name for name in table.column_names if name != columns.tags]
-    whole = table.select(names).append_column(columns.tags, none)
-
-    def once(**_: Any) -> UnitSurvey:
-        raise AssertionError("duplicates are not looked for")
-
-    return survey_table(whole, unit, columns, plan.image_dim, None, False, 1.0, (), once).bad
 
 
 def group_units(

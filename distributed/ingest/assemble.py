@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from distributed.data.survey import hash_ids
+from distributed.data.check_rows import hash_ids
 from distributed.ingest.parts import IMAGE_HASH, PartPlan
 from distributed.ingest.report import Overview, write_report
 from distributed.ingest.sources.base import (

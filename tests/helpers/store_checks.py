@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distributed.data.check_rows import SurveyOptions, Validation, survey_unit
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureBatch, FeatureStore, RowSelection, read_unit
-from distributed.data.survey import OnBadRow, StoreSurvey, Validation, merge_surveys, survey_unit
+from distributed.data.survey import OnBadRow, StoreSurvey, merge_surveys
 from tests.helpers.stores import planted_table
 
 FLOAT_LIST = pa.list_(pa.float32())
@@ -47,10 +48,9 @@ def survey(
     **options: Any,
 ) -> StoreSurvey:
     """As the caller does it: units travel to workers and answers come back in any order."""
+    how = SurveyOptions(store.columns, store.image_dim, validation, **options)
     answers = [
-        pickle.loads(
-            pickle.dumps(survey_unit(unit, store.columns, store.image_dim, validation, **options))
-        )
+        pickle.loads(pickle.dumps(survey_unit(unit, how)))
         for unit in pickle.loads(pickle.dumps(store.units))
     ]
     return merge_surveys(store, reversed(answers), on_bad_row)

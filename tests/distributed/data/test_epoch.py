@@ -11,11 +11,12 @@ import ray
 import torch
 
 from distributed.data.blocks import BlockSource, inline_blocks
+from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
 from distributed.data.epoch import EpochPlan, ShardReader, shard
 from distributed.data.feature_store import FeatureStore
 from distributed.data.ray_reader import ray_blocks
-from distributed.data.survey import StoreSurvey, Validation, survey_store
+from distributed.data.survey import StoreSurvey, survey_store
 from tests.helpers.stores import planted_table, write_planted
 
 

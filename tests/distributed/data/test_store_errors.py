@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distributed.data.check_rows import SurveyOptions, survey_unit
 from distributed.data.feature_store import FeatureStore, read_unit
-from distributed.data.survey import merge_surveys, survey_unit
+from distributed.data.survey import merge_surveys
 from drel_core.errors import InputError
 from tests.helpers.store_checks import (
     FLOAT_LIST,
@@ -294,4 +295,6 @@ def test_types_of_float_may_differ_between_files(tmp_path: Path) -> None:
 def test_lost_surveys_are_noticed(tmp_path: Path) -> None:
     store = FeatureStore.open(write(tmp_path / "a.parquet", planted_table(20), row_group_size=10))
     with pytest.raises(AssertionError, match="surveys of 10 rows"):
-        merge_surveys(store, [survey_unit(store.units[0], store.columns, store.image_dim)])
+        merge_surveys(
+            store, [survey_unit(store.units[0], SurveyOptions(store.columns, store.image_dim))]
+        )

@@ -25,10 +25,11 @@ import torch
 from distributed.bundles.locate import find_bundle, local_bundle, publish
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import inline_blocks
+from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore, read_unit
 from distributed.data.parquet_files import list_files
-from distributed.data.survey import Validation, survey_store
+from distributed.data.survey import survey_store
 from distributed.serving.model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder

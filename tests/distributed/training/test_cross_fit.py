@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from distributed.data.blocks import inline_blocks, load_rows
+from distributed.data.check_rows import Validation
 from distributed.data.epoch import shard
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
-from distributed.data.survey import StoreSurvey, Validation, survey_store
+from distributed.data.survey import StoreSurvey, survey_store
 from distributed.training import collectives
 from distributed.training.build import build_drel_learner, make_reader
 from distributed.training.config import DataConfig, TrainConfig

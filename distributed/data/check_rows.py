@@ -1,0 +1,235 @@
+"""Checks and counts of the rows of one unit, wherever it is read. ``survey`` adds the answers up.
+
+Shapes: B rows of the unit, n of them with D values, D feature size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distributed.data.columns import Columns
+from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table
+from distributed.data.feature_sums import FeatureSums, feature_sums
+from distributed.storage.files import one_line
+from drel_core.errors import InputError
+
+BadRow = tuple[int, str]
+"""Row number of the file and what is wrong with it."""
+Faults = dict[int, str]
+"""What is wrong, by place in the unit; of several faults of a row the one that was found first."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The share of rows held out by a hash of (seed, image_id): the same at any file layout."""
+
+    fraction: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class SurveyOptions:
+    """How the rows of a store are looked at.
+
+    Attributes:
+        columns: of the store.
+        image_dim: the store's D.
+        validation: rows to hold out, or None.
+        statistics: sum up the features of the training rows.
+        power: the sums are of ``sign(x)|x|^power``, which is what the model standardises.
+    """
+
+    columns: Columns
+    image_dim: int
+    validation: Validation | None = None
+    statistics: bool = True
+    power: float = 1.0
+
+
+@dataclass(frozen=True)
+class UnitSurvey:
+    """What one unit holds; row numbers are the file's."""
+
+    unit: RowGroupSlice
+    tag: pa.Array
+    tag_count: np.ndarray
+    feature_sum_D: np.ndarray
+    feature_square_D: np.ndarray
+    train_rows: int
+    id_hash: np.ndarray
+    bad: list[BadRow]
+    bad_or_tagless: np.ndarray
+    tagless: int
+    validation: np.ndarray
+    options: SurveyOptions
+    """how it was looked at"""
+
+
+def hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
+    """uint64 hashes of text, the same in every process."""
+    import pandas as pd  # slow to import, and training workers hash nothing
+
+    key = f"{seed:016d}"[-16:]
+    return pd.util.hash_array(image_id, hash_key=key, categorize=False)
+
+
+def survey_unit(
+    unit: RowGroupSlice, options: SurveyOptions, known_bad: Sequence[BadRow] = ()
+) -> UnitSurvey:
+    """Read, check and count one unit.
+
+    Args:
+        unit: which rows.
+        known_bad: rows that other units show to be bad.
+
+    Raises:
+        InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
+    """
+    columns = options.columns
+    table = read_table(unit, [columns.image_id, columns.features, columns.tags])
+    image_id, features, tags = (
+        one_chunk(table.column(name))  # the table has the file's order
+        for name in (columns.image_id, columns.features, columns.tags)
+    )
+    _check_text(image_id, columns.image_id, unit)
+    _check_text(tags, columns.tags, unit)
+    features, faults = columns.decode(features)
+    faults.update((row - unit.file_row, text) for row, text in known_bad)
+    id_B = _check_ids(image_id, faults)
+    values, dense_B = _check_lengths(features, options.image_dim, faults)
+    tag_values, offsets = flat_tags(tags)
+    row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
+    unusable = pc.fill_null(pc.equal(tag_values, ""), True).to_numpy(zero_copy_only=False)
+    bad_tag_B = np.bincount(row_of_tag[unusable], minlength=unit.rows) > 0
+    tagless_B = np.diff(offsets) == 0
+    held_B = np.zeros(unit.rows, dtype=bool)
+    validation = options.validation
+    if validation is not None and validation.fraction > 0:
+        held_B = hash_ids(id_B, validation.seed + 1) / 2.0**64 < validation.fraction
+
+    # Checks the values and, over the rows that nothing else speaks against, sums them.
+    train_B = ~(_has_fault(faults, unit.rows) | bad_tag_B | tagless_B | held_B)
+    chosen_B = train_B if options.statistics else None
+    sums = _check_values(values, options.image_dim, dense_B, chosen_B, options.power, faults)
+    _note(faults, bad_tag_B, "tags hold a null or an empty string")
+
+    bad_B = _has_fault(faults, unit.rows)
+    tagless_B &= ~bad_B
+    usable_B = ~bad_B & ~tagless_B
+    held_B &= usable_B
+    train_B = usable_B & ~held_B
+    names, count = _count_tags(tag_values, row_of_tag, train_B)
+    return UnitSurvey(
+        unit=unit,
+        tag=names,
+        tag_count=count,
+        feature_sum_D=sums.sum_D,
+        feature_square_D=sums.square_D,
+        train_rows=int(train_B.sum()),
+        id_hash=hash_ids(id_B),
+        bad=[(unit.file_row + row, text) for row, text in sorted(faults.items())],
+        bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
+        tagless=int(tagless_B.sum()),
+        validation=unit.file_row + np.flatnonzero(held_B),
+        options=options,
+    )
+
+
+def bad_rows(
+    image_id: pa.Array, features: pa.Array, unit: RowGroupSlice, columns: Columns, image_dim: int
+) -> tuple[list[BadRow], pa.Array]:
+    """The bad rows of images that are yet to be annotated, as training would find them; and the features
+    decoded, null where there are none.
+
+    Raises:
+        InputError: ids are no text.
+    """
+    _check_text(image_id, columns.image_id, unit)
+    decoded, faults = columns.decode(features)
+    _check_ids(image_id, faults)
+    values, dense_B = _check_lengths(decoded, image_dim, faults)
+    _check_values(values, image_dim, dense_B, None, 1.0, faults)
+    return [(unit.file_row + row, text) for row, text in sorted(faults.items())], decoded
+
+
+def _check_text(column: pa.Array, name: str, unit: RowGroupSlice) -> None:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{unit.path}: rows from {unit.file_row}: column {name!r} holds text that is not UTF-8 "
+            f"({one_line(error)}); write the file again"
+        ) from error
+
+
+def _check_ids(image_id: pa.Array, faults: Faults) -> np.ndarray:
+    """The ids as objects ``[B]``, empty where there is none."""
+    _note(faults, image_id.is_null().to_numpy(zero_copy_only=False), "image_id is null")
+    empty = pc.fill_null(pc.equal(image_id, ""), False)
+    _note(faults, empty.to_numpy(zero_copy_only=False), "image_id is empty")
+    return pc.fill_null(image_id, "").to_numpy(zero_copy_only=False).astype(object, copy=False)
+
+
+def _check_lengths(
+    features: pa.Array, image_dim: int, faults: Faults
+) -> tuple[pa.Array, np.ndarray]:
+    """The rows that have D values, as flat values, and which of the unit's they are (bool ``[B]``)."""
+    _note(faults, features.is_null().to_numpy(zero_copy_only=False), "features are null")
+    length = pc.fill_null(pc.list_value_length(features), image_dim).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(length != image_dim):
+        faults.setdefault(
+            int(row), f"features have D = {length[row]}, the store has D = {image_dim}"
+        )
+    dense_B = features.is_valid().to_numpy(zero_copy_only=False) & (length == image_dim)
+    dense = features if dense_B.all() else features.filter(pa.array(dense_B))
+    return dense.flatten(), dense_B
+
+
+def _check_values(
+    values: pa.Array,
+    dim: int,
+    dense_B: np.ndarray,
+    chosen_B: np.ndarray | None,
+    power: float,
+    faults: Faults,
+) -> FeatureSums:
+    """Note values that are no finite float32; sums over chosen rows, see ``feature_sums``."""
+    value_nD = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    sums = feature_sums(value_nD, None if chosen_B is None else chosen_B[dense_B], power)
+    place = np.flatnonzero(dense_B)
+    for row, position, value in sums.bad:
+        if np.isnan(value):
+            missing = values.null_count and not values[row * dim + position].is_valid
+            found = "a null" if missing else "NaN"
+        else:
+            found = "Inf" if np.isinf(value) else f"{value:g}, beyond float32,"
+        faults.setdefault(int(place[row]), f"features hold {found} at position {position}")
+    return sums
+
+
+def _count_tags(
+    tag_values: pa.Array, row_of_tag: np.ndarray, train_B: np.ndarray
+) -> tuple[pa.Array, np.ndarray]:
+    """Tags of training rows and in how many of them each is."""
+    encoded = pc.dictionary_encode(pc.fill_null(tag_values, ""))
+    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    names = encoded.dictionary
+    pair = np.unique((row_of_tag * max(len(names), 1) + code)[train_B[row_of_tag]])
+    count = np.bincount(pair % max(len(names), 1), minlength=len(names))
+    return names.filter(pa.array(count > 0)), count[count > 0]
+
+
+def _note(faults: Faults, wrong_B: np.ndarray, text: str) -> None:
+    for row in np.flatnonzero(wrong_B):
+        faults.setdefault(int(row), text)
+
+
+def _has_fault(faults: Faults, rows: int) -> np.ndarray:
+    bad_B = np.zeros(rows, dtype=bool)
+    bad_B[list(faults)] = True
+    return bad_B
