@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore
-from distributed.data.manifest import check_same_features, features_of
-from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow
 from distributed.inference import annotate
+from distributed.inference.open_for import open_for
 from distributed.storage.folder import Folder
-from drel_core.bundle.format import read_about, read_thresholds
+from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -60,39 +57,30 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(AnnotateConfig)
     config = build(parser, parser.parse_args(arguments), AnnotateConfig)
-    place = find_bundle(config.model)[0].address
-    bundle = local_bundle(place)
-    about = read_about(bundle)
-    if config.thresholds and read_thresholds(bundle) is None:
-        raise InputError(
-            f"{place}: has no per-tag thresholds; train with --data.validation, or give --threshold"
-        )
     out = Folder.of(config.out)
     out.check("--out")
-    paths = {"data": Folder.of(config.data).address, "out": out.address}
-    columns = bundle_columns(about, paths["data"], config.columns, "--data")
-    store = FeatureStore.open(paths["data"], columns, "--data", tags_needed=False)
-    dim = int(about["image_dim"])
-    if store.image_dim != dim:
+    data = Folder.of(config.data).address
+    opened = open_for(config.model, data, config.columns, tags_needed=False)
+    if config.thresholds and read_thresholds(opened.bundle) is None:
         raise InputError(
-            f"{config.data}: features have D = {store.image_dim}, the model takes D = {dim}; "
-            "both must come from the same features"
+            f"{opened.address}: has no per-tag thresholds; train with --data.validation, or give --threshold"
         )
-    check_same_features(
-        about.get("features"), config.model, features_of(paths["data"]), config.data
-    )
     plan = annotate.AnnotatePlan(
-        place,
-        paths["out"],
-        columns,
-        dim,
+        opened.address,
+        out.address,
+        opened.store.columns,
+        opened.store.image_dim,
         config.k,
         config.threshold,
         config.thresholds,
         config.on_bad_row,
     )
     done = annotate.run(
-        plan, store, about["version"], config.workers, lambda line: print(line, flush=True)
+        plan,
+        opened.store,
+        opened.about["version"],
+        config.workers,
+        lambda line: print(line, flush=True),
     )
     skipped = f", {done['skipped']} bad rows left out" if done["skipped"] else ""
     print(

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore
-from distributed.data.manifest import check_same_features, features_of
-from distributed.data.picture_columns import bundle_columns
 from distributed.data.survey import OnBadRow, survey_store
 from distributed.inference.evaluate import evaluate_store
+from distributed.inference.open_for import open_for
 from drel_core.bundle.format import read_thresholds
-from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json
 
@@ -48,36 +44,26 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(EvaluateConfig)
     config = build(parser, parser.parse_args(arguments), EvaluateConfig)
-    place = find_bundle(config.model)[0].address
-    annotator = open_annotator(place)
-    columns = bundle_columns(annotator.about, config.data, config.columns, "--data")
-    store = FeatureStore.open(config.data, columns, "--data")
-    if store.image_dim != annotator.image_dim:
-        raise InputError(
-            f"{config.data}: features have D = {store.image_dim}, the model takes "
-            f"D = {annotator.image_dim}; both must come from the same features"
-        )
-    check_same_features(
-        annotator.about.get("features"), config.model, features_of(config.data), config.data
-    )
-    survey = survey_store(store, config.on_bad_row, statistics=False)
+    opened = open_for(config.model, config.data, config.columns)
+    annotator = open_annotator(opened.address)
+    survey = survey_store(opened.store, config.on_bad_row, statistics=False)
     metrics = evaluate_store(
         annotator,
         annotator.vocabulary,
         survey,
-        columns,
+        opened.store.columns,
         config.k,
-        read_thresholds(local_bundle(place)),
+        read_thresholds(opened.bundle),
     )
     metrics["train"] = annotator.about["train"]
     metrics["skipped_rows"] = len(survey.skipped)
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
     if "thresholds" in metrics:
-        said = metrics["thresholds"]
+        decided = metrics["thresholds"]
         print(
-            f"with per-tag thresholds: F1 {said['F1']:.3f}, N+ {said['N+']}, "
-            f"{said['tags_per_image']} tags an image"
+            f"with per-tag thresholds: F1 {decided['F1']:.3f}, N+ {decided['N+']}, "
+            f"{decided['tags_per_image']} tags an image"
         )
     if config.json is not None:
         write_json(config.json, metrics)

@@ -1,5 +1,5 @@
-"""What a store's manifest says of its features: the network or the codebook, and how
-pictures were prepared."""
+"""Whether the features of two places are the same: D, and what a store's manifest says of the network or the
+codebook, and of how pictures were prepared."""
 
 from __future__ import annotations
 
@@ -42,6 +42,22 @@ def features_of(path: str) -> dict[str, Any] | None:
     return None
 
 
+def check_same_dim(path: str, image_dim: int, other: str, other_dim: int) -> None:
+    """The features of a store must have the D of something else.
+
+    Args:
+        other: what has the other D, as in ``the model takes``.
+
+    Raises:
+        InputError: they have not.
+    """
+    if image_dim != other_dim:
+        raise InputError(
+            f"{path}: features have D = {image_dim}, {other} D = {other_dim}; "
+            "both must come from the same features"
+        )
+
+
 def check_same_features(
     one: dict[str, Any] | None, one_name: str, other: dict[str, Any] | None, other_name: str
 ) -> None:
@@ -58,8 +74,8 @@ def check_same_features(
         if key != "precision" and one.get(key) != other.get(key)
     )
     if different:
-        told = "; ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in different)
+        values = "; ".join(f"{key} {one.get(key)} and {other.get(key)}" for key in different)
         raise InputError(
-            f"{other_name} and {one_name} hold different features ({told}); "
+            f"{other_name} and {one_name} hold different features ({values}); "
             "ingest both with the same options"
         )

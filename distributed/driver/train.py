@@ -13,7 +13,7 @@ from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
-from distributed.data.manifest import check_same_features, features_of
+from distributed.data.manifest import check_same_dim, check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.methods import fit
@@ -92,11 +92,9 @@ def run(
     test = None
     if config.data.test is not None:
         test = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
-        if test.image_dim != store.image_dim:
-            raise InputError(
-                f"{config.data.test}: features have D = {test.image_dim}, but {config.data.train} "
-                f"has D = {store.image_dim}; both must come from the same features"
-            )
+        check_same_dim(
+            config.data.test, test.image_dim, f"but {config.data.train} has", store.image_dim
+        )
     features = features_of(config.data.train)
     if config.data.test is not None:
         check_same_features(

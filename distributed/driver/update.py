@@ -21,7 +21,7 @@ from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import read_feedback
-from distributed.data.manifest import check_same_features, features_of
+from distributed.data.manifest import check_same_dim, check_same_features, features_of
 from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import OnBadRow, StoreSurvey, survey_store
 from distributed.driver import train
@@ -280,11 +280,7 @@ def _new_stores(
             "nothing to learn from; give --data a store, --from_feedback a folder, or both"
         )
     for store in stores:
-        if store.image_dim != dim:
-            raise InputError(
-                f"{store.path}: features have D = {store.image_dim}, the model takes D = {dim}; both must "
-                "come from the same features"
-            )
+        check_same_dim(store.path, store.image_dim, "the model takes", dim)
     return stores
 
 
@@ -338,11 +334,7 @@ def _replay(
 ) -> StoreSurvey | None:
     if config.data.replay:
         store = FeatureStore.open(config.data.replay, config.data.columns, "--data.replay")
-        if store.image_dim != new[0].image_dim:
-            raise InputError(
-                f"{config.data.replay}: features have D = {store.image_dim}, the new ones D = "
-                f"{new[0].image_dim}; both must come from the same features"
-            )
+        check_same_dim(store.path, store.image_dim, "the new ones", new[0].image_dim)
         return _survey(store, config, training)
     kept = replay_store(bundle, config.data.columns, out, new)
     return None if kept is None else _survey(kept, config, training)
