@@ -19,6 +19,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.thresholds import DEPTH
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.topk import topk
+from drel_core.version import written_by
 
 _BATCH = 1024
 _SPEED_SECONDS = 0.3
@@ -64,7 +65,7 @@ def evaluate_store(
             whole.merge(part)
     seconds = time.perf_counter() - started
     trained_T = torch.from_numpy(vocabulary.counts) > 0
-    metrics = {"method": annotator.name, **found.result(trained_T)}
+    metrics = {"method": annotator.name, "written_by": written_by(), **found.result(trained_T)}
     metrics["bands"] = found.bands(torch.from_numpy(vocabulary.counts))
     below = least.result(trained_T)
     metrics["floor"] = {key: below[key] for key in ("F1", "N+", "mP", "mR", "oF1")}

@@ -1,7 +1,7 @@
 """Checkpoints by torch.distributed.checkpoint: every rank writes its rows, any world size loads.
 
 __k_0.distcp, .metadata    towers, M, optimiser, table rows and their state
-drel.json                  format, cursor, best score, fingerprint of data and model
+drel.json                  format, who wrote it, cursor, best score, fingerprint of data and model
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from distributed.data.shard_layout import ShardLayout
 from distributed.training import collectives
 from distributed.training.learner import Learner
 from drel_core.errors import InputError
+from drel_core.version import written_by
 
 FORMAT = 2
 
@@ -55,7 +56,12 @@ def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: dict[str, 
     """Write this rank's part into ``folder`` (its own, or shared by all ranks)."""
     dcp.save(_state(learner), checkpoint_id=folder, no_dist=not dist.is_initialized())
     if collectives.rank() == 0:
-        meta = {"format": FORMAT, "cursor": asdict(cursor), "fingerprint": fingerprint}
+        meta = {
+            "format": FORMAT,
+            "written_by": written_by(),
+            "cursor": asdict(cursor),
+            "fingerprint": fingerprint,
+        }
         (folder / "drel.json").write_text(json.dumps(meta), encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """The model bundle: one immutable folder that evaluation and serving load. No pickle in it.
 
-config.json       format, method, version, D, T, configuration, figures of training
+config.json       format, method, version, who wrote it, D, T, configuration, figures of training
 vocabulary.json   tag names and counts
 *.safetensors     what the method keeps; its annotator says what
 thresholds.safetensors   per-tag decision thresholds, where training held rows out
@@ -23,6 +23,7 @@ from drel_core.bundle.safe_loading import check_about, load_tensors, read_text
 from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
+from drel_core.version import written_by
 
 FORMAT = 1
 THRESHOLDS = "thresholds.safetensors"
@@ -42,6 +43,7 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
         "format": FORMAT,
         "method": method,
         "version": version,
+        "written_by": written_by(),
         "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_tags": len(vocabulary),
         **about,
