@@ -16,8 +16,9 @@ from distributed.training import collectives
 from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
-from drel_core.decision.kernel import KERNEL, KernelHead
-from drel_core.decision.rule import DECISION, DecisionRule
+from drel_core.decision.kernel import KernelHead
+from drel_core.decision.rule import DecisionRule
+from drel_core.decision.score_adjustment import ScoreAdjustment
 from drel_core.model.losses import tag_frequency_weight
 from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
 from drel_core.model.sampling import CandidateSampler, SamplerName, mix_seed, step_generator
@@ -158,12 +159,10 @@ class DRELLearner:
         best k of its own images. All ranks get the same answer.
         """
         rows = Rows.cat(list(batches))
-        rule = None if self.rule is None else self.rule.to(self.device)
         best = torch.empty(len(rows), 0, device=self.device)
         ids = best.long()
-        for tag_p, score_np in self._score_blocks(rows, block):
-            worth_np = score_np if rule is None else rule.worth(score_np, tag_p)
-            best, place = topk(torch.cat([best, worth_np], dim=1), k)
+        for tag_p, score_np in self._score_blocks(rows, block, self.adjustment):
+            best, place = topk(torch.cat([best, score_np], dim=1), k)
             ids = torch.cat([ids, tag_p.expand(len(rows), -1)], dim=1).gather(1, place)
         found = MetricCounts(self.table.num_tags, k)
         found.update_topk(ids, rows.tags)
@@ -175,12 +174,19 @@ class DRELLearner:
         """``[n, T]`` scores of this rank's rows, with evidence of the kernel, by no rule; every rank must
         call."""
         score_nT = torch.empty(len(rows), self.num_tags, device=self.device)
-        for tag_p, score_np in self._score_blocks(rows, block):
+        for tag_p, score_np in self._score_blocks(rows, block, self.adjustment.without_rule()):
             score_nT[:, tag_p] = score_np
         self.model.train()
         return score_nT
 
-    def _score_blocks(self, rows: Rows, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    @property
+    def adjustment(self) -> ScoreAdjustment:
+        """What is applied to the towers' scores: the prior, and kernel and rule where there are any."""
+        return ScoreAdjustment(self.prior_T, self.kernel, self.rule)
+
+    def _score_blocks(
+        self, rows: Rows, block: int, adjustment: ScoreAdjustment
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Tag ids and scores of this rank's rows for them, ``block`` tags a rank at a time."""
         model, table = self.model, self.table
         model.eval()
@@ -192,12 +198,9 @@ class DRELLearner:
             ]
             or [torch.zeros(0, model.config.latent, device=self.device)]
         )
-        kernel = None if self.kernel is None else self.kernel.to(self.device)
-        if kernel is not None:
-            input_nD = model.standardised(
-                rows.features_BD.to(self.device).reshape(-1, model.image_dim)
-            )
-            kernel_nR = kernel.kernel(input_nD)
+        adjustment = adjustment.to(self.device)
+        features_nD = rows.features_BD.to(self.device).reshape(-1, model.image_dim)
+        adjust = adjustment.for_images(model, features_nD)
         every = torch.arange(table.num_tags, device=self.device)
         owned, per_rank = table.split_pool(every)
         starts = np.cumsum([0, *per_rank[:-1]]).tolist()
@@ -212,11 +215,8 @@ class DRELLearner:
                     for start, n in zip(starts, counts, strict=True)
                 ]
             )
-            all_pL1[:, -1] += self.prior_T[tag_p]
-            score_np = model.score(image_nL, all_pL1)
-            if kernel is not None:
-                score_np += kernel.evidence(kernel_nR, tag_p)
-            yield tag_p, score_np
+            adjustment.add_prior(all_pL1, tag_p)
+            yield tag_p, adjust(model.score(image_nL, all_pL1), tag_p)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """This rank's rows of the table; rank 0 the towers as well."""
@@ -226,8 +226,5 @@ class DRELLearner:
         )
         if collectives.rank() == 0:
             write_towers(folder, self.model)
-            if self.kernel is not None:
-                self.kernel.save(folder / KERNEL)
-            if self.rule is not None:
-                self.rule.save(folder / DECISION)
+            self.adjustment.save(folder)
         return {"model": self.model.to_dict(), "table_parts": world}

@@ -8,7 +8,7 @@ decision.safetensors                     how scores become words, where training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from torch import Tensor
 from drel_core.bundle.safe_loading import is_finite, load_tensors
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
-from drel_core.decision.kernel import KernelHead
-from drel_core.decision.rule import DecisionRule
+from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment
 from drel_core.errors import InputError
 from drel_core.model.towers import DREL, ModelConfig, prior_bias
 from drel_core.scoring.topk import topk_blockwise
@@ -56,11 +55,10 @@ class DRELAnnotator:
 
     Args:
         model: towers and M, in evaluation mode.
-        tag_TL1: encoded tags with M applied, and their bias as the last column.
+        tag_TL1: encoded tags with M applied, and their bias as the last column, the prior in it.
         vocabulary: names and training counts.
         about: ``config.json``.
-        kernel: regression whose evidence is added to the scores, if any.
-        rule: what the scores are put through, if anything; outside, its outcome is the score.
+        adjustment: kernel and rule; what they give is the score.
     """
 
     def __init__(
@@ -69,16 +67,14 @@ class DRELAnnotator:
         tag_TL1: Tensor,
         vocabulary: Vocabulary,
         about: dict[str, Any],
-        kernel: KernelHead | None = None,
-        rule: DecisionRule | None = None,
+        adjustment: ScoreAdjustment | None = None,
     ) -> None:
         self.model = model.eval()
         self.tag_TL = tag_TL1[:, :-1].contiguous()
         self.bias_T = tag_TL1[:, -1].contiguous()
         self.vocabulary = vocabulary
         self.about = about
-        self.kernel = kernel
-        self.rule = rule
+        self.adjustment = adjustment or ScoreAdjustment(torch.zeros(len(vocabulary)))
         self.name = about["method"]
         self.num_tags = len(vocabulary)
 
@@ -96,9 +92,8 @@ class DRELAnnotator:
         for tag_nL1 in encoded_tags(folder, about, vocabulary, model):
             tag_TL1[start : start + len(tag_nL1)] = tag_nL1
             start += len(tag_nL1)
-        kernel = KernelHead.load(folder, model.image_dim, len(vocabulary))
-        rule = DecisionRule.load(folder, len(vocabulary))
-        return cls(model, tag_TL1, vocabulary, about, kernel, rule)
+        adjustment = ScoreAdjustment.load(folder, prior_of(vocabulary, model), model.image_dim)
+        return cls(model, tag_TL1, vocabulary, about, adjustment)
 
     @property
     def image_dim(self) -> int:
@@ -106,29 +101,19 @@ class DRELAnnotator:
 
     @torch.inference_mode()
     def scores(self, features_BD: Tensor) -> Tensor:
-        image_BL = self.model.encode_images(features_BD, with_metric=False)
-        score_BT = torch.addmm(self.bias_T, image_BL, self.tag_TL.T)
-        worth = self._worth(features_BD)
-        return score_BT if worth is None else worth(score_BT, slice(None))
+        image_BL, adjust = self._encode(features_BD)
+        return adjust(torch.addmm(self.bias_T, image_BL, self.tag_TL.T), slice(None))
 
     @torch.inference_mode()
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """Best k scores and tag ids ``[B, k]``, without a B x T of scores."""
+        image_BL, adjust = self._encode(features_BD)
+        return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T, adjust=adjust)
+
+    def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:
+        """Latents ``[B, L]`` of raw features, and what adjusts their scores."""
         image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T, worth=self._worth(features_BD))
-
-    def _worth(self, features_BD: Tensor) -> Callable[[Tensor, slice], Tensor] | None:
-        """What these images' scores of some tags become; None where they stay as they are."""
-        kernel, rule = self.kernel, self.rule
-        if kernel is None:
-            return None if rule is None else rule.worth
-        kernel_BR = kernel.kernel(self.model.standardised(features_BD))
-
-        def worth(score_Bn: Tensor, tag_n: slice) -> Tensor:
-            score_Bn = score_Bn + kernel.evidence(kernel_BR, tag_n)
-            return score_Bn if rule is None else rule.worth(score_Bn, tag_n)
-
-        return worth
+        return image_BL, self.adjustment.for_images(self.model, features_BD)
 
 
 def read_towers(folder: Path, about: dict[str, Any]) -> DREL:
@@ -146,6 +131,11 @@ def read_towers(folder: Path, about: dict[str, Any]) -> DREL:
     return model.eval()
 
 
+def prior_of(vocabulary: Vocabulary, model: DREL) -> Tensor:
+    """float32 ``[T]``: the frequency prior of each tag."""
+    return prior_bias(torch.from_numpy(vocabulary.counts), model.config)
+
+
 def encoded_tags(
     folder: Path, about: dict[str, Any], vocabulary: Vocabulary, model: DREL, block: int = 65536
 ) -> Iterator[Tensor]:
@@ -156,7 +146,7 @@ def encoded_tags(
         Exception: what reading damaged files raises.
     """
     count, found = about["table_parts"], 0
-    prior_T = prior_bias(torch.from_numpy(vocabulary.counts), model.config)
+    adjustment = ScoreAdjustment(prior_of(vocabulary, model))
     for part in range(count):
         with open_tensors(folder / table_file(part, count)) as file:
             weight = file.get_slice("weight")
@@ -169,7 +159,7 @@ def encoded_tags(
                 with torch.inference_mode():
                     tag_nL1 = model.encode_tags(weight[low : low + block], with_metric=True)
                     start = found + low
-                    tag_nL1[:, -1] += prior_T[start : start + len(tag_nL1)]
+                    adjustment.add_prior(tag_nL1, slice(start, start + len(tag_nL1)))
                 if not is_finite(tag_nL1):
                     raise InputError(f"{folder}: {table_file(part, count)} gives NaN or Inf")
                 yield tag_nL1

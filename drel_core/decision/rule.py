@@ -82,7 +82,7 @@ class DecisionRule:
     def to(self, device: torch.device) -> DecisionRule:
         return DecisionRule(*(getattr(self, name).to(device) for name in _PARTS))
 
-    def worth(self, score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
+    def utility(self, score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
         """``[B, n]`` of the scores of some tags; takes the place of the scores."""
         probability_Bn = (
             score_Bn.mul(self.slope.to(score_Bn.dtype)).add_(self.shift_T[tag_n]).sigmoid_()

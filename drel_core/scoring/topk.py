@@ -55,12 +55,12 @@ def topk_blockwise(
     k: int,
     bias_T: Tensor | None = None,
     block: int = 65536,
-    worth: Callable[[Tensor, slice], Tensor] | None = None,
+    adjust: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Top k of ``image_BL @ tag_TL.T + bias_T``, ``block`` tags at a time.
 
     Args:
-        worth: what takes the place of the scores of some tags (``DecisionRule.worth``).
+        adjust: turns the scores of a block of tags into those that rank (``ScoreAdjustment.for_images``).
 
     Returns:
         float32 scores and int64 tag ids, both ``[B, min(k, T)]``, best first, ties by lowest id.
@@ -72,8 +72,8 @@ def topk_blockwise(
         score_Bn = image_BL @ part_nL.T
         if bias_T is not None:
             score_Bn += bias_T[start : start + block]
-        if worth is not None:
-            score_Bn = worth(score_Bn, slice(start, start + block))
+        if adjust is not None:
+            score_Bn = adjust(score_Bn, slice(start, start + block))
         score, column = topk(score_Bn, k)
         if start == 0:
             best, ids = score, column

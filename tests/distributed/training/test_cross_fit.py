@@ -161,7 +161,7 @@ def test_evaluating_by_a_rule_is_the_same_at_any_world_size(tmp_path: Path, worl
     torch.manual_seed(0)
     tags = score_nT.shape[1]
     rule = DecisionRule(torch.ones(1), torch.randn(tags), torch.rand(tags), torch.randn(tags))
-    best_nk = rule.worth(score_nT, slice(None)).topk(3, dim=1).indices
+    best_nk = rule.utility(score_nT, slice(None)).topk(3, dim=1).indices
     said_nT = torch.zeros(score_nT.shape, dtype=torch.bool).scatter_(1, best_nk, True)
     hit_T = (said_nT & TagLists(values, offsets).mask(tags)).sum(0).double()
     precision = float((hit_T / said_nT.sum(0).clamp(min=1)).mean())

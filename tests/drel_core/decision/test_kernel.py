@@ -222,7 +222,7 @@ def test_a_bundle_with_a_regression_adds_its_evidence(tmp_path: Path, ruled: boo
         tags = plain.num_tags
         rule = DecisionRule(torch.ones(1), torch.randn(tags), torch.rand(tags), torch.randn(tags))
         rule.save(folder / DECISION)
-        expected_BT = rule.worth(expected_BT, slice(None))
+        expected_BT = rule.utility(expected_BT, slice(None))
     both = load_bundle(folder)
     torch.testing.assert_close(both.scores(features_BD), expected_BT, atol=1e-3, rtol=1e-3)
     assert (both.annotate(features_BD, 3)[1] == topk(both.scores(features_BD), 3)[1]).all()

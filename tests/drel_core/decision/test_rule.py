@@ -45,7 +45,7 @@ def expected_f1(said_T: Tensor, hits_T: Tensor, expected_T: Tensor, hit: float) 
 def test_worth_is_the_formula_for_some_tags_and_all() -> None:
     rule, score_BT = random_rule(9), torch.randn(4, 9)
     before = score_BT.clone()
-    whole_BT = rule.worth(score_BT, slice(None))
+    whole_BT = rule.utility(score_BT, slice(None))
     assert (score_BT == before).all()
     for i in range(4):
         for t in range(9):
@@ -53,16 +53,16 @@ def test_worth_is_the_formula_for_some_tags_and_all() -> None:
             worth = float(rule.gain_T[t]) * chance + float(rule.offset_T[t])
             assert float(whole_BT[i, t]) == pytest.approx(worth, abs=1e-6)
     some_p = torch.tensor([7, 2])
-    torch.testing.assert_close(rule.worth(score_BT[:, some_p], some_p), whole_BT[:, some_p])
+    torch.testing.assert_close(rule.utility(score_BT[:, some_p], some_p), whole_BT[:, some_p])
 
 
 def test_best_tags_by_blocks_are_those_of_the_whole_matrix() -> None:
     torch.manual_seed(1)
     image_BL, tag_TL, bias_T = torch.randn(6, 4), torch.randn(23, 4), torch.randn(23)
     rule = random_rule(23)
-    worth_BT = rule.worth(image_BL @ tag_TL.T + bias_T, slice(None))
+    worth_BT = rule.utility(image_BL @ tag_TL.T + bias_T, slice(None))
     for block in (1, 5, 100):
-        score_Bk, tag_Bk = topk_blockwise(image_BL, tag_TL, 7, bias_T, block, rule.worth)
+        score_Bk, tag_Bk = topk_blockwise(image_BL, tag_TL, 7, bias_T, block, rule.utility)
         expected_score_Bk, expected_tag_Bk = topk(worth_BT, 7)
         assert (tag_Bk == expected_tag_Bk).all()
         torch.testing.assert_close(score_Bk, expected_score_Bk)
@@ -154,7 +154,7 @@ def test_a_learned_rule_raises_macro_f1_and_keeps_the_order_of_images() -> None:
         return float(2 * precision * recall / (precision + recall))
 
     by_count = [f1(new_nT - tau * count_T.clamp(min=1).log()) for tau in (0.0, 0.25, 0.5, 0.75)]
-    worth_nT = rule.worth(new_nT, slice(None))
+    worth_nT = rule.utility(new_nT, slice(None))
     assert f1(worth_nT) > 1.05 * max(by_count)
     order = new_nT[:, 7].argsort()
     assert (worth_nT[order, 7].diff() >= 0).all()
@@ -187,7 +187,7 @@ def test_a_bundle_with_a_rule_scores_by_it_and_a_wrong_one_is_refused(tmp_path: 
     rule = random_rule(plain.num_tags)
     rule.save(folder / DECISION)
     ruled = load_bundle(folder)
-    expected_BT = rule.worth(plain.scores(features_BD), slice(None))
+    expected_BT = rule.utility(plain.scores(features_BD), slice(None))
     torch.testing.assert_close(ruled.scores(features_BD), expected_BT)
     assert (ruled.annotate(features_BD, 3)[1] == topk(expected_BT, 3)[1]).all()
     random_rule(plain.num_tags + 1).save(folder / DECISION)
