@@ -33,6 +33,7 @@ from distributed.bundles.locate import publish
 from distributed.serving.proxy import choose_ingress
 from drel_core.annotators.drel import DRELAnnotator, write_table_part, write_towers
 from drel_core.bundle.format import write_bundle
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
@@ -252,9 +253,8 @@ def measure_million(tags: int, latent: int, batch: int) -> None:
     model = best_model(1280, latent=latent).eval()
     print(f"{tags} tags, L = {latent}, {batch} rows, {torch.get_num_threads()} threads", flush=True)
     side = torch.randn(tags, latent + 1) / latent**0.5
-    about = {"method": "drel", "version": "x"}
     vocabulary = Vocabulary(tuple(map(str, range(tags))), np.ones(tags, dtype=np.int64))
-    annotator = DRELAnnotator(model, side, vocabulary, about)
+    annotator = DRELAnnotator(model, side, vocabulary, BundleInfo("drel"))
     del side
     features_BD = torch.randn(batch, 1280)
     with torch.inference_mode():

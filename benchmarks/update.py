@@ -159,7 +159,7 @@ def measure_update(
     result: dict[str, dict[str, float]] = {}
     for name in ("base", "updated", "anew"):
         result[name] = score(out / name / "model", test, set(new), seen)
-        figures = load_bundle(out / name / "model").about["train"]
+        figures = load_bundle(out / name / "model").info.train
         result[name]["seconds"] = figures["seconds"]
         result[name]["fit seconds"] = figures["seconds"] - figures.get("decision_seconds", 0.0)
         print(name, json.dumps(result[name]), flush=True)
@@ -190,7 +190,7 @@ def measure_stream(
         if name != "at once":
             model = out / name
         found = score(out / name / "model", test, set(new), seen)
-        seconds = load_bundle(out / name / "model").about["train"]["seconds"]
+        seconds = load_bundle(out / name / "model").info.train["seconds"]
         print(name, json.dumps({**found, "seconds": seconds}), flush=True)
 
 

@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
     done = annotate.run(
         plan,
         opened.store,
-        opened.about["version"],
+        opened.info.version,
         config.workers,
         lambda line: print(line, flush=True),
     )

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         config.k,
         read_thresholds(opened.bundle),
     )
-    metrics["train"] = annotator.about["train"]
+    metrics["train"] = annotator.info.train
     metrics["skipped_rows"] = len(survey.skipped)
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from distributed.bundles.locate import local_bundle
 from distributed.storage.folder import Folder
-from drel_core.bundle.format import read_about
+from drel_core.bundle.format import read_info
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -73,14 +73,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(ServeConfig)
     config = build(parser, parser.parse_args(arguments), ServeConfig)
-    about = read_about(local_bundle(config.model))  # one clear line now, not in a replica's log
+    info = read_info(local_bundle(config.model))  # one clear line now, not in a replica's log
     from distributed.serving.auth import read_token
     from distributed.serving.proxy import choose_ingress
 
     token = bool(read_token(config.token_file))
     port = _free_port(config.host, config.port)
     choose_ingress(config.haproxy)
-    _serve(config, port, about["version"], int(about["num_tags"]), token)
+    _serve(config, port, info.version, info.num_tags, token)
 
 
 def _serve(config: ServeConfig, port: int, version: str, tags: int, token: bool) -> None:

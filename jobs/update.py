@@ -11,7 +11,7 @@ from distributed.bundles.locate import local_bundle, publish
 from distributed.driver import update
 from distributed.driver.update import UpdateConfig
 from distributed.storage.folder import Folder
-from drel_core.bundle.format import read_about
+from drel_core.bundle.format import read_info
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job, write_json, write_text
@@ -46,12 +46,12 @@ def main(arguments: list[str]) -> None:
     resolved.pop("config", None)
     write = lambda: write_text(out.file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
     metrics = update.run(config, say=lambda line: print(line, flush=True), begin=write)
-    about = read_about(local_bundle(out.address))
+    info = read_info(local_bundle(out.address))
     if metrics is not None:
         write_json(out.file("metrics.json"), metrics["new"])
         rows = [("popularity", metrics["new"]["floor"]), ("old model", metrics["old"])]
         print(format_table([*rows, ("new model", metrics["new"])]))
-    print(f"model        {out / 'model'} (version {about['version']}, from {about['parent']})")
+    print(f"model        {out / 'model'} (version {info.version}, from {info.parent})")
     if config.publish:
         publish(out.parent.address, out.name)
         print(f"published    {out.parent / 'latest'} names {out.name}")

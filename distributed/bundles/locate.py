@@ -22,8 +22,8 @@ from drel_core.bundle.format import (
     bundle_folder,
     bundle_place,
     content_version,
-    parse_about,
-    read_about,
+    parse_info,
+    read_info,
 )
 from drel_core.errors import InputError
 
@@ -40,7 +40,7 @@ def find_bundle(model: str | Path) -> tuple[Folder, str]:
     at = Folder.of(model)
     if not at.remote:
         local = bundle_folder(at.path)
-        return Folder(str(local)), str(read_about(local)["version"])
+        return Folder(str(local)), read_info(local).version
     seen: dict[str, str] = {}
 
     def read(name: str) -> str | None:
@@ -52,8 +52,8 @@ def find_bundle(model: str | Path) -> tuple[Folder, str]:
 
     place = bundle_place(read, str(at))
     folder = at / place if place else at
-    about = parse_about(seen[f"{place}/{CONFIG}".lstrip("/")], str(folder))
-    return folder, str(about["version"])
+    info = parse_info(seen[f"{place}/{CONFIG}".lstrip("/")], str(folder))
+    return folder, info.version
 
 
 def local_bundle(model: str | Path) -> Path:

@@ -14,13 +14,14 @@ from drel_core.annotators.base import TrainedAnnotator
 from drel_core.annotators.knn import (
     KNNAnnotator,
     NeighbourShard,
-    check_settings,
+    StoredKNN,
     merge_nearest,
     shard_file,
     tag_matrix,
 )
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import read_about, read_vocabulary
+from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files, load_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.scoring.tag_lists import TagLists
@@ -50,14 +51,14 @@ def open_annotator(model: str) -> TrainedAnnotator:
         InputError: see ``load_bundle``.
     """
     folder = local_bundle(model)
-    about = read_about(folder)
-    if about["method"] == "knn":
+    info = read_info(folder)
+    if info.method == "knn":
         parts = list(folder.glob("neighbours-*"))
         size = sum(path.stat().st_size for path in parts)
         # With another number of parts the bundle is damaged; load_bundle says how.
-        if about.get("parts") == len(parts) > 1 and size > INLINE_BYTES:
+        if info.content.get("parts") == len(parts) > 1 and size > INLINE_BYTES:
             check_files(folder)
-            return ShardedKNN(model, about, read_vocabulary(folder))
+            return ShardedKNN(model, info, read_vocabulary(folder))
     return load_bundle(folder)
 
 
@@ -67,10 +68,10 @@ class ShardedKNN(KNNAnnotator):
     Only tags and neighbours travel: no process holds all features.
     """
 
-    def __init__(self, model: str, about: dict[str, Any], vocabulary: Vocabulary) -> None:
-        folder, parts = local_bundle(model), int(about["parts"])
+    def __init__(self, model: str, info: BundleInfo, vocabulary: Vocabulary) -> None:
+        folder, stored = local_bundle(model), StoredKNN.of(info)
+        parts = stored.parts
         start_ray(parts)
-        check_settings(about)
         statistics = load_tensors(folder / "standardisation.safetensors")
         self.mean_D, self.std_D = (statistics[key].float().numpy() for key in ("mean", "std"))
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // parts)
@@ -80,10 +81,10 @@ class ShardedKNN(KNNAnnotator):
             for p in range(parts)
         ]
         tags = TagLists.cat(ray.get([actor.tags.remote() for actor in self.actors]))
-        self.num_tags, self.weighting = len(vocabulary), about["weighting"]
-        self.k = min(about["k_neighbours"], len(tags))
+        self.num_tags, self.weighting = len(vocabulary), stored.weighting
+        self.k = min(stored.k, len(tags))
         self.tag_NT = tag_matrix(tags, self.num_tags)
-        self.vocabulary, self.about = vocabulary, about
+        self.vocabulary, self.info = vocabulary, info
 
     def nearest(self, query_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         query = ray.put(query_BD)

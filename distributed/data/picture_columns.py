@@ -7,7 +7,6 @@ square of side S one after another.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow as pa
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.parquet_files import list_files, read_footer
 from distributed.storage.files import READ_ERRORS, one_line, resolve
+from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
 from drel_core.images.pictures import BadPicture, decode
@@ -112,17 +112,17 @@ def picture_columns(
     )
 
 
-def bundle_columns(about: dict[str, Any], path: str, columns: Columns, option: str) -> Columns:
+def bundle_columns(info: BundleInfo, path: str, columns: Columns, option: str) -> Columns:
     """The columns that a bundle's model reads of a store: features, or pictures as it was trained on.
 
     Args:
-        about: the bundle's ``config.json``.
+        info: the bundle's ``config.json``.
 
     Raises:
         InputError: the model takes pictures, and the store has none.
     """
-    if "pictures" not in about:
+    if info.pictures is None:
         return columns
-    held = dict(about["pictures"])
+    held = dict(info.pictures)
     held.update(mean=tuple(held["mean"]), std=tuple(held["std"]))
     return picture_columns(path, columns, Preprocessing(**held), option)

@@ -148,7 +148,7 @@ def run(
         config.k,
         read_thresholds(local_bundle((out / "model").address)),
     )
-    metrics["train"] = annotator.about["train"]
+    metrics["train"] = annotator.info.train
     return metrics
 
 

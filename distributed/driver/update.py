@@ -41,7 +41,8 @@ from distributed.training.config import (
 )
 from distributed.training.warm_start import ParentBundle, Start
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import read_about, read_vocabulary
+from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")
@@ -134,10 +135,10 @@ def run(
     """
     place, _ = find_bundle(config.model)
     bundle = local_bundle(place.address)
-    about = read_about(bundle)
-    if about["method"] not in METHODS:
+    info = read_info(bundle)
+    if info.method not in METHODS:
         raise InputError(
-            f"{place}: a model of method {about['method']}; jobs.update takes {' and '.join(METHODS)}, "
+            f"{place}: a model of method {info.method}; jobs.update takes {' and '.join(METHODS)}, "
             "train others anew"
         )
     out = Folder.of(config.out)
@@ -146,14 +147,14 @@ def run(
         raise InputError(
             f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
         )
-    training = _training(config, about, out)
-    new = _new_stores(config, about, bundle, out)
+    training = _training(config, info, out)
+    new = _new_stores(config, info, bundle, out)
     surveys = [_survey(store, config, training) for store in new]
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
-    known = int(about["num_tags"])
+    known = info.num_tags
     parent = ParentBundle(
-        place.address, about["version"], known, int(about["table_parts"]), out.address
+        place.address, info.version, known, int(info.content["table_parts"]), out.address
     )
     rows = sum(part.train_rows for part in surveys)
     say(
@@ -189,7 +190,7 @@ def run(
         settings = {
             "config": training,
             "data": survey,
-            "features": about.get("features"),
+            "features": info.features,
             "fingerprint": mark,
             "parent": parent,
             "origin": origin,
@@ -213,13 +214,13 @@ def run(
     }
 
 
-def _training(config: UpdateConfig, about: dict[str, Any], out: Folder) -> TrainConfig:
+def _training(config: UpdateConfig, info: BundleInfo, out: Folder) -> TrainConfig:
     """The run that the model came from, with what differs now."""
-    if "config" not in about:
+    if info.config is None:
         raise InputError(
             f"{config.model}: config.json does not say how the model was trained, which jobs.update needs"
         )
-    training: TrainConfig = config_from(TrainConfig, about["config"])
+    training: TrainConfig = config_from(TrainConfig, info.config)
     training.data = DataConfig(
         train=config.data.new or config.from_feedback,
         validation=config.data.validation,
@@ -252,14 +253,14 @@ def _training(config: UpdateConfig, about: dict[str, Any], out: Folder) -> Train
 
 
 def _new_stores(
-    config: UpdateConfig, about: dict[str, Any], bundle: Path, out: Folder
+    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder
 ) -> list[FeatureStore]:
-    dim = int(about["image_dim"])
+    dim = info.image_dim
     stores = []
     if config.data.new:
         store = FeatureStore.open(config.data.new, config.data.columns, "--data")
         check_same_features(
-            about.get("features"), config.model, features_of(config.data.new), config.data.new
+            info.features, config.model, features_of(config.data.new), config.data.new
         )
         stores.append(store)
     if config.from_feedback:
@@ -386,4 +387,4 @@ def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:
     store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
     survey = survey_store(store, config.data.on_bad_row, statistics=False)
     metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.data.columns, config.k)
-    return {**metrics, "train": annotator.about["train"]}
+    return {**metrics, "train": annotator.info.train}

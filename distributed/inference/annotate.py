@@ -92,7 +92,7 @@ class PartAnnotator:
         self.plan = plan
         self.annotator = annotator or open_annotator(plan.bundle)
         self.names = pa.array(self.annotator.vocabulary.names, pa.string())
-        self.version = self.annotator.about["version"]
+        self.version = self.annotator.info.version
         self.least_T: torch.Tensor | None = None
         if plan.per_tag:
             self.least_T = read_thresholds(local_bundle(plan.bundle))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_dim, check_same_features, features_of
 from distributed.data.picture_columns import bundle_columns
-from drel_core.bundle.format import read_about
+from drel_core.bundle.format import read_info
+from drel_core.bundle.info import BundleInfo
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class ModelAndStore:
     Attributes:
         address: of the bundle, wherever it lies.
         bundle: the same one on this machine.
-        about: its ``config.json``.
+        info: its ``config.json``.
         store: the store, with the columns that the model reads.
     """
 
     address: str
     bundle: Path
-    about: dict[str, Any]
+    info: BundleInfo
     store: FeatureStore
 
 
@@ -42,9 +42,9 @@ def open_for(model: str, data: str, columns: Columns, tags_needed: bool = True) 
     """
     address = find_bundle(model)[0].address
     bundle = local_bundle(address)
-    about = read_about(bundle)
-    columns = bundle_columns(about, data, columns, "--data")
+    info = read_info(bundle)
+    columns = bundle_columns(info, data, columns, "--data")
     store = FeatureStore.open(data, columns, "--data", tags_needed)
-    check_same_dim(data, store.image_dim, "the model takes", int(about["image_dim"]))
-    check_same_features(about.get("features"), model, features_of(data), data)
-    return ModelAndStore(address, bundle, about, store)
+    check_same_dim(data, store.image_dim, "the model takes", info.image_dim)
+    check_same_features(info.features, model, features_of(data), data)
+    return ModelAndStore(address, bundle, info, store)

@@ -268,18 +268,18 @@ class Scorer(TakesWhole):
     @app.get("/v1/model", response_model=ModelResponse, responses=answers(503))
     async def describe(self) -> Any:
         model = self.serving.ready()
-        about = model.about
+        info = model.info
         takes = ["features"] * model.takes_features + ["images"] * model.takes_images
         return {
             "version": model.version,
-            "method": about["method"],
+            "method": info.method,
             "tags": len(model.names),
             "D": model.image_dim,
-            "trained_at": about["trained_at"],
-            "metrics": about["train"],
+            "trained_at": info.trained_at,
+            "metrics": info.train,
             "takes": takes,
             "thresholds": model.threshold_T is not None,
-            "parent": about.get("parent"),
+            "parent": info.parent,
             "refused": self.serving.refused,
         }
 
@@ -307,7 +307,7 @@ class Scorer(TakesWhole):
         except KeyError:
             raise ApiError(404, "unknown_tag", f"no tag {tag!r}; see /v1/tags") from None
         if found is None:
-            raise ApiError(422, "no_latents", f"method {model.about['method']} has no tag latents")
+            raise ApiError(422, "no_latents", f"method {model.info.method} has no tag latents")
         return {
             "model": model.version,
             "tag": tag,

@@ -22,6 +22,7 @@ from distributed.data.replay_buffer import RESERVOIR
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.bundle.format import read_thresholds
+from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 from drel_core.images.backbone import (
     Backbone,
@@ -58,14 +59,14 @@ class ServedModel:
         place = find_bundle(path)[0].address
         self.folder = local_bundle(place)
         self.annotator = open_annotator(place)
-        about = self.about = self.annotator.about
-        self.version: str = about["version"]
+        self.info = self.annotator.info
+        self.version = self.info.version
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
         self.counts = self.annotator.vocabulary.counts
         threshold_T = read_thresholds(self.folder)
         self.threshold_T = None if threshold_T is None else threshold_T.numpy()
         try:
-            self._pictures = _picture_reader(about, backbone, self.annotator)
+            self._pictures = _picture_reader(self.info, backbone, self.annotator)
         except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
             if isinstance(error, InputError):
                 raise
@@ -184,10 +185,10 @@ class _Pictures:
         return self.backbone(pixels_BSS3)
 
 
-def _picture_reader(about: dict[str, Any], backbone: str, annotator: Any) -> _Pictures | None:
+def _picture_reader(info: BundleInfo, backbone: str, annotator: Any) -> _Pictures | None:
     if isinstance(annotator, CNNAnnotator):
         return _Pictures(annotator.model.preprocessing, None)
-    named = about.get("features") or {}
+    named = info.features or {}
     if named.get("kind") == "cnn":
         check_named_by_bundle(named["name"])
         loaded = load_backbone(named["name"])

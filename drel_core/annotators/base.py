@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.scoring.topk import topk
 
@@ -31,11 +32,11 @@ class TrainedAnnotator(Annotator, Protocol):
 
     Attributes:
         vocabulary: tag names and training counts.
-        about: the bundle's ``config.json``.
+        info: the bundle's ``config.json``.
     """
 
     vocabulary: Vocabulary
-    about: dict[str, Any]
+    info: BundleInfo
 
     @property
     def image_dim(self) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drel_core.annotators.base import DenseScores
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
@@ -201,22 +202,22 @@ class CNN(nn.Module):
 class CNNAnnotator(DenseScores):
     """A trained network; takes pictures as rows of S * S * 3 pixel values from 0 to 255."""
 
-    def __init__(self, model: CNN, vocabulary: Vocabulary, about: dict[str, Any]) -> None:
+    def __init__(self, model: CNN, vocabulary: Vocabulary, info: BundleInfo) -> None:
         self.model = model.eval()
-        self.vocabulary, self.about = vocabulary, about
-        self.name, self.num_tags = about["method"], len(vocabulary)
+        self.vocabulary, self.info = vocabulary, info
+        self.name, self.num_tags = info.method, len(vocabulary)
 
     @classmethod
-    def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> CNNAnnotator:
+    def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> CNNAnnotator:
         held = load_tensors(folder / "cnn.safetensors")
         if len(held["head.weight"]) != len(vocabulary):
             raise InputError(
                 f"{folder}: a network of {len(held['head.weight'])} tags for {len(vocabulary)} tags"
             )
-        check_named_by_bundle(about["cnn"].get("backbone", CNNConfig.backbone))
-        model = CNN(CNNConfig(**about["cnn"]), len(vocabulary))
+        check_named_by_bundle(info.content["cnn"].get("backbone", CNNConfig.backbone))
+        model = CNN(CNNConfig(**info.content["cnn"]), len(vocabulary))
         model.load_state_dict(held)
-        return cls(model, vocabulary, about)
+        return cls(model, vocabulary, info)
 
     @property
     def image_dim(self) -> int:

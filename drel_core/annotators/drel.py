@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import is_finite, load_tensors
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
@@ -57,7 +57,7 @@ class DRELAnnotator:
         model: towers and M, in evaluation mode.
         tag_TL1: encoded tags with M applied, and their bias as the last column, the prior in it.
         vocabulary: names and training counts.
-        about: ``config.json``.
+        info: ``config.json``.
         adjustment: kernel and rule; what they give is the score.
     """
 
@@ -66,34 +66,34 @@ class DRELAnnotator:
         model: DREL,
         tag_TL1: Tensor,
         vocabulary: Vocabulary,
-        about: dict[str, Any],
+        info: BundleInfo,
         adjustment: ScoreAdjustment | None = None,
     ) -> None:
         self.model = model.eval()
         self.tag_TL = tag_TL1[:, :-1].contiguous()
         self.bias_T = tag_TL1[:, -1].contiguous()
         self.vocabulary = vocabulary
-        self.about = about
+        self.info = info
         self.adjustment = adjustment or ScoreAdjustment(torch.zeros(len(vocabulary)))
-        self.name = about["method"]
+        self.name = info.method
         self.num_tags = len(vocabulary)
 
     @classmethod
-    def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> DRELAnnotator:
+    def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> DRELAnnotator:
         """Read towers and rows, and compute the tag side.
 
         Raises:
             InputError: a part is out of place, or rows and vocabulary differ in number.
             Exception: what reading damaged files raises.
         """
-        model = read_towers(folder, about)
+        model = read_towers(folder, info)
         tag_TL1 = torch.empty(len(vocabulary), model.config.latent + 1)
         start = 0
-        for tag_nL1 in encoded_tags(folder, about, vocabulary, model):
+        for tag_nL1 in encoded_tags(folder, info, vocabulary, model):
             tag_TL1[start : start + len(tag_nL1)] = tag_nL1
             start += len(tag_nL1)
         adjustment = ScoreAdjustment.load(folder, prior_of(vocabulary, model), model.image_dim)
-        return cls(model, tag_TL1, vocabulary, about, adjustment)
+        return cls(model, tag_TL1, vocabulary, info, adjustment)
 
     @property
     def image_dim(self) -> int:
@@ -116,13 +116,13 @@ class DRELAnnotator:
         return image_BL, self.adjustment.for_images(self.model, features_BD)
 
 
-def read_towers(folder: Path, about: dict[str, Any]) -> DREL:
+def read_towers(folder: Path, info: BundleInfo) -> DREL:
     """Towers and M of a bundle, in evaluation mode.
 
     Raises:
         Exception: what reading damaged files raises.
     """
-    config = dict(about["model"])
+    config = dict(info.content["model"])
     # Sizes come from a file: on "meta" nothing is allocated before they are held against the tensors.
     with torch.device("meta"):
         model = DREL(config.pop("image_dim"), ModelConfig(**config))
@@ -137,7 +137,7 @@ def prior_of(vocabulary: Vocabulary, model: DREL) -> Tensor:
 
 
 def encoded_tags(
-    folder: Path, about: dict[str, Any], vocabulary: Vocabulary, model: DREL, block: int = 65536
+    folder: Path, info: BundleInfo, vocabulary: Vocabulary, model: DREL, block: int = 65536
 ) -> Iterator[Tensor]:
     """The tag side ``[n, L + 1]`` with the prior in its bias, at most ``block`` tags at a time, in order.
 
@@ -145,7 +145,7 @@ def encoded_tags(
         InputError: a part is out of place, or rows and vocabulary differ in number.
         Exception: what reading damaged files raises.
     """
-    count, found = about["table_parts"], 0
+    count, found = info.content["table_parts"], 0
     adjustment = ScoreAdjustment(prior_of(vocabulary, model))
     for part in range(count):
         with open_tensors(folder / table_file(part, count)) as file:

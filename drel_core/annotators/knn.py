@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from drel_core.annotators.base import DenseScores
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
@@ -78,13 +79,24 @@ class NeighbourShard:
         return NeighbourShard(held["features"], tags, int(held["start"]))
 
 
-def check_settings(about: dict[str, Any]) -> None:
-    """Raises:
-    ValueError: neighbours or weighting out of range.
-    """
-    k = about["k_neighbours"]
-    if type(k) is not int or k < 1 or about["weighting"] not in get_args(Weighting):
-        raise ValueError(f"k_neighbours {k!r}, weighting {about['weighting']!r}")
+@dataclass(frozen=True)
+class StoredKNN:
+    """What a bundle of kNN says of itself."""
+
+    parts: int
+    k: int
+    weighting: Weighting
+
+    @staticmethod
+    def of(info: BundleInfo) -> StoredKNN:
+        """Raises:
+        KeyError, TypeError, ValueError: a part is missing, or neighbours or weighting are out of range.
+        """
+        content = info.content
+        k, weighting = content["k_neighbours"], content["weighting"]
+        if type(k) is not int or k < 1 or weighting not in get_args(Weighting):
+            raise ValueError(f"k_neighbours {k!r}, weighting {weighting!r}")
+        return StoredKNN(int(content["parts"]), k, weighting)
 
 
 def shard_file(part: int, parts: int) -> str:
@@ -163,7 +175,7 @@ class KNNAnnotator(DenseScores):
         self.std_D: np.ndarray = np.asarray(std_D, np.float32)
         self.tag_NT = tag_matrix(TagLists.cat([shard.tags for shard in shards]), num_tags)
         self.vocabulary = Vocabulary((), np.zeros(0))
-        self.about: dict[str, Any] = {}
+        self.info = BundleInfo(self.name)
 
     @classmethod
     def fit(
@@ -182,9 +194,9 @@ class KNNAnnotator(DenseScores):
         return cls([shard], num_tags, mean_D.numpy(), std_D.numpy(), k, weighting)
 
     @classmethod
-    def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> KNNAnnotator:
-        parts = int(about["parts"])
-        check_settings(about)
+    def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> KNNAnnotator:
+        stored = StoredKNN.of(info)
+        parts = stored.parts
         shards = [
             NeighbourShard.load(folder / shard_file(part, parts), len(vocabulary))
             for part in range(parts)
@@ -200,10 +212,10 @@ class KNNAnnotator(DenseScores):
             len(vocabulary),
             statistics["mean"].numpy(),
             statistics["std"].numpy(),
-            about["k_neighbours"],
-            about["weighting"],
+            stored.k,
+            stored.weighting,
         )
-        annotator.vocabulary, annotator.about = vocabulary, about
+        annotator.vocabulary, annotator.info = vocabulary, info
         return annotator
 
     @property

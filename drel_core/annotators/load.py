@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.annotators.cnn import CNNAnnotator
@@ -12,12 +11,13 @@ from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.annotators.svm import SVMAnnotator
-from drel_core.bundle.format import bundle_folder, read_about, read_vocabulary, reading
+from drel_core.bundle.format import bundle_folder, read_info, read_vocabulary, reading
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 
-Loader = Callable[[Path, dict[str, Any], Vocabulary], TrainedAnnotator]
+Loader = Callable[[Path, BundleInfo, Vocabulary], TrainedAnnotator]
 LOADERS: dict[str, Loader] = {
     "drel": DRELAnnotator.load,
     "wsabie": DRELAnnotator.load,
@@ -39,10 +39,10 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
     """
     folder = bundle_folder(folder)
     check_files(folder)
-    about, vocabulary = read_about(folder), read_vocabulary(folder)
-    if len(vocabulary) != about["num_tags"]:
+    info, vocabulary = read_info(folder), read_vocabulary(folder)
+    if len(vocabulary) != info.num_tags:
         raise InputError(
-            f"{folder}: {len(vocabulary)} tags in the vocabulary, {about['num_tags']} in config.json"
+            f"{folder}: {len(vocabulary)} tags in the vocabulary, {info.num_tags} in config.json"
         )
     with reading(folder):
-        return LOADERS[about["method"]](folder, about, vocabulary)
+        return LOADERS[info.method](folder, info, vocabulary)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from drel_core.annotators.base import DenseScores
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 
 
@@ -18,18 +18,17 @@ class PopularityAnnotator(DenseScores):
     name = "popularity"
 
     def __init__(
-        self, vocabulary: Vocabulary, image_dim: int = 0, about: dict[str, Any] | None = None
+        self, vocabulary: Vocabulary, image_dim: int = 0, info: BundleInfo | None = None
     ) -> None:
-        self.vocabulary, self.image_dim, self.about = vocabulary, image_dim, about or {}
+        self.vocabulary, self.image_dim = vocabulary, image_dim
+        self.info = info or BundleInfo(self.name)
         self.num_tags = len(vocabulary)
         count_T = torch.from_numpy(vocabulary.counts)
         self.share_T = (count_T.double() / max(1, int(count_T.sum()))).float()
 
     @classmethod
-    def load(
-        cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary
-    ) -> PopularityAnnotator:
-        return cls(vocabulary, int(about["image_dim"]), about)
+    def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> PopularityAnnotator:
+        return cls(vocabulary, info.image_dim, info)
 
     def scores(self, features_BD: Tensor) -> Tensor:
         return self.share_T.expand(len(features_BD), self.num_tags)

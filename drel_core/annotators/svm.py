@@ -9,13 +9,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drel_core.annotators.base import DenseScores
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
@@ -130,7 +130,7 @@ class SVMAnnotator(DenseScores):
         self.weight_TD = (-slope_T.double()[:, None] * scaled_TD).float()
         self.bias_T = (-slope_T.double() * bias - offset_T.double()).float()
         self.vocabulary = Vocabulary((), np.zeros(0))
-        self.about: dict[str, Any] = {}
+        self.info = BundleInfo(self.name)
 
     @classmethod
     def of(cls, machines: list[TagSVM], mean_D: np.ndarray, std_D: np.ndarray) -> SVMAnnotator:
@@ -144,7 +144,7 @@ class SVMAnnotator(DenseScores):
         )
 
     @classmethod
-    def load(cls, folder: Path, about: dict[str, Any], vocabulary: Vocabulary) -> SVMAnnotator:
+    def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> SVMAnnotator:
         held = load_tensors(folder / "svm.safetensors")
         names = {
             "weight_TD": "weight",
@@ -162,7 +162,7 @@ class SVMAnnotator(DenseScores):
             raise InputError(
                 f"{folder}: machines of {annotator.num_tags} tags for {len(vocabulary)} tags"
             )
-        annotator.vocabulary, annotator.about = vocabulary, about
+        annotator.vocabulary, annotator.info = vocabulary, info
         return annotator
 
     @torch.inference_mode()

@@ -19,15 +19,14 @@ from typing import Any
 
 from torch import Tensor
 
-from drel_core.bundle.safe_loading import check_about, load_tensors, read_text
+from drel_core.bundle.info import FORMAT, BundleInfo
+from drel_core.bundle.safe_loading import load_tensors, read_text
 from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.version import written_by
 
-FORMAT = 1
 THRESHOLDS = "thresholds.safetensors"
-METHODS = ("drel", "wsabie", "knn", "svm", "cnn-softmax", "cnn-hinge", "cnn-warp", "popularity")
 LATEST = "latest"
 """In a folder of versions: the file that names the one to use."""
 
@@ -120,35 +119,24 @@ def bundle_folder(folder: str | Path) -> Path:
     return place
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_info(folder: Path) -> BundleInfo:
     """``config.json``.
 
     Raises:
         InputError: damaged, or of a format or method that this version does not know.
     """
     with reading(folder):
-        return parse_about(read_text(folder / "config.json"), str(folder))
+        return BundleInfo.parse(read_text(folder / "config.json"), str(folder))
 
 
-def parse_about(text: str, folder: str) -> dict[str, Any]:
+def parse_info(text: str, folder: str) -> BundleInfo:
     """``config.json`` of its text; ``folder`` names the bundle in messages.
 
     Raises:
-        InputError: see ``read_about``.
+        InputError: see ``read_info``.
     """
     with reading(folder):
-        about: dict[str, Any] = json.loads(text)
-        if about.get("format") != FORMAT:
-            raise InputError(
-                f"{folder}: bundle format {about.get('format')!r}; this version reads {FORMAT}"
-            )
-        if about.get("method") not in METHODS:
-            raise InputError(
-                f"{folder}: bundle of method {about.get('method')!r}; this version reads "
-                f"{', '.join(METHODS)}"
-            )
-        check_about(about, str(folder))
-        return about
+        return BundleInfo.parse(text, folder)
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
@@ -162,7 +150,7 @@ def read_thresholds(folder: Path) -> Tensor | None:
         return None
     with reading(folder):
         threshold_T = load_tensors(folder / THRESHOLDS)["threshold"].float()
-        if threshold_T.shape != (read_about(folder)["num_tags"],):
+        if threshold_T.shape != (read_info(folder).num_tags,):
             raise InputError(f"{folder}: {THRESHOLDS} is of another number of tags")
         return threshold_T
 

@@ -5,9 +5,7 @@ line before it costs memory.
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +15,6 @@ from drel_core.errors import InputError
 
 JSON_BYTES = {"config.json": 16 << 20, "vocabulary.json": 2 << 30}
 """Largest files that are parsed; ten million tags take about 300 MB."""
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 
 
@@ -48,25 +45,6 @@ def read_text(path: Path) -> str:
     if size > largest:
         raise InputError(f"{path}: {size} bytes; at most {largest} are read")
     return path.read_text(encoding="utf-8")
-
-
-def check_about(about: Any, folder: str) -> None:
-    """What is read of every ``config.json``, whatever the method. The version goes into logs and metrics.
-
-    Raises:
-        InputError: it is no object, or one of its parts is missing or of another type.
-    """
-    if not isinstance(about, dict):
-        raise InputError(f"{folder}: the model bundle is damaged (config.json is no object)")
-    version = about.get("version")
-    if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise InputError(
-            f"{folder}: the model bundle is damaged (version {str(version)[:80]!r}; at most 64 letters, "
-            "digits, dots and dashes)"
-        )
-    for name, kind in (("num_tags", int), ("trained_at", str), ("train", dict)):
-        if not isinstance(about.get(name), kind) or isinstance(about.get(name), bool):
-            raise InputError(f"{folder}: the model bundle is damaged (config.json: {name})")
 
 
 def is_finite(tensor: Tensor) -> bool:

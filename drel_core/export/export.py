@@ -24,13 +24,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from drel_core.bundle.format import (
-    read_about,
-    read_thresholds,
-    read_vocabulary,
-    reading,
-    write_json,
-)
+from drel_core.bundle.format import read_info, read_thresholds, read_vocabulary, reading, write_json
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.decision.kernel import KERNEL
 from drel_core.decision.rule import DECISION
@@ -48,13 +43,13 @@ def export_bundle(bundle: Path, out: Path, form: Format) -> dict[str, Any]:
     Raises:
         InputError: the method or network has no such form, the bundle is damaged, or ``out`` is not free.
     """
-    about = read_about(bundle)
+    info = read_info(bundle)
     check_out(bundle, out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        described = _write(bundle, about, partial, form)
+        described = _write(bundle, info, partial, form)
         partial.rename(out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -76,10 +71,10 @@ def check_out(bundle: Path, out: Path) -> None:
         raise InputError(f"{out}: --out lies in the model; a bundle never changes")
 
 
-def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> dict[str, Any]:
+def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[str, Any]:
     vocabulary = read_vocabulary(bundle)
     with reading(bundle):
-        model = portable(bundle, about, vocabulary)
+        model = portable(bundle, info, vocabulary)
         threshold_T = read_thresholds(bundle)
         files = _write_tags(model, len(vocabulary), threshold_T, folder)
     save_tensors(model.tower, folder / "image_tower.safetensors")
@@ -87,12 +82,12 @@ def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> d
     beside = [name for name in (KERNEL, DECISION) if (bundle / name).is_file()]
     for name in beside:
         shutil.copyfile(bundle / name, folder / name)
-    method, pictures = about["method"], about["method"].startswith("cnn-")
+    method, pictures = info.method, info.method.startswith("cnn-")
     described = {
         "export_format": FORMAT,
         "method": method,
-        "version": about["version"],
-        "trained_at": about.get("trained_at"),
+        "version": info.version,
+        "trained_at": info.trained_at,
         "D": model.image_dim,
         "L": model.latent,
         "T": len(vocabulary),
@@ -102,7 +97,7 @@ def _write(bundle: Path, about: dict[str, Any], folder: Path, form: Format) -> d
         "programs": programs,
         "kernel": KERNEL in beside,
         "rule": DECISION in beside,
-        "features": about.get("features"),
+        "features": info.features,
         **model.how,
     }
     write_json(folder / "model.json", described)

@@ -18,6 +18,7 @@ from drel_core.annotators.drel import encoded_tags, read_towers
 from drel_core.annotators.load import load_bundle
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.annotators.svm import SVMAnnotator
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.model.towers import DREL, Tower
@@ -69,17 +70,17 @@ class _Pixels(nn.Module):
         return self.model.features(pixels.permute(0, 3, 1, 2).float())
 
 
-def portable(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Portable:
+def portable(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable:
     """Raises:
     InputError: a method without an image side of its own.
     """
-    if about["method"] == "knn":
+    if info.method == "knn":
         raise InputError(
             f"{bundle}: kNN cannot be exported: it has no towers, its model is the training rows; use "
             "jobs.annotate or jobs.serve"
         )
-    if about["method"] in ("drel", "wsabie"):
-        return _of_drel(bundle, about, vocabulary)
+    if info.method in ("drel", "wsabie"):
+        return _of_drel(bundle, info, vocabulary)
     annotator = load_bundle(bundle)
     if isinstance(annotator, CNNAnnotator):
         head, preprocessing = annotator.model.head, annotator.model.preprocessing
@@ -104,8 +105,8 @@ def portable(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Por
     return Portable(annotator.image_dim, 0, iter([annotator.share_T[:, None]]), {}, {})
 
 
-def _of_drel(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Portable:
-    model = read_towers(bundle, about)
+def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable:
+    model = read_towers(bundle, info)
     config, tower = model.config, {"mean": model.mean_D, "std": model.std_D}
     layers: dict[str, nn.Module | None] = {"linear": model.image_tower}
     if isinstance(model.image_tower, Tower):
@@ -126,7 +127,7 @@ def _of_drel(bundle: Path, about: dict[str, Any], vocabulary: Vocabulary) -> Por
         for name in ("power", "activation", "latent_activation", "normalise")
     }
     block = max(1, PIECE_BYTES // (4 * (config.latent + 1)))
-    tags = encoded_tags(bundle, about, vocabulary, model, block)
+    tags = encoded_tags(bundle, info, vocabulary, model, block)
     sample = torch.zeros(2, model.image_dim)
     return Portable(
         model.image_dim, config.latent, tags, tower, how, _Features(model).eval(), sample

@@ -284,7 +284,7 @@ def test_serve_follows_an_update_that_is_published_in_the_bucket(places: Places)
             annotator = load_bundle(model.path)
             score_Bk, tag_Bk = annotator.annotate(torch.from_numpy(rows_BD), 5)
             status, answer, _ = server.ask("/v1/annotate", {"features": rows_BD.tolist(), "k": 5})
-            assert (status, answer["model"]) == (200, annotator.about["version"])
+            assert (status, answer["model"]) == (200, annotator.info.version)
             for row, result in enumerate(answer["results"]):
                 names = [annotator.vocabulary.names[tag] for tag in tag_Bk[row].tolist()]
                 assert [one["tag"] for one in result["tags"]] == names
@@ -317,7 +317,7 @@ def test_serve_follows_an_update_that_is_published_in_the_bucket(places: Places)
         one, other = (at / "versions/v2" for at in places.both)
         assert_equal_models(one / "model", other / "model")
         assert figures(one, "metrics.json") == figures(other, "metrics.json")
-        version = load_bundle((one / "model").path).about["version"]
+        version = load_bundle((one / "model").path).info.version
         deadline = time.monotonic() + 60
         while server.ask("/v1/model")[1]["version"] != version:
             assert time.monotonic() < deadline

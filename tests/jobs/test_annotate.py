@@ -58,7 +58,7 @@ def check(out: Path, model: Path, table: pa.Table, k: int) -> None:
     assert found.column("tags").to_pylist() == names_Bk.tolist()
     scores = np.array(found.column("scores").to_pylist())
     np.testing.assert_allclose(scores, score_Bk, atol=1e-5)
-    assert set(found.column("model").to_pylist()) == {load_bundle(model).about["version"]}
+    assert set(found.column("model").to_pylist()) == {load_bundle(model).info.version}
 
 
 def test_every_row_is_annotated_as_the_scorer_says(

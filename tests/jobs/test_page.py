@@ -167,7 +167,7 @@ def expected(server: Server, content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_header_names_the_model(page: Page) -> None:
-    version = load_bundle(page.server.versions / "v1").about["version"]
+    version = load_bundle(page.server.versions / "v1").info.version
     assert [page.text(name) for name in ("version", "method", "tags", "dim")] == [
         version,
         "drel",
@@ -366,7 +366,7 @@ def test_tags_are_found_by_their_beginning(page: Page) -> None:
 
 def test_a_new_version_shows_without_a_reload(page: Page) -> None:
     versions = page.server.versions
-    first, second = (load_bundle(versions / name).about["version"] for name in ("v1", "v2"))
+    first, second = (load_bundle(versions / name).info.version for name in ("v1", "v2"))
     assert page.at("drop").is_displayed() and not page.at("features-only").is_displayed()
     publish(versions, "v2")
     try:

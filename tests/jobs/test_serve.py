@@ -100,7 +100,7 @@ def rows(count: int, dim: int = D, seed: int = 0) -> np.ndarray:
 
 
 def test_every_route_of_the_interface_answers(server: Server) -> None:
-    version = load_bundle(server.versions / "v1").about["version"]
+    version = load_bundle(server.versions / "v1").info.version
     status, model, _ = server.ask("/v1/model")
     assert status == 200
     assert {**model, "trained_at": "", "metrics": {}} == {
@@ -481,10 +481,10 @@ def wait_for(server: Server, key: str, value: Any) -> None:
 
 def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: Server) -> None:
     versions = server.versions
-    first = load_bundle(versions / "v1").about["version"]
+    first = load_bundle(versions / "v1").info.version
     names = tuple(f"tag-{tag:02d}" for tag in range(12))
     write_drel(versions / "v2", seed=3, names=(*names, "brand new"))
-    second = load_bundle(versions / "v2").about["version"]
+    second = load_bundle(versions / "v2").info.version
     stop = threading.Event()
     seen: list[tuple[int, str, int]] = []
 

@@ -78,7 +78,7 @@ def test_a_model_learns_new_tags_and_keeps_old_ones(trained: Path) -> None:
     old, new = load_bundle(trained / "v1" / "model"), load_bundle(trained / "v2" / "model")
     assert new.vocabulary.names[:10] == old.vocabulary.names
     assert new.vocabulary.names[10:] == HELD_OUT
-    assert new.about["parent"] == old.about["version"] != new.about["version"]
+    assert new.info.parent == old.info.version != new.info.version
     assert bundle_folder(trained) == trained / "v2" / "model"
     metrics = json.loads((trained / "v2" / "metrics.json").read_text())
     assert metrics["tags_scored"] == 12 and metrics["F1"] > 0.5

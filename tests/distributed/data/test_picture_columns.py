@@ -18,6 +18,7 @@ from distributed.data.epoch import EpochPlan, ShardReader, shard
 from distributed.data.feature_store import FeatureStore
 from distributed.data.picture_columns import bundle_columns, picture_columns
 from distributed.data.survey import survey_store
+from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
 from tests.helpers.pictures import encoded, picture_table, write_pictures
@@ -138,4 +139,4 @@ def test_a_store_without_pictures_is_told_apart(tmp_path: Path) -> None:
 
 def test_a_bundle_of_features_reads_features() -> None:
     columns = Columns(features="f")
-    assert bundle_columns({}, "nowhere", columns, "--data") is columns
+    assert bundle_columns(BundleInfo("svm"), "nowhere", columns, "--data") is columns

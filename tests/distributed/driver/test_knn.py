@@ -20,7 +20,7 @@ from distributed.driver.knn import choose, write_shards
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.folder import Folder
 from drel_core.annotators.knn import KNNAnnotator
-from drel_core.bundle.format import write_bundle
+from drel_core.bundle.format import read_info, write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
 from tests.helpers.stores import write_planted
 
@@ -52,11 +52,11 @@ def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -
         }
         draft.finish(write_bundle(draft.folder, "knn", vocabulary, about))
         folder = tmp_path / str(parts)
-        loaded = KNNAnnotator.load(folder, about, vocabulary)
+        loaded = KNNAnnotator.load(folder, read_info(folder), vocabulary)
         torch.testing.assert_close(
             loaded.scores(queries), whole.scores(queries), atol=1e-4, rtol=1e-4
         )
-    sharded = ShardedKNN(str(folder), about, vocabulary)
+    sharded = ShardedKNN(str(folder), read_info(folder), vocabulary)
     torch.testing.assert_close(sharded.scores(queries), loaded.scores(queries))
     k, weighting = choose(survey, Columns(), 12, seed=0)
     assert k in (5, 10, 20, 50) and weighting in ("uniform", "distance")

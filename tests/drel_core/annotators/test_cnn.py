@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from drel_core.annotators.cnn import CNN, CNNAnnotator, CNNConfig, CNNLoss, augment, cnn_loss
+from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.scoring.tag_lists import TagLists
@@ -104,8 +105,8 @@ def test_saved_network_scores_as_before_in_any_batch(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(model.pixels(pixels))
     model.save(tmp_path)
-    about = {"method": "cnn-warp", "cnn": {**vars(config)}}
-    annotator = CNNAnnotator.load(tmp_path, about, vocabulary)
+    info = BundleInfo.of({"method": "cnn-warp", "cnn": {**vars(config)}})
+    annotator = CNNAnnotator.load(tmp_path, info, vocabulary)
     assert annotator.image_dim == 32 * 32 * 3
     torch.testing.assert_close(annotator.scores(pixels), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(
@@ -114,7 +115,7 @@ def test_saved_network_scores_as_before_in_any_batch(tmp_path: Path) -> None:
     assert annotator.scores(pixels[:0]).shape == (0, TAGS)
     assert annotator.annotate(pixels, 3)[1].shape == (20, 3)
     with pytest.raises(InputError, match="7 tags for 2 tags"):
-        CNNAnnotator.load(tmp_path, about, Vocabulary(("a", "b"), np.ones(2, dtype=np.int64)))
+        CNNAnnotator.load(tmp_path, info, Vocabulary(("a", "b"), np.ones(2, dtype=np.int64)))
 
 
 def test_the_packaged_network_starts_from_its_pretrained_features() -> None:
