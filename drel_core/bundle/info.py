@@ -13,7 +13,14 @@ FORMAT = 1
 METHODS = ("drel", "wsabie", "knn", "svm", "cnn-softmax", "cnn-hinge", "cnn-warp", "popularity")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REQUIRED = {"num_tags": int, "trained_at": str, "train": dict}
-_OPTIONAL = {"image_dim": int, "features": dict, "pictures": dict, "parent": str, "config": dict}
+_OPTIONAL = {
+    "image_dim": int,
+    "written_by": str,
+    "features": dict,
+    "pictures": dict,
+    "parent": str,
+    "config": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class BundleInfo:
         version: hash of the bundle's tensors and vocabulary; goes into logs, metrics and predictions.
         num_tags: T.
         trained_at: ISO 8601, UTC.
+        written_by: version of the code; None in bundles of before it was kept.
         train: figures of the training run.
         features: where the features come from, as the store's manifest says; None where it does not.
         pictures: how a model of pictures takes them (``Preprocessing``); None for models of features.
@@ -38,6 +46,7 @@ class BundleInfo:
     num_tags: int = 0
     trained_at: str = ""
     train: dict[str, Any] = field(default_factory=dict)
+    written_by: str | None = None
     features: dict[str, Any] | None = None
     pictures: dict[str, Any] | None = None
     parent: str | None = None

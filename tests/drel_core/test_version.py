@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drel_core.bundle.format import read_about, write_bundle
+from drel_core.bundle.format import read_info, write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.version import VERSION, written_by
 from tests.helpers.bundles import write_drel
@@ -30,11 +30,11 @@ def test_without_git_the_version_stands_alone(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_bundle_says_who_wrote_it_and_one_of_before_reads_as_well(tmp_path: Path) -> None:
     folder = write_drel(tmp_path / "model")
-    about = read_about(folder)
-    assert about["written_by"].startswith(f"drel {VERSION}")
-    before = {key: value for key, value in about.items() if key != "written_by"}
+    info = read_info(folder)
+    assert info.written_by is not None and info.written_by.startswith(f"drel {VERSION}")
+    before = {key: value for key, value in info.content.items() if key != "written_by"}
     (folder / "config.json").write_text(json.dumps(before), encoding="utf-8")
-    assert read_about(folder) == before
+    assert read_info(folder).content == before and read_info(folder).written_by is None
 
 
 def test_who_wrote_it_is_no_part_of_a_bundles_version(
