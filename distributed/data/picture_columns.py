@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.parquet_files import list_files, read_footer
@@ -45,24 +46,25 @@ class PictureColumns(Columns):
         return self.image_dim, np.dtype(np.uint8)
 
     def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-        pixels_BD = np.zeros((len(features), self.image_dim), dtype=np.uint8)
-        faults: dict[int, str] = {}
         paths = _is_text(features.type)
-        for row, value in enumerate(features):
+
+        def load(value: pa.Scalar) -> Image.Image | None:
             if not value.is_valid:
-                faults[row] = "the picture is null"
-                continue
-            try:
-                data = _read(value.as_py()) if paths else value.as_buffer()
-                pixels_BD[row] = self.preprocessing.pixels(decode(data)).reshape(-1)
-            except BadPicture as error:
-                faults[row] = f"the picture is unusable: {error}"
+                return None
+            return decode(_read(value.as_py()) if paths else value.as_buffer())
+
+        unusable: dict[int, BadPicture] = {}
+        pixels_BSS3 = self.preprocessing.squares(features, load, unusable)
+        nulls = features.is_null().to_numpy(zero_copy_only=False).nonzero()[0]
+        faults = dict.fromkeys(nulls.tolist(), "the picture is null")
+        faults |= {row: f"the picture is unusable: {error}" for row, error in unusable.items()}
+        faults = dict(sorted(faults.items()))
         mask = None
         if faults:
             wrong_B = np.zeros(len(features), dtype=bool)
             wrong_B[list(faults)] = True
             mask = pa.array(wrong_B)
-        flat = pa.array(pixels_BD.reshape(-1))
+        flat = pa.array(pixels_BSS3.reshape(-1))
         return pa.FixedSizeListArray.from_arrays(flat, self.image_dim, mask=mask), faults
 
 
@@ -123,6 +125,4 @@ def bundle_columns(info: BundleInfo, path: str, columns: Columns, option: str) -
     """
     if info.pictures is None:
         return columns
-    held = dict(info.pictures)
-    held.update(mean=tuple(held["mean"]), std=tuple(held["std"]))
-    return picture_columns(path, columns, Preprocessing(**held), option)
+    return picture_columns(path, columns, Preprocessing.from_dict(info.pictures), option)

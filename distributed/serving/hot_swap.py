@@ -163,8 +163,7 @@ class HotSwapModel:
                     rows.append(model.features_of(question.pictures))
                 answers.append(len(rows[-1]))
             except BadPicture as error:
-                place = getattr(error, "index", 0)
-                answers.append(ApiError(422, "bad_picture", f"images[{place}]: {error}"))
+                answers.append(ApiError(422, "bad_picture", f"images[{error.index}]: {error}"))
             except InputError as error:
                 answers.append(ApiError(422, "no_images", str(error)))
         if not rows:

@@ -172,14 +172,7 @@ class _Pictures:
     backbone: Backbone | None
 
     def features(self, pictures: Sequence[bytes]) -> np.ndarray:
-        side = self.preprocessing.size
-        pixels_BSS3 = np.empty((len(pictures), side, side, 3), dtype=np.uint8)
-        for place, data in enumerate(pictures):
-            try:
-                pixels_BSS3[place] = self.preprocessing.pixels(decode(data))
-            except ValueError as error:
-                error.index = place  # type: ignore[attr-defined]
-                raise
+        pixels_BSS3 = self.preprocessing.squares(pictures, decode)
         if self.backbone is None:
             return pixels_BSS3.reshape(len(pictures), -1).astype(np.float32)
         return self.backbone(pixels_BSS3)
@@ -196,9 +189,7 @@ def _picture_reader(info: BundleInfo, backbone: str, annotator: Any) -> _Picture
             raise InputError(
                 f"backbone {named['name']} has other weights here than where the features were made"
             )
-        held = dict(named["preprocessing"])
-        held.update(mean=tuple(held["mean"]), std=tuple(held["std"]))
-        preprocessing = Preprocessing(**held)
+        preprocessing = Preprocessing.from_dict(named["preprocessing"])
     elif backbone and not named:
         loaded = load_backbone(backbone)
         preprocessing = loaded.preprocessing

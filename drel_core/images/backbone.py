@@ -14,10 +14,10 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from drel_core.errors import InputError
+from drel_core.images.pictures import BadPicture
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Source = TypeVar("Source")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -50,6 +52,43 @@ class Preprocessing:
         if picture.size != (self.size, self.size):
             picture = picture.resize((self.size, self.size), _RESAMPLE[self.resample])
         return np.asarray(picture)
+
+    def squares(
+        self,
+        pictures: Iterable[Source],
+        load: Callable[[Source], Image.Image | None],
+        faults: dict[int, BadPicture] | None = None,
+    ) -> np.ndarray:
+        """uint8 ``[B, S, S, 3]`` of a batch of pictures.
+
+        Args:
+            load: gives the picture of a source, or None, which leaves its pixels 0.
+            faults: takes the errors of unusable pictures by their place; their pixels stay 0.
+
+        Raises:
+            BadPicture: a picture is unusable and there are no ``faults`` to take it; ``index`` is its place.
+        """
+        sources = list(pictures)
+        pixels_BSS3 = np.zeros((len(sources), self.size, self.size, 3), dtype=np.uint8)
+        for place, source in enumerate(sources):
+            try:
+                if (picture := load(source)) is not None:
+                    pixels_BSS3[place] = self.pixels(picture)
+            except BadPicture as error:
+                error.index = place
+                if faults is None:
+                    raise
+                faults[place] = error
+        return pixels_BSS3
+
+    @staticmethod
+    def from_dict(held: dict[str, Any]) -> Preprocessing:
+        """Of what ``dataclasses.asdict`` gave, after JSON has made lists of its tuples.
+
+        Raises:
+            KeyError, TypeError: a part is missing, or unknown.
+        """
+        return Preprocessing(**{**held, "mean": tuple(held["mean"]), "std": tuple(held["std"])})
 
 
 class Backbone:

@@ -33,7 +33,13 @@ _FORMATS: list[str] = [
 
 
 class BadPicture(ValueError):
-    """A picture that cannot be used; the message is the reason, without its name."""
+    """A picture that cannot be used; the message is the reason, without its name.
+
+    Attributes:
+        index: its place in the batch, where it is one of several; else -1.
+    """
+
+    index = -1
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

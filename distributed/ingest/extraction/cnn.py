@@ -61,10 +61,7 @@ class _Decode:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = int(row["chunk"])
         read = read_chunk(ray.get(self.source), self.plan, chunk)
-        side = self.preprocessing.size
-        pixels = np.empty((len(read.pictures), side, side, 3), dtype=np.uint8)
-        for place, picture in enumerate(read.pictures):
-            pixels[place] = self.preprocessing.pixels(picture)
+        pixels = self.preprocessing.squares(read.pictures, lambda picture: picture)
         known = pickle.dumps(Read(read.table, [], read.rejected), protocol=5)
         return {"chunk": chunk, "known": known, "pixels": pixels.reshape(-1)}
 
