@@ -75,10 +75,9 @@ def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, f
 
 ALONE = """
 import sys
-from distributed import alone, methods, update
+from distributed.driver.in_process import launch
 from jobs.{verb} import main
-methods.launch = update.launch = alone.launch
-main(sys.argv[1:])
+main(sys.argv[1:], launch)
 """
 
 

@@ -6,6 +6,7 @@ import yaml
 from jsonargparse import Namespace
 
 from distributed.driver import train
+from distributed.driver.launch import Launcher, launch
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
 from drel_core.scoring.metrics import format_table
@@ -52,10 +53,13 @@ def write_config(config: TrainConfig, text: str) -> None:
     write_text(Folder.of(config.out).file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], launcher: Launcher = launch) -> None:
     config, text, _ = parse(arguments)
     metrics = train.run(
-        config, say=lambda line: print(line, flush=True), begin=lambda: write_config(config, text)
+        config,
+        say=lambda line: print(line, flush=True),
+        begin=lambda: write_config(config, text),
+        launcher=launcher,
     )
     out = Folder.of(config.out)
     if metrics is not None:

@@ -9,6 +9,7 @@ import yaml
 
 from distributed.bundles.locate import local_bundle, publish
 from distributed.driver import update
+from distributed.driver.launch import Launcher, launch
 from distributed.driver.update import UpdateConfig
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_info
@@ -25,7 +26,7 @@ class UpdateJob(UpdateConfig):
     """let `latest` beside --out name the new model: scorers that serve that folder move to it"""
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], launcher: Launcher = launch) -> None:
     parser = OneLineParser(
         prog="python -m jobs.update",
         description="Teach a model new images and new tags; older ones are rehearsed. --data PATH is "
@@ -45,7 +46,9 @@ def main(arguments: list[str]) -> None:
     resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
     resolved.pop("config", None)
     write = lambda: write_text(out.file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
-    metrics = update.run(config, say=lambda line: print(line, flush=True), begin=write)
+    metrics = update.run(
+        config, say=lambda line: print(line, flush=True), begin=write, launcher=launcher
+    )
     info = read_info(local_bundle(out.address))
     if metrics is not None:
         write_json(out.file("metrics.json"), metrics["new"])

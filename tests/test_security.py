@@ -40,7 +40,7 @@ UNSAFE = {
 ALLOWED = {
     # What this project's own driver sent to its own workers. Who can write to that can run code on the
     # cluster anyway: Ray itself sends pickles.
-    ("distributed/driver/worker_entry.py", "pickle.loads"): "settings of a run, from its driver",
+    ("distributed/driver/worker_entry.py", "pickle.loads"): "the spec of a run, from its driver",
     (
         "distributed/inference/annotate.py",
         "pickle.loads",

@@ -13,22 +13,16 @@ import torch
 
 from distributed.data.blocks import inline_blocks
 from distributed.runtime.progress import Log
-from distributed.training.build import build_learner
+from distributed.training.build import start_learner
+from distributed.training.run_spec import RunSpec
 from distributed.training.trainer import train
-from distributed.training.warm_start import warm_start
 
 
-def launch(
-    _enter: Any, settings: dict[str, Any], *, threads: int = 1, say: Log = print, **_: Any
-) -> None:
+def launch(spec: RunSpec, say: Log) -> None:
     """In the place of ``distributed.driver.launch.launch``; one rank, on the CPU."""
-    config, data = settings["config"], settings["data"]
-    torch.set_num_threads(threads or 1)
-    learner = build_learner(config, data, torch.device("cpu"))
-    inherited = None
-    if "parent" in settings:
-        fresh = settings["origin"]["new_images"]
-        inherited = warm_start(learner, settings["parent"], data, fresh)
+    config = spec.config
+    torch.set_num_threads(config.threads or 1)
+    learner = start_learner(spec, torch.device("cpu"))
 
     def drop(folder: Path, metrics: dict[str, Any]) -> None:
         shutil.rmtree(folder)
@@ -39,16 +33,11 @@ def launch(
         yield ""
 
     train(
-        config,
-        data,
-        settings["features"],
+        spec,
         learner,
-        inline_blocks(config.data.columns, data.names),
-        settings["fingerprint"],
+        inline_blocks(config.data.columns, spec.survey.names),
         None,
         drop,
         recall,
         lambda line: (say(line), None)[1],
-        origin=settings.get("origin"),
-        inherited=inherited,
     )

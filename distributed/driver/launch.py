@@ -6,7 +6,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.train
@@ -15,48 +15,41 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed.driver.coordinator import CoordinatorCallback, RunCoordinator, RunStatus
+from distributed.driver.worker_entry import enter
 from distributed.runtime.capacity import WorkerResources, capacity, fits, shortage, wait_for_workers
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
 from distributed.storage.folder import Folder, storage
-from distributed.training.config import ClusterConfig
+from distributed.training.run_spec import RunSpec
 from drel_core.errors import InputError
 
 _IDLE = 10.0  # seconds without workers after which it is said what they wait for
+Launcher = Callable[[RunSpec, Log], None]
+"""Trains as a spec says and leaves the bundle in ``config.out``: ``launch``, or one that tests hand in."""
 
 
-def launch(
-    enter: Callable[[dict[str, bytes]], None],
-    settings: dict[str, Any],
-    *,
-    out: str,
-    workers: Workers,
-    threads: int,
-    device: Literal["auto", "cpu", "cuda"],
-    cluster: ClusterConfig,
-    every: int,
-    say: Log,
-) -> None:
-    """Run ``enter`` on every worker, resuming from the last checkpoint below ``out``.
+def launch(spec: RunSpec, say: Log, enter: Callable[[dict[str, Any]], None] = enter) -> None:
+    """Train as the spec says on workers of Ray Train, resuming from the last checkpoint in ``config.out``.
 
     Lost workers and nodes are lived through: the run goes on from its last checkpoint, with other
-    workers when ``workers`` is a range.
+    workers when ``config.workers`` is a range.
 
     Args:
-        enter: gets {"settings": pickled}; to the settings are added threads, cuda, own_cpus and a run's mark.
-        threads: of each worker; 0 shares the cores of a node.
-        every: steps between checkpoints.
+        enter: what every worker runs; gets the spec (pickled), whether it has a GPU, the run's name and
+            whether Ray Data's reads have CPUs of their own.
 
     Raises:
         InputError: the cluster has not enough for the least workers, or a worker found the input wrong.
         Stopped: the job was asked to stop; a checkpoint is written.
         RuntimeError: the run failed again and again at the same place.
     """
+    config = spec.config
+    workers, cluster = config.workers, config.cluster
     start_ray(workers.least)
     with StopRequest() as asked:
-        cuda = _on_gpus(workers, device)
+        cuda = _on_gpus(workers, config.device)
         bundle: WorkerResources = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
         most = workers.most
         if local_ray():
@@ -69,19 +62,17 @@ def launch(
         desk: Any = (
             ray.remote(num_cpus=0)(RunCoordinator)
             .options(name=f"drel-desk-{run}", scheduling_strategy=here)
-            .remote(cluster.failures, every)
+            .remote(cluster.failures, config.checkpoint.every)
         )
-        settings = {
-            **settings,
-            "threads": threads,
-            "cuda": cuda,
-            "run": run,
-            "own_cpus": local_ray(),
-        }
-        filesystem, place = storage(Folder.of(out))
+        filesystem, place = storage(Folder.of(config.out))
         trainer = TorchTrainer(
             enter,
-            train_loop_config={"settings": pickle.dumps(settings)},
+            train_loop_config={
+                "spec": pickle.dumps(spec),
+                "cuda": cuda,
+                "run": run,
+                "own_cpus": local_ray(),
+            },
             torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=(workers.least, most) if workers.least < most else most,  # type: ignore[arg-type]  # v1 types

@@ -9,61 +9,35 @@ from typing import Any
 
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
-from distributed.data.survey import StoreSurvey
 from distributed.driver.knn import choose, write_shards
-from distributed.driver.launch import launch
+from distributed.driver.launch import Launcher
 from distributed.driver.svm import fit_svm
-from distributed.driver.worker_entry import enter
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
-from distributed.training.config import TrainConfig
+from distributed.training.run_spec import RunSpec
 
-Fingerprint = dict[str, Any]
-Features = dict[str, Any] | None
-Fit = Callable[[TrainConfig, StoreSurvey, Features, Fingerprint, Log], None]
+Fit = Callable[[RunSpec, Log, Launcher], None]
 
 
-def fit(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
-) -> None:
+def fit(spec: RunSpec, say: Log, launcher: Launcher) -> None:
     """Fit the configured method and leave its bundle in ``OUT/model``.
 
     Args:
-        features: what the store's manifest says of its features.
-        mark: what must not change when the run is taken up again.
+        launcher: starts what trains in epochs.
     """
-    _FITS[config.method](config, survey, features, mark, say)
+    _FITS[spec.config.method](spec, say, launcher)
 
 
-def _in_epochs(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
-) -> None:
-    settings = {"config": config, "data": survey, "features": features, "fingerprint": mark}
-    launch(
-        enter,
-        settings,
-        out=config.out,
-        workers=config.workers,
-        threads=config.threads,
-        device=config.device,
-        cluster=config.cluster,
-        every=config.checkpoint.every,
-        say=say,
-    )
+def _in_epochs(spec: RunSpec, say: Log, launcher: Launcher) -> None:
+    launcher(spec, say)
 
 
-def _popularity(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
-) -> None:
-    keep(config, survey, features, lambda draft: None, time.perf_counter())
+def _popularity(spec: RunSpec, say: Log, launcher: Launcher) -> None:
+    keep(spec, lambda draft: None, time.perf_counter())
 
 
 def keep(
-    config: TrainConfig,
-    survey: StoreSurvey,
-    features: Features,
-    save: Callable[[BundleWriter], dict[str, Any] | None],
-    started: float,
+    spec: RunSpec, save: Callable[[BundleWriter], dict[str, Any] | None], started: float
 ) -> None:
     """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
 
@@ -71,6 +45,7 @@ def keep(
         save: writes the method's tensor files into the draft, and gives what ``config.json`` says of them.
         started: when fitting began (``perf_counter``).
     """
+    config, survey = spec.config, spec.survey
     draft = BundleWriter(Folder.of(config.out) / "model")
     draft.clear()
     described = save(draft) or {}
@@ -86,7 +61,7 @@ def keep(
         "image_dim": survey.image_dim,
         "k": config.k,
         "seed": config.seed,
-        "features": features,
+        "features": spec.features,
         "train": figures,
         "config": asdict(config),
         **described,
@@ -94,10 +69,9 @@ def keep(
     finish_bundle(draft, config.method, survey, config.data.columns, about)
 
 
-def _knn(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
-) -> None:
+def _knn(spec: RunSpec, say: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
+    config, survey = spec.config, spec.survey
     k, weighting = config.knn.k, config.knn.weighting
     if k == 0:
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
@@ -107,16 +81,17 @@ def _knn(
         write_shards(survey, config.data.columns, config.workers.most, draft)
         return {"parts": config.workers.most, "k_neighbours": k, "weighting": weighting}
 
-    keep(config, survey, features, save, started)
+    keep(spec, save, started)
 
 
-def _svm(
-    config: TrainConfig, survey: StoreSurvey, features: Features, mark: Fingerprint, say: Log
-) -> None:
+def _svm(spec: RunSpec, say: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
+    config = spec.config
     kept = Folder.of(config.out) / "checkpoints"
-    fitted = fit_svm(survey, config.data.columns, config.svm, config.seed, kept, mark, say)
-    keep(config, survey, features, lambda draft: fitted.save(draft.folder), started)
+    fitted = fit_svm(
+        spec.survey, config.data.columns, config.svm, config.seed, kept, spec.fingerprint, say
+    )
+    keep(spec, lambda draft: fitted.save(draft.folder), started)
 
 
 _FITS: dict[str, Fit] = {

@@ -104,6 +104,7 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     import torch
 
     from distributed.training.build import build_learner
+    from distributed.training.run_spec import RunSpec
     from distributed.training.trainer import train
 
     data: StoreSurvey = settings["data"]
@@ -134,12 +135,9 @@ def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
         train(
-            config,
-            data,
-            None,
+            RunSpec(config=config, survey=data, features=None, fingerprint=mark),
             learner,
             blocks,
-            mark,
             restore,
             keep,
             recall,

@@ -16,12 +16,14 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import check_same_dim, check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, survey_store
+from distributed.driver.launch import Launcher, launch
 from distributed.driver.methods import fit
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.training.config import PICTURE_METHODS, TrainConfig
+from distributed.training.run_spec import RunSpec
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
@@ -61,13 +63,17 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
 
 
 def run(
-    config: TrainConfig, say: Log = print, begin: Callable[[], None] = lambda: None
+    config: TrainConfig,
+    say: Log = print,
+    begin: Callable[[], None] = lambda: None,
+    launcher: Launcher = launch,
 ) -> dict[str, Any] | None:
     """Train as configured, and score the test store when there is one.
 
     Args:
         say: takes a line for the person who watches.
         begin: called before training, once the input has proved good.
+        launcher: starts what trains in epochs.
 
     Returns:
         the content of metrics.json, or None without a test store.
@@ -128,6 +134,7 @@ def run(
         )
     _say_survey(say, config, survey, test_survey)
     mark = fingerprint(config, survey)
+    spec = RunSpec(config=config, survey=survey, features=features, fingerprint=mark)
 
     if out.has("model/config.json"):
         check_finished(out, mark)
@@ -135,7 +142,7 @@ def run(
     else:
         make_ready(out)
         begin()
-        fit(config, survey, features, mark, say)
+        fit(spec, say, launcher)
         write_fingerprint(out, mark)
     if test_survey is None:
         return None

@@ -25,9 +25,8 @@ from distributed.data.manifest import check_same_dim, check_same_features, featu
 from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import OnBadRow, StoreSurvey, survey_store
 from distributed.driver import train
-from distributed.driver.launch import launch
+from distributed.driver.launch import Launcher, launch
 from distributed.driver.new_tags import init_new_tags
-from distributed.driver.worker_entry import enter
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.runtime.worker_range import ONE, Workers
@@ -39,6 +38,7 @@ from distributed.training.config import (
     TrainConfig,
     config_from,
 )
+from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle, Start
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info, read_vocabulary
@@ -123,12 +123,16 @@ class UpdateConfig:
 
 
 def run(
-    config: UpdateConfig, say: Log = print, begin: Callable[[], None] = lambda: None
+    config: UpdateConfig,
+    say: Log = print,
+    begin: Callable[[], None] = lambda: None,
+    launcher: Launcher = launch,
 ) -> dict[str, Any] | None:
     """Learn, and leave the bundle in ``OUT/model``; scores of the old and the new model with a test store.
 
     Args:
         begin: called before training, once the input has proved good.
+        launcher: starts the training.
 
     Raises:
         InputError: model, data or ``--out`` do not fit.
@@ -153,10 +157,10 @@ def run(
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
     known = info.num_tags
-    parent = ParentBundle(
-        place.address, info.version, known, int(info.content["table_parts"]), out.address
-    )
     rows = sum(part.train_rows for part in surveys)
+    parent = ParentBundle(
+        place.address, info.version, known, int(info.content["table_parts"]), out.address, rows
+    )
     say(
         f"version {parent.version} with {known} tags learns from {rows} new images with "
         f"{len(survey.names) - known} new tags, and rehearses {survey.train_rows - rows} rows"
@@ -182,30 +186,10 @@ def run(
             config.start,
             training.seed,
         )
-        origin = {
-            "parent": parent.version,
-            "new_images": rows,
-            "new_tags": len(survey.names) - known,
-        }
-        settings = {
-            "config": training,
-            "data": survey,
-            "features": info.features,
-            "fingerprint": mark,
-            "parent": parent,
-            "origin": origin,
-        }
-        launch(
-            enter,
-            settings,
-            out=out.address,
-            workers=config.workers,
-            threads=config.threads,
-            device=config.device,
-            cluster=config.cluster,
-            every=config.checkpoint.every,
-            say=say,
+        spec = RunSpec(
+            config=training, survey=survey, features=info.features, fingerprint=mark, parent=parent
         )
+        launcher(spec, say)
         train.write_fingerprint(out, mark)
     if not config.data.test:
         return None

@@ -1,6 +1,6 @@
-"""Where Ray Train enters each worker: read the settings, build, restore, train, report.
+"""Where Ray Train enters each worker: read the run's spec, build, restore, train, report.
 
-Imports happen inside ``enter`` and the settings come pickled, because Ray Train's controller loads
+Imports happen inside ``enter`` and the spec comes pickled, because Ray Train's controller loads
 this module and its arguments as well and needs none of what they import: a run starts sooner.
 """
 
@@ -13,24 +13,23 @@ from typing import Any
 PROGRESS = "progress.log"
 
 
-def enter(arguments: dict[str, bytes]) -> None:
+def enter(arguments: dict[str, Any]) -> None:
     """One attempt of one worker. What an attempt cannot mend ends the run through the desk."""
     import ray
 
     from drel_core.errors import InputError
 
-    settings: dict[str, Any] = pickle.loads(arguments["settings"])
-    desk = ray.get_actor(f"drel-desk-{settings['run']}")
+    desk = ray.get_actor(f"drel-desk-{arguments['run']}")
     if not ray.get(desk.may_begin.remote()):
         return
     try:
-        _train(settings, desk)
+        _train(arguments, desk)
     except InputError as error:
         ray.get(desk.refuse.remote(str(error)))
         raise
 
 
-def _train(settings: dict[str, Any], desk: Any) -> None:
+def _train(arguments: dict[str, Any], desk: Any) -> None:
     from contextlib import AbstractContextManager, nullcontext
     from pathlib import Path
 
@@ -39,29 +38,22 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     import torch
 
     from distributed.data.blocks import block_source
-    from distributed.data.survey import StoreSurvey
     from distributed.storage.folder import Folder
     from distributed.storage.local_cache import RunFolder
-    from distributed.training.build import build_learner
-    from distributed.training.config import TrainConfig
+    from distributed.training.build import start_learner
     from distributed.training.heartbeat import Heartbeat
+    from distributed.training.run_spec import RunSpec
     from distributed.training.trainer import train
 
-    config: TrainConfig = settings["config"]
-    data: StoreSurvey = settings["data"]
+    spec: RunSpec = pickle.loads(arguments["spec"])
+    config, data = spec.config, spec.survey
     context = ray.train.get_context()
     world = context.get_world_size()
     cores = os.cpu_count() or 1
-    torch.set_num_threads(settings["threads"] or max(1, cores // context.get_local_world_size()))
-    device = ray.train.torch.get_device() if settings["cuda"] else torch.device("cpu")
-    blocks = block_source(data, config.data.columns, settings["own_cpus"])
-    learner = build_learner(config, data, device)
-    inherited = None
-    if "parent" in settings:
-        from distributed.training.warm_start import warm_start
-
-        fresh = settings["origin"]["new_images"]
-        inherited = warm_start(learner, settings["parent"], data, fresh)
+    torch.set_num_threads(config.threads or max(1, cores // context.get_local_world_size()))
+    device = ray.train.torch.get_device() if arguments["cuda"] else torch.device("cpu")
+    blocks = block_source(data, config.data.columns, arguments["own_cpus"])
+    learner = start_learner(spec, device)
     scratch = RunFolder(Folder.of(config.out))
     if ray.train.get_context().get_world_rank() == 0:
         scratch.take_up(PROGRESS)
@@ -72,7 +64,7 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
     def report(folder: Path, metrics: dict[str, Any]) -> None:
         # The name holds the world size: a report into an existing folder would mix with its files.
         name = (
-            f"epoch-{metrics['epoch']:05d}-step-{metrics['step']:08d}-of-{world}-{settings['run']}"
+            f"epoch-{metrics['epoch']:05d}-step-{metrics['step']:08d}-of-{world}-{arguments['run']}"
         )
         ray.train.report(
             metrics,
@@ -115,23 +107,8 @@ def _train(settings: dict[str, Any], desk: Any) -> None:
         device=device,
     )
     found = ray.train.get_checkpoint()
-    mark = settings["fingerprint"]
     with found.as_directory() if found is not None else nullcontext(None) as at:
         restore = None if at is None else Path(at)
-        figures = train(
-            config,
-            data,
-            settings["features"],
-            learner,
-            blocks,
-            mark,
-            restore,
-            report,
-            recall,
-            say,
-            origin=settings.get("origin"),
-            inherited=inherited,
-            heartbeat=heartbeat,
-        )
+        figures = train(spec, learner, blocks, restore, report, recall, say, heartbeat=heartbeat)
     if "stopped" in figures and context.get_world_rank() == 0:
         ray.get(desk.stopped_at.remote(figures["stopped"]))

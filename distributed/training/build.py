@@ -13,8 +13,19 @@ from distributed.training.cnn_learner import CNNLearner
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.learner import Learner
+from distributed.training.run_spec import RunSpec
 from distributed.training.sharded_table import ShardedTagEmbedding
+from distributed.training.warm_start import grow
 from drel_core.model.towers import DREL
+
+
+def start_learner(spec: RunSpec, device: torch.device) -> Learner:
+    """What a run begins with: a fresh learner, filled from the parent bundle where there is one."""
+    learner = build_learner(spec.config, spec.survey, device)
+    if spec.parent is not None:
+        assert isinstance(learner, DRELLearner)
+        grow(learner, spec.parent)
+    return learner
 
 
 def build_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Learner:

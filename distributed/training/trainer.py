@@ -19,60 +19,51 @@ from distributed.data.blocks import BlockSource
 from distributed.data.epoch import ShardReader
 from distributed.data.reshard import epoch_reader
 from distributed.data.shard_layout import ShardLayout
-from distributed.data.survey import StoreSurvey
 from distributed.runtime.signals import LoopAction
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.training import checkpoint, collectives
 from distributed.training.build import build_drel_learner, is_resident, make_reader
 from distributed.training.checkpoint import Cursor
-from distributed.training.config import PICTURE_METHODS, TrainConfig
+from distributed.training.config import PICTURE_METHODS
 from distributed.training.cross_fit import has_room, learn_decision
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.heartbeat import Heartbeat
-from distributed.training.inherited import Inherited
 from distributed.training.kernel_fit import fit_kernel
 from distributed.training.learner import Learner
 from distributed.training.metrics_log import MetricsLogger
+from distributed.training.run_spec import RunSpec
+from distributed.training.warm_start import inherit
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 
 
 def train(
-    config: TrainConfig,
-    data: StoreSurvey,
-    features: dict[str, Any] | None,
+    spec: RunSpec,
     learner: Learner,
     blocks: BlockSource,
-    fingerprint: dict[str, Any],
     restore: Path | None,
     report: Callable[[Path, dict[str, Any]], object],
     recall: Callable[[dict[str, Any]], AbstractContextManager[str]],
     say: Callable[[str], None],
     validated: Callable[[int, dict[str, Any]], None] | None = None,
-    origin: dict[str, Any] | None = None,
-    inherited: Inherited | None = None,
     heartbeat: Heartbeat | None = None,
 ) -> dict[str, Any]:
     """Train, validate, write checkpoints, and leave the bundle in ``OUT/model``.
 
     Args:
-        features: what the store's manifest says of its features; goes into the bundle.
         blocks: reads units (Ray Data in production).
-        fingerprint: what a checkpoint must agree with to be resumed from.
         restore: a checkpoint folder, or None.
         say: takes a line of progress (rank 0).
         report: hands a folder with this rank's part of a checkpoint over for keeping.
         recall: a local folder with the whole checkpoint whose metrics hold these; waits until it is kept.
-        origin: what the bundle says of the model that this one came from.
-        inherited: of a model that came from another. A new one learns its decision rule first, where the
-            configuration asks.
         validated: for a search, which wants no bundle: takes the epochs done and the validation metrics.
         heartbeat: how a run is stopped from outside; none without.
 
     Returns:
         Figures of the run; ``stopped``, the steps done, when the heartbeat said so and there is no bundle.
     """
+    config, data, fingerprint = spec.config, spec.survey, spec.fingerprint
     world, rank = collectives.world_size(), collectives.rank()
     resident = is_resident(config, data)
     reader = make_reader(config, data, data.train, blocks, resident)
@@ -102,7 +93,7 @@ def train(
     logs = str(scratch.folder / "tensorboard")
     started = time.perf_counter()
     if isinstance(learner, DRELLearner) and validated is None:  # a search looks at the towers alone
-        _decide(config, data, learner, reader, blocks, fingerprint, inherited, say)
+        _decide(spec, learner, reader, blocks, say)
     decided = time.perf_counter() - started
     monitor = MetricsLogger(logs, config.epochs, total_steps, first, say)
     learner.model.train()
@@ -195,7 +186,7 @@ def train(
         figures["decision_seconds"] = round(decided, 2)
     if has_validation:
         figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
-    write_model(config, data, features, learner, figures, origin or {})
+    write_model(spec, learner, figures)
     if rank == 0:
         trained = load_bundle(local_bundle(f"{scratch.out / 'model'}"))
         if isinstance(trained, DRELAnnotator):
@@ -207,27 +198,26 @@ def train(
 
 
 def _decide(
-    config: TrainConfig,
-    data: StoreSurvey,
+    spec: RunSpec,
     learner: DRELLearner,
     reader: ShardReader,
     blocks: BlockSource,
-    fingerprint: dict[str, Any],
-    inherited: Inherited | None,
     say: Callable[[str], None],
 ) -> None:
     """Give the learner its decision rule and its kernel regression, where the configuration asks for them.
 
     Args:
         reader: of this rank's training rows.
-        inherited: of a model that came from another, which learns no rule of its own.
     """
+    config, data = spec.config, spec.survey
     has_both = config.decision.fits or config.kernel.landmarks
     if has_both and not has_room(len(data.count_T)):
         if collectives.rank() == 0:
             say(f"{len(data.count_T)} tags are too many for a decision rule and a kernel: left out")
         return
-    if inherited is not None:
+    inherited, new_images = None, 0
+    if spec.parent is not None:
+        inherited, new_images = inherit(spec.parent, data), spec.parent.new_images
         learner.rule = inherited.rule
     elif config.decision.fits:
         learner.rule = learn_decision(
@@ -237,26 +227,25 @@ def _decide(
             lambda own, reads, training: make_reader(
                 own, data, reads, blocks, not training or is_resident(config, data)
             ),
-            fingerprint,
+            spec.fingerprint,
             say,
         )
     if config.kernel.landmarks:
-        older = (None, 0) if inherited is None else (inherited.kernel, inherited.fresh)
         count_T = torch.tensor(data.count_T)
         learner.kernel = fit_kernel(
-            config.kernel, learner.model, reader, count_T, config.seed, *older
+            config.kernel,
+            learner.model,
+            reader,
+            count_T,
+            config.seed,
+            None if inherited is None else inherited.kernel,
+            new_images,
         )
 
 
-def write_model(
-    config: TrainConfig,
-    data: StoreSurvey,
-    features: dict[str, Any] | None,
-    learner: Learner,
-    figures: dict[str, Any],
-    origin: dict[str, Any],
-) -> None:
+def write_model(spec: RunSpec, learner: Learner, figures: dict[str, Any]) -> None:
     """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
+    config, data = spec.config, spec.survey
     draft = BundleWriter(Folder.of(config.out) / "model")
     if collectives.rank() == 0:
         draft.clear()
@@ -268,11 +257,11 @@ def write_model(
         draft.gather()
         about = {
             **described,
-            **origin,
+            **spec.origin,
             "image_dim": data.image_dim,
             "k": config.k,
             "seed": config.seed,
-            "features": features,
+            "features": spec.features,
             "train": figures,
             "config": asdict(config),
         }

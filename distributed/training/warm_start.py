@@ -19,8 +19,6 @@ from distributed.bundles.locate import local_bundle
 from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 from distributed.training.drel_learner import DRELLearner
-from distributed.training.inherited import Inherited
-from distributed.training.learner import Learner
 from drel_core.annotators.drel import table_file
 from drel_core.bundle.format import read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
@@ -41,6 +39,7 @@ class ParentBundle:
         version: its version.
         num_tags, table_parts: its T, and the files its table lies in.
         out: folder with the file of the first values of the rows of new tags.
+        new_images: training rows that the bundle has not been trained on; they come first.
     """
 
     bundle: str
@@ -48,6 +47,7 @@ class ParentBundle:
     num_tags: int
     table_parts: int
     out: str
+    new_images: int
 
     def folder(self) -> Path:
         """The bundle on this machine."""
@@ -59,14 +59,14 @@ def _folder(bundle: str) -> Path:
     return local_bundle(bundle)
 
 
-def grow(stepper: DRELLearner, parent: ParentBundle) -> None:
+def grow(learner: DRELLearner, parent: ParentBundle) -> None:
     """Fill a fresh learner from its parent: towers, M, rows that this rank owns, and their state.
 
     Raises:
         InputError: the bundle keeps no optimiser state, or is damaged.
     """
-    stepper.model.load_state_dict(load_tensors(parent.folder() / "model.safetensors"))
-    local = stepper.table.local
+    learner.model.load_state_dict(load_tensors(parent.folder() / "model.safetensors"))
+    local = learner.table.local
     weight_nE, state_n = read_rows_of(parent, local.start, min(local.stop, parent.num_tags))
     local.weight_nE[: len(weight_nE)] = weight_nE.to(local.weight_nE.device)
     local.state_n[: len(state_n)] = state_n.to(local.state_n.device)
@@ -79,26 +79,31 @@ def grow(stepper: DRELLearner, parent: ParentBundle) -> None:
         local.weight_nE[first - local.start :] = rows_nE.to(local.weight_nE.device)
 
 
-def inherit(parent: ParentBundle, data: StoreSurvey, fresh: int) -> Inherited:
-    """The parent's decision rule with a place for every new tag, and its kernel regression.
+@dataclass(frozen=True)
+class Inherited:
+    """The parent's decision rule and kernel regression.
+
+    Attributes:
+        rule: with a place for every new tag; None where the parent had none.
+        kernel: of the old tags; None where the parent had none.
+    """
+
+    rule: DecisionRule | None
+    kernel: KernelHead | None
+
+
+def inherit(parent: ParentBundle, survey: StoreSurvey) -> Inherited:
+    """What a learner takes over beside towers and table.
 
     Args:
-        data: the rows to learn from and the grown vocabulary.
-        fresh: how many of the rows are new; they come first.
+        survey: the rows to learn from and the grown vocabulary.
     """
     folder = parent.folder()
     rule = DecisionRule.load(folder, parent.num_tags)
     if rule is not None:
         before = torch.from_numpy(read_vocabulary(folder).counts)
-        rule = rule.extended(before, torch.from_numpy(data.count_T))
-    return Inherited(rule, KernelHead.load(folder, data.image_dim, parent.num_tags), fresh)
-
-
-def warm_start(learner: Learner, parent: ParentBundle, data: StoreSurvey, fresh: int) -> Inherited:
-    """``grow`` a learner at its start and ``inherit`` what is beside towers and table."""
-    assert isinstance(learner, DRELLearner)
-    grow(learner, parent)
-    return inherit(parent, data, fresh)
+        rule = rule.extended(before, torch.from_numpy(survey.count_T))
+    return Inherited(rule, KernelHead.load(folder, survey.image_dim, parent.num_tags))
 
 
 def read_rows_of(parent: ParentBundle, start: int, stop: int) -> tuple[Tensor, Tensor]:

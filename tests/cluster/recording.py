@@ -10,20 +10,22 @@ import json
 import sys
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distributed.driver import methods, worker_entry
+from distributed.driver import worker_entry
+from distributed.driver.launch import launch
 
 
-def enter(arguments: dict[str, bytes]) -> None:
+def enter(arguments: dict[str, Any]) -> None:
     import pickle
 
     import torch.distributed as dist
 
     from distributed.training.drel_learner import DRELLearner
 
-    folder = Path(pickle.loads(arguments["settings"])["config"].out) / "seen"
+    folder = Path(pickle.loads(arguments["spec"]).config.out) / "seen"
     folder.mkdir(exist_ok=True)
     attempt: list[Any] = [len(list(folder.iterdir()))]
     dist.broadcast_object_list(attempt)
@@ -73,6 +75,5 @@ if __name__ == "__main__":
     from jobs.train import main
     from tests.cluster import recording
 
-    methods.enter = recording.enter
-    run_job(main)
+    run_job(partial(main, launcher=partial(launch, enter=recording.enter)))
     sys.exit(0)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from distributed.data.replay_buffer import ReservoirConfig
-from distributed.driver import in_process, methods, train, update
+from distributed.driver import train, update
+from distributed.driver.in_process import launch
 from distributed.driver.update import UpdateConfig, UpdateData
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
@@ -56,10 +57,8 @@ def f1(model: Path, test: Path, tags: list[str]) -> float:
 
 
 @pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def begun(tmp_path: Path) -> Path:
     """A model of eight tags, a store of images with four others, a test store."""
-    monkeypatch.setattr(methods, "launch", in_process.launch)  # ten starts of Ray take minutes
-    monkeypatch.setattr(update, "launch", in_process.launch)
     table = planted_table(4000, seed=3)
     pq.write_table(of_tags(table, OLD, 500), tmp_path / "old.parquet")
     pq.write_table(of_tags(table, LATER, UPDATES * IMAGES), tmp_path / "later.parquet")
@@ -92,7 +91,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             optimiser="adamw", lr=0.003, weight_decay=0.1, schedule="cosine", warmup=0.1
         ),
     )
-    train.run(config, say=lambda line: None)
+    train.run(config, say=lambda line: None, launcher=launch)  # ten starts of Ray take minutes
     return tmp_path
 
 
@@ -110,7 +109,7 @@ def stream(folder: Path, name: str, **options: Any) -> Path:
             data=UpdateData(new=str(part)),
             **options,
         )
-        update.run(config, say=lambda line: None)
+        update.run(config, say=lambda line: None, launcher=launch)
         model = folder / f"{name}-{number}" / "model"
     return model
 

@@ -36,6 +36,7 @@ from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3
 from distributed.training import collectives
 from distributed.training.build import build_learner
+from distributed.training.run_spec import RunSpec
 from distributed.training.trainer import train
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
@@ -362,12 +363,9 @@ def train_once(data: str, out: str, checkpoints: str) -> None:
     learner = build_learner(config, found, torch.device("cpu"))
     blocks = inline_blocks(config.data.columns, found.names)
     train(
-        config,
-        found,
-        None,
+        RunSpec(config=config, survey=found, features=None, fingerprint={}),
         learner,
         blocks,
-        {},
         None,
         report,
         lambda metrics: nullcontext(str(place(metrics))),

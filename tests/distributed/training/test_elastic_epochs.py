@@ -20,6 +20,7 @@ from distributed.training.build import build_learner
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.drel_learner import DRELLearner, PoolConfig
 from distributed.training.optim import OptimConfig, StepResult
+from distributed.training.run_spec import RunSpec
 from distributed.training.trainer import train
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists
@@ -82,12 +83,9 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
     blocks = inline_blocks(config.data.columns, survey.names)
     try:
         train(
-            config,
-            survey,
-            None,
+            RunSpec(config=config, survey=survey, features=None, fingerprint={"seed": 0}),
             learner,
             blocks,
-            {"seed": 0},
             None if restore is None else Path(restore),
             report,
             recall,

@@ -1,0 +1,40 @@
+"""What one training run is: its workers are sent this, and nothing else that the result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distributed.data.survey import StoreSurvey
+from distributed.training.config import TrainConfig
+from distributed.training.warm_start import ParentBundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """The same on all workers and in all attempts of a run.
+
+    Attributes:
+        config: every option.
+        survey: the rows to train on, their vocabulary and statistics.
+        features: what the store's manifest says of its features; goes into the bundle.
+        fingerprint: what a checkpoint must agree with to be resumed from.
+        parent: the older bundle that the run starts from; None for a new model.
+    """
+
+    config: TrainConfig
+    survey: StoreSurvey
+    features: dict[str, Any] | None
+    fingerprint: dict[str, Any]
+    parent: ParentBundle | None = None
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the bundle says of the parent."""
+        if self.parent is None:
+            return {}
+        return {
+            "parent": self.parent.version,
+            "new_images": self.parent.new_images,
+            "new_tags": len(self.survey.names) - self.parent.num_tags,
+        }
