@@ -1,7 +1,7 @@
-"""Where workers, Ray Train's controller and the driver leave word for each other.
+"""The actor through which workers, Ray Train's controller and the driver exchange the state of a run.
 
-The desk is an actor on the driver's node, so it lives as long as the driver and sees all attempts of a
-run: what a worker group had done when it was lost, and what the next one begins with.
+It is on the driver's node, so it lives as long as the driver and sees all attempts of a run: what a worker
+group had done when it was lost, and what the next one begins with.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from ray.train import UserCallback
 from distributed.runtime.signals import LoopAction
 
 
+def actor_name(run: str) -> str:
+    """Of the coordinator of a run, as Ray finds it."""
+    return f"drel-coordinator-{run}"
+
+
 @dataclass(frozen=True)
 class RunStatus:
-    """What the driver learns.
+    """What the driver learns from the coordinator.
 
     Attributes:
-        lines: for the person who watches.
+        lines: of progress, to be shown.
         running: workers are there; if not, for how many seconds (``idle``).
         refused: the input is wrong, as a worker found.
         given_up: why the run does not go on.
@@ -38,7 +43,7 @@ class RunStatus:
 
 
 class RunCoordinator:
-    """See above. One clock, its own, times everything.
+    """State of one run. All times are of its own clock.
 
     Args:
         failures: how often in a row a run may fail without a new checkpoint between.
@@ -50,7 +55,7 @@ class RunCoordinator:
     ) -> None:
         self.failures, self.every, self.clock = failures, every, clock
         self.lines: list[str] = []
-        self.order = LoopAction.GO_ON
+        self.action = LoopAction.GO_ON
         self.world = 0
         self.reach = 0  # the most steps that may be done
         self.seen = clock()  # last sign of life
@@ -79,7 +84,7 @@ class RunCoordinator:
         self.reach, self.seen = step, self.clock()
 
     def beat(self, done: int, until_next: int) -> int:
-        """Rank 0: steps done, and how many more until it reports again."""
+        """Rank 0: steps done, and how many more until it reports again. Gives what to do now."""
         now = self.clock()
         if self.lost is not None and done > self.begun:
             reach, world, since = self.lost
@@ -92,9 +97,9 @@ class RunCoordinator:
             )
             self.lost = None
         self.reach, self.seen = done + until_next, now
-        return self.order
+        return self.action
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
     def refuse(self, message: str) -> None:
@@ -106,14 +111,14 @@ class RunCoordinator:
 
     # Ray Train's controller.
 
-    def kept(self, done: int) -> None:
-        """A checkpoint after so many steps is safe."""
+    def checkpoint_saved(self, done: int) -> None:
+        """A checkpoint after so many steps is complete."""
         self.checkpoint = done
 
     def failure(self, what: str, detail: str) -> None:
-        """The attempt failed. Without a new checkpoint since the last time, patience ends."""
+        """The attempt failed. Too many in a row without a new checkpoint end the run."""
         self.running = False
-        if not self.open:  # told before: Ray Train tells as long as the workers are there
+        if not self.open:  # known: Ray Train tells it as long as the workers are there
             return
         self.open = False
         self.failed = 1 if self.checkpoint > self.checkpoint_failed else self.failed + 1
@@ -131,10 +136,10 @@ class RunCoordinator:
     # The driver.
 
     def stop(self) -> None:
-        self.order = LoopAction.STOP
+        self.action = LoopAction.STOP
 
-    def news(self, after: int) -> RunStatus:
-        """What is new after so many lines."""
+    def status(self, after: int) -> RunStatus:
+        """The state now, with the lines after the first ``after``."""
         idle = 0.0 if self.running else self.clock() - self.seen
         return RunStatus(
             self.lines[after:], self.running, idle, self.refused, self.given_up, self.stopped
@@ -142,26 +147,27 @@ class RunCoordinator:
 
 
 class CoordinatorCallback(UserCallback):
-    """Tells the desk what Ray Train's controller sees."""
+    """Tells the coordinator what Ray Train's controller sees."""
 
-    def __init__(self, desk: Any) -> None:
-        self.desk = desk
+    def __init__(self, coordinator: Any) -> None:
+        self.coordinator = coordinator
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         if checkpoint is not None:
-            self.desk.kept.remote(metrics[0]["done"])
+            self.coordinator.checkpoint_saved.remote(metrics[0]["done"])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         # Before the next attempt asks whether it may begin.
         detail = "\n".join(f"worker {rank}: {error}" for rank, error in worker_exceptions.items())
-        ray.get(self.desk.failure.remote(told(worker_exceptions), detail))
+        what = failure_summary(worker_exceptions)
+        ray.get(self.coordinator.failure.remote(what, detail))
 
 
-def told(failures: dict[int, Exception]) -> str:
+def failure_summary(failures: dict[int, Exception]) -> str:
     """One line: the workers that are gone, or else the first error. When one is gone, the others fail
-    in their next collective, which tells nothing."""
+    in their next collective, which says nothing of the cause."""
     gone = sorted(
         rank for rank, error in failures.items() if isinstance(error, ray.exceptions.RayActorError)
     )

@@ -1,9 +1,10 @@
 """Training as one worker does it, in the calling process and without Ray: for tests and benchmarks, where
-starting Ray would take longer than the training. Checkpoints are not kept."""
+starting Ray would take longer than the training."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,31 +14,44 @@ import torch
 
 from distributed.data.blocks import inline_blocks
 from distributed.runtime.progress import Log
-from distributed.training.build import start_learner
+from distributed.training.build import build_learner
+from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
-from distributed.training.trainer import train
 
 
-def launch(spec: RunSpec, say: Log) -> None:
-    """In the place of ``distributed.driver.launch.launch``; one rank, on the CPU."""
-    config = spec.config
-    torch.set_num_threads(config.threads or 1)
-    learner = start_learner(spec, torch.device("cpu"))
+class InProcessIO:
+    """Keeps the checkpoint with the highest score in a folder of its own; a run cannot be resumed from it.
 
-    def drop(folder: Path, metrics: dict[str, Any]) -> None:
-        shutil.rmtree(folder)
+    Args:
+        log: takes the lines of progress.
+        folder: for the checkpoint.
+    """
+
+    def __init__(self, log: Log, folder: Path) -> None:
+        self.log, self.kept = log, folder / "best"
+        self.score, self.epoch = float("-inf"), 0
+
+    def save(self, folder: Path, metrics: dict[str, Any]) -> None:
+        if metrics["score"] <= self.score:
+            shutil.rmtree(folder)
+            return
+        shutil.rmtree(self.kept, ignore_errors=True)
+        shutil.move(folder, self.kept)
+        self.score, self.epoch = metrics["score"], metrics["epoch"]
+
+    def validated(self, epoch: int, metrics: dict[str, Any]) -> None:
+        """Nobody waits for them."""
 
     @contextmanager
-    def recall(metrics: dict[str, Any]) -> Iterator[str]:
-        raise AssertionError("no checkpoint is kept: train without validation rows")
-        yield ""
+    def best(self, epoch: int) -> Iterator[Path]:
+        assert epoch == self.epoch, f"the best checkpoint is of epoch {self.epoch}, not {epoch}"
+        yield self.kept
 
-    train(
-        spec,
-        learner,
-        inline_blocks(config.data.columns, spec.survey.names),
-        None,
-        drop,
-        recall,
-        lambda line: (say(line), None)[1],
-    )
+
+def launch(spec: RunSpec, log: Log) -> None:
+    """A ``Launcher`` of one rank on the CPU, which always begins at the start."""
+    torch.set_num_threads(spec.config.threads or 1)
+    learner = build_learner(spec, torch.device("cpu"))
+    blocks = inline_blocks(spec.config.data.columns, spec.survey.names)
+    with tempfile.TemporaryDirectory(prefix="drel-checkpoint-") as folder:
+        ModelTrainer(spec, learner, blocks, InProcessIO(log, Path(folder))).run()

@@ -14,7 +14,12 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distributed.driver.coordinator import CoordinatorCallback, RunCoordinator, RunStatus
+from distributed.driver.coordinator import (
+    CoordinatorCallback,
+    RunCoordinator,
+    RunStatus,
+    actor_name,
+)
 from distributed.driver.worker_entry import enter
 from distributed.runtime.capacity import WorkerResources, capacity, fits, shortage, wait_for_workers
 from distributed.runtime.progress import Log
@@ -22,18 +27,20 @@ from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
 from distributed.storage.folder import Folder, storage
+from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from drel_core.errors import InputError
 
-_IDLE = 10.0  # seconds without workers after which it is said what they wait for
+_IDLE = 10.0  # seconds without workers after which a line says what they wait for
+Enter = Callable[[dict[str, Any]], None]
 Launcher = Callable[[RunSpec, Log], None]
 """Trains as a spec says and leaves the bundle in ``config.out``: ``launch``, or one that tests hand in."""
 
 
-def launch(spec: RunSpec, say: Log, enter: Callable[[dict[str, Any]], None] = enter) -> None:
+def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
     """Train as the spec says on workers of Ray Train, resuming from the last checkpoint in ``config.out``.
 
-    Lost workers and nodes are lived through: the run goes on from its last checkpoint, with other
+    The run outlives lost workers and nodes: it goes on from its last checkpoint, with another number of
     workers when ``config.workers`` is a range.
 
     Args:
@@ -46,64 +53,72 @@ def launch(spec: RunSpec, say: Log, enter: Callable[[dict[str, Any]], None] = en
         RuntimeError: the run failed again and again at the same place.
     """
     config = spec.config
-    workers, cluster = config.workers, config.cluster
+    workers = config.workers
     start_ray(workers.least)
-    with StopRequest() as asked:
+    with StopRequest() as stop:
         cuda = _on_gpus(workers, config.device)
-        bundle: WorkerResources = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
-        most = workers.most
-        if local_ray():
-            most = max(workers.least, min(most, os.cpu_count() or 1))
-        else:
-            wait_for_workers(bundle, workers.least, cluster.start_timeout, say, asked.check)
+        resources: WorkerResources = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
+        if not local_ray():
+            wait_for_workers(
+                resources, workers.least, config.cluster.start_timeout, log, stop.check
+            )
         run = os.urandom(3).hex()
-        # On the driver's node, so that it is lost only with the driver.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        desk: Any = (
-            ray.remote(num_cpus=0)(RunCoordinator)
-            .options(name=f"drel-desk-{run}", scheduling_strategy=here)
-            .remote(cluster.failures, config.checkpoint.every)
-        )
-        filesystem, place = storage(Folder.of(config.out))
-        trainer = TorchTrainer(
-            enter,
-            train_loop_config={
-                "spec": pickle.dumps(spec),
-                "cuda": cuda,
-                "run": run,
-                "own_cpus": local_ray(),
-            },
-            torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=(workers.least, most) if workers.least < most else most,  # type: ignore[arg-type]  # v1 types
-                use_gpu=cuda,
-                elastic_resize_monitor_interval_s=cluster.resize_every,  # type: ignore[call-arg]
-            ),
-            run_config=RunConfig(
-                name="checkpoints",
-                storage_path=place,
-                storage_filesystem=filesystem,
-                checkpoint_config=CheckpointConfig(
-                    num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
-                ),
-                # The desk decides when it is enough.
-                failure_config=FailureConfig(max_failures=-1),
-                callbacks=[CoordinatorCallback(desk)],  # type: ignore[list-item]
-                worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]
-            ),
-        )
-        fit = _Fit(trainer)
+        coordinator = _start_coordinator(run, config)
+        arguments = {"spec": pickle.dumps(spec), "cuda": cuda, "run": run, "own_cpus": local_ray()}
+        fit = _Fit(_make_trainer(config, enter, arguments, CoordinatorCallback(coordinator)))
         fit.start()
-        news = _follow(desk, fit, asked, bundle, workers, say)
-    ray.kill(desk)
-    if news.refused is not None:
-        raise InputError(news.refused)
-    if news.given_up is not None:
-        raise RuntimeError(news.given_up)
+        status = _follow(coordinator, fit, stop, resources, workers, log)
+    ray.kill(coordinator)
+    if status.refused is not None:
+        raise InputError(status.refused)
+    if status.given_up is not None:
+        raise RuntimeError(status.given_up)
     if fit.error is not None:
         raise fit.error
-    if news.stopped is not None:
-        raise Stopped(asked.signum)
+    if status.stopped is not None:
+        raise Stopped(stop.signum)
+
+
+def _start_coordinator(run: str, config: TrainConfig) -> Any:
+    # On the driver's node, so that it is lost only with the driver.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0)(RunCoordinator)
+    return actor.options(name=actor_name(run), scheduling_strategy=here).remote(
+        config.cluster.failures, config.checkpoint.every
+    )
+
+
+def _make_trainer(
+    config: TrainConfig, enter: Enter, arguments: dict[str, Any], callback: CoordinatorCallback
+) -> TorchTrainer:
+    """Ray Train's side of a run: how many workers, with what, and which checkpoints are kept where."""
+    least, most = config.workers.least, config.workers.most
+    if local_ray():
+        most = max(least, min(most, os.cpu_count() or 1))
+    cuda: bool = arguments["cuda"]
+    filesystem, place = storage(Folder.of(config.out))
+    return TorchTrainer(
+        enter,
+        train_loop_config=arguments,
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]  # v1 types
+            use_gpu=cuda,
+            elastic_resize_monitor_interval_s=config.cluster.resize_every,  # type: ignore[call-arg]
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=place,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
+            # The coordinator decides when it is enough.
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[callback],  # type: ignore[list-item]
+            worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]
+        ),
+    )
 
 
 def _on_gpus(workers: Workers, device: str) -> bool:
@@ -140,33 +155,38 @@ class _Fit(threading.Thread):
 
 
 def _follow(
-    desk: Any, fit: _Fit, asked: StopRequest, bundle: WorkerResources, workers: Workers, say: Log
+    coordinator: Any,
+    fit: _Fit,
+    stop: StopRequest,
+    resources: WorkerResources,
+    workers: Workers,
+    log: Log,
 ) -> RunStatus:
-    """Show what the desk has to tell until the run ends; hand on the wish to stop."""
-    shown, said, handed_on = 0, "", False
+    """Show the coordinator's lines until the run ends, and hand on a request to stop."""
+    shown, waiting, handed_on = 0, "", False
     while True:
         fit.join(0.3)
         ended = not fit.is_alive()
-        news: RunStatus = ray.get(desk.news.remote(shown))
-        for line in news.lines:
-            say(line)
-        shown += len(news.lines)
+        status: RunStatus = ray.get(coordinator.status.remote(shown))
+        for line in status.lines:
+            log(line)
+        shown += len(status.lines)
         if ended:
-            return news
-        if asked.signum and not handed_on:
-            if not news.running:
-                raise Stopped(asked.signum)
-            ray.get(desk.stop.remote())
+            return status
+        if stop.signum and not handed_on:
+            if not status.running:
+                raise Stopped(stop.signum)
+            ray.get(coordinator.stop.remote())
             handed_on = True
-        if news.running:
-            said = ""
-        elif news.idle > _IDLE and not local_ray():
+        if status.running:
+            waiting = ""
+        elif status.idle > _IDLE and not local_ray():
             have = capacity()
-            missing = workers.least - fits(bundle, have.total)
-            line = shortage(bundle, missing, have) if missing > 0 else said
-            if line != said:
-                say(line)
-                said = line
+            missing = workers.least - fits(resources, have.total)
+            line = shortage(resources, missing, have) if missing > 0 else waiting
+            if line != waiting:
+                log(line)
+                waiting = line
 
 
 def _input_error(error: BaseException) -> str | None:

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,51 +98,69 @@ def domains(space: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     return out
 
 
-def _trial(values: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Train with one set of values on one process, telling Tune the validation metrics each epoch."""
+class SearchIO:
+    """Reports each epoch's validation metrics to Ray Tune, with the last checkpoint that was saved."""
+
+    def __init__(self) -> None:
+        self.saved: Path | None = None
+
+    def log(self, line: str) -> None:
+        """The search shows a line for each trial, not for its steps."""
+
+    def save(self, folder: Path, metrics: dict[str, Any]) -> None:
+        self._remove()
+        self.saved = folder
+
+    def validated(self, epoch: int, metrics: dict[str, Any]) -> None:
+        figures = {key: metrics[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
+        checkpoint = None
+        if self.saved is not None:
+            checkpoint = tune.Checkpoint.from_directory(str(self.saved))
+        tune.report({"epoch": epoch, **figures}, checkpoint=checkpoint)
+        self._remove()  # Tune has its copy
+
+    def _remove(self) -> None:
+        if self.saved is not None:
+            shutil.rmtree(self.saved, ignore_errors=True)
+        self.saved = None
+
+
+@dataclass(frozen=True)
+class TrialSetup:
+    """What all trials share.
+
+    Attributes:
+        config: what is not searched.
+        threads: of a trial's process.
+    """
+
+    config: TrainConfig
+    survey: StoreSurvey
+    threads: int
+    cuda: bool
+
+
+def _trial(values: dict[str, Any], setup: TrialSetup) -> None:
+    """Train with one set of values in one process. The towers alone: no rule, no bundle."""
     import torch
 
     from distributed.training.build import build_learner
     from distributed.training.run_spec import RunSpec
-    from distributed.training.trainer import train
+    from distributed.training.trainer import Trainer
 
-    data: StoreSurvey = settings["data"]
-    context = tune.get_context()
-    config = with_values(settings["config"], values)
-    config.out = str(Path(context.get_trial_dir()))
-    torch.set_num_threads(settings["threads"])
-    device = torch.device("cuda" if settings["cuda"] else "cpu")
-    blocks = block_source(data, config.data.columns)
-    held: list[Path] = []
-
-    def keep(folder: Path, metrics: dict[str, Any]) -> None:
-        held.append(folder)
-
-    def validated(epoch: int, metrics: dict[str, Any]) -> None:
-        figures = {key: metrics[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
-        checkpoint = tune.Checkpoint.from_directory(str(held[-1])) if held else None
-        tune.report({"epoch": epoch, **figures}, checkpoint=checkpoint)
-        while held:  # Tune has its copy
-            shutil.rmtree(held.pop(), ignore_errors=True)
-
-    def recall(metrics: dict[str, Any]) -> Any:
-        raise AssertionError("a trial leaves no bundle")
-
-    learner = build_learner(config, data, device)
-    mark = {"values": json.dumps(values, sort_keys=True)}
-    found = tune.get_checkpoint()
-    with found.as_directory() if found is not None else nullcontext(None) as at:
-        restore = None if at is None else Path(at)
-        train(
-            RunSpec(config=config, survey=data, features=None, fingerprint=mark),
-            learner,
-            blocks,
-            restore,
-            keep,
-            recall,
-            lambda line: None,
-            validated,
-        )
+    config = with_values(setup.config, values)
+    config.out = str(Path(tune.get_context().get_trial_dir()))
+    fingerprint = {"values": json.dumps(values, sort_keys=True)}
+    spec = RunSpec(config=config, survey=setup.survey, features=None, fingerprint=fingerprint)
+    torch.set_num_threads(setup.threads)
+    learner = build_learner(spec, torch.device("cuda" if setup.cuda else "cpu"))
+    trainer = Trainer(spec, learner, block_source(setup.survey, config.data.columns), SearchIO())
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.restore(Path(folder))
+    trainer.fit()
+    trainer.close()
 
 
 def _name(trial: Any) -> str:
@@ -153,28 +170,28 @@ def _name(trial: Any) -> str:
 class _Lines(tune.Callback):
     """A line for each trial that ends or is stopped."""
 
-    def __init__(self, say: Log, trials: int) -> None:
-        self.say, self.trials, self.ended, self.best = say, trials, 0, -1.0
+    def __init__(self, log: Log, trials: int) -> None:
+        self.log, self.trials, self.ended, self.best = log, trials, 0, -1.0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         last = trial.last_result or {}
         self.ended += 1
         self.best = max(self.best, last.get("F1", -1.0))
-        told = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
-        self.say(
+        values = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
+        self.log(
             f"trial {self.ended}/{self.trials}  F1 {last.get('F1', 0):.3f} after "
-            f"{last.get('epoch', 0)} epochs  best {self.best:.3f}  ({told})"
+            f"{last.get('epoch', 0)} epochs  best {self.best:.3f}  ({values})"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.ended += 1
-        self.say(f"trial {self.ended}/{self.trials} failed: {trial.error_file}")
+        self.log(f"trial {self.ended}/{self.trials} failed: {trial.error_file}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"trials": self.trials, "ended": self.ended, "best": self.best}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, say=print)
+        self.__dict__.update(state, log=print)
 
 
 def _short(value: Any) -> str:
@@ -188,7 +205,7 @@ def search(
     trials: int,
     concurrent: int,
     grace: int,
-    say: Log,
+    log: Log,
 ) -> SearchResult:
     """Run the trials, or go on with those of an earlier call on the same ``config.out``.
 
@@ -205,42 +222,54 @@ def search(
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
     concurrent = concurrent or (gpus if cuda else 1)
     threads = config.threads or max(1, cpus // concurrent)
-    settings = {"config": config, "data": survey, "threads": threads, "cuda": cuda}
+    setup = TrialSetup(config, survey, threads, cuda)
     trainable: Callable[..., Any] = tune.with_resources(
-        tune.with_parameters(_trial, settings=settings), {"cpu": threads, "gpu": 1 if cuda else 0}
+        tune.with_parameters(_trial, setup=setup), {"cpu": threads, "gpu": 1 if cuda else 0}
     )
     folder = str(Path(config.out) / TRIALS)
     if tune.Tuner.can_restore(folder):
-        say(f"going on with the trials in {folder}")
+        log(f"going on with the trials in {folder}")
         tuner = tune.Tuner.restore(folder, trainable, resume_unfinished=True, restart_errored=True)
     else:
         tuner = tune.Tuner(
             trainable,
             param_space=domains(space, config),
-            tune_config=tune.TuneConfig(
-                metric="F1",
-                mode="max",
-                num_samples=trials,
-                max_concurrent_trials=concurrent,
-                scheduler=ASHAScheduler(
-                    time_attr="epoch",
-                    max_t=config.epochs,
-                    grace_period=min(grace, config.epochs),
-                    reduction_factor=3,
-                ),
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-                search_alg=tune.search.BasicVariantGenerator(random_state=config.seed),
-            ),
+            tune_config=_tune_config(config, trials, concurrent, grace),
             run_config=tune.RunConfig(
                 name=TRIALS,
                 storage_path=config.out,
                 verbose=0,
-                callbacks=[_Lines(say, trials)],
+                callbacks=[_Lines(log, trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             ),
         )
-    grid = tuner.fit()
+    return _result(tuner.fit())
+
+
+def _tune_config(config: TrainConfig, trials: int, concurrent: int, grace: int) -> tune.TuneConfig:
+    """Random search, whose trials ASHA stops early."""
+    return tune.TuneConfig(
+        metric="F1",
+        mode="max",
+        num_samples=trials,
+        max_concurrent_trials=concurrent,
+        scheduler=ASHAScheduler(
+            time_attr="epoch",
+            max_t=config.epochs,
+            grace_period=min(grace, config.epochs),
+            reduction_factor=3,
+        ),
+        trial_name_creator=_name,
+        trial_dirname_creator=_name,
+        search_alg=tune.search.BasicVariantGenerator(random_state=config.seed),
+    )
+
+
+def _result(grid: tune.ResultGrid) -> SearchResult:
+    """
+    Raises:
+        RuntimeError: no trial has reported anything.
+    """
     reached = []
     results = [grid[place] for place in range(len(grid))]
     for result in results:

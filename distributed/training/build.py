@@ -19,39 +19,40 @@ from distributed.training.warm_start import grow
 from drel_core.model.towers import DREL
 
 
-def start_learner(spec: RunSpec, device: torch.device) -> Learner:
-    """What a run begins with: a fresh learner, filled from the parent bundle where there is one."""
-    learner = build_learner(spec.config, spec.survey, device)
-    if spec.parent is not None:
-        assert isinstance(learner, DRELLearner)
-        grow(learner, spec.parent)
-    return learner
-
-
-def build_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) -> Learner:
-    """What the configured method learns with, at its start: alike at any world size."""
+def build_learner(spec: RunSpec, device: torch.device) -> Learner:
+    """What a run starts with, alike at any world size; filled from the parent bundle where there is one."""
+    config, survey = spec.config, spec.survey
     torch.manual_seed(config.seed)
     if config.method in PICTURE_METHODS:
         return CNNLearner(
             config.method,
-            len(data.count_T),
+            len(survey.count_T),
             config.cnn,
             config.loss.margin,
             config.optim,
             config.seed,
             device,
         )
-    return build_drel_learner(config, data, device)
+    learner = build_drel_learner(config, survey, device)
+    if spec.parent is not None:
+        grow(learner, spec.parent)
+    return learner
 
 
-def build_drel_learner(config: TrainConfig, data: StoreSurvey, device: torch.device) -> DRELLearner:
-    """Model, table and optimiser of DREL or WSABIE at their start."""
-    model = DREL(data.image_dim, config.model, torch.tensor(data.mean_D), torch.tensor(data.std_D))
-    table = ShardedTagEmbedding(len(data.count_T), config.model, config.table, config.seed, device)
+def build_drel_learner(
+    config: TrainConfig, survey: StoreSurvey, device: torch.device
+) -> DRELLearner:
+    """Model, table and optimiser of DREL or WSABIE at their start, no parent looked at."""
+    model = DREL(
+        survey.image_dim, config.model, torch.tensor(survey.mean_D), torch.tensor(survey.std_D)
+    )
+    table = ShardedTagEmbedding(
+        len(survey.count_T), config.model, config.table, config.seed, device
+    )
     return DRELLearner(
         model,
         table,
-        torch.tensor(data.count_T),
+        torch.tensor(survey.count_T),
         config.loss,
         config.pool,
         config.optim,
@@ -62,11 +63,16 @@ def build_drel_learner(config: TrainConfig, data: StoreSurvey, device: torch.dev
 
 def make_reader(
     config: TrainConfig,
-    data: StoreSurvey,
+    survey: StoreSurvey,
     selections: list[RowSelection],
     blocks: BlockSource,
     resident: bool,
 ) -> ShardReader:
+    """This rank's share of some rows.
+
+    Args:
+        resident: keep them in memory after the first pass.
+    """
     world, rank = collectives.world_size(), collectives.rank()
     total = sum(selection.take for selection in selections)
     return ShardReader(
@@ -80,8 +86,8 @@ def make_reader(
     )
 
 
-def is_resident(config: TrainConfig, data: StoreSurvey) -> bool:
+def is_resident(config: TrainConfig, survey: StoreSurvey) -> bool:
+    """Whether a rank keeps its training rows in memory."""
     if config.data.residency != "auto":
         return config.data.residency == "resident"
-    rows = sum(selection.take for selection in data.train) / collectives.world_size()
-    return rows * data.image_dim * data.item_bytes <= config.data.memory_gib * 2**30
+    return survey.num_bytes / collectives.world_size() <= config.data.memory_gib * 2**30

@@ -121,7 +121,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how the towers learn"""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
-    """how scores become the words of an image; methods drel and wsabie"""
+    """decision rule: how scores become the tags of an image; methods drel and wsabie"""
     kernel: KernelConfig = field(default_factory=KernelConfig)
     """kernel regression whose evidence is added to scores; methods drel and wsabie"""
     knn: KNNConfig = field(default_factory=KNNConfig)

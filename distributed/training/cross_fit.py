@@ -1,4 +1,4 @@
-"""Scores of rows that the model was not fitted to, from fits that leave some out; the decision rule of them.
+"""The decision rule, learned from scores of rows that the scoring model was not fitted to.
 
 Shapes: n rows held out of one fit, T tags.
 """
@@ -6,30 +6,29 @@ Shapes: n rows held out of one fit, T tags.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from distributed.data.blocks import BlockSource
 from distributed.data.epoch import ShardReader
 from distributed.data.feature_store import RowSelection
-from distributed.data.survey import StoreSurvey
+from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.training import collectives
+from distributed.training.build import build_drel_learner, is_resident, make_reader
 from distributed.training.config import TrainConfig
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
+from distributed.training.run_spec import RunSpec
 from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
 from drel_core.model.sampling import mix_seed
 
 _PAIRS = 8 << 20  # (image, tag) pairs that the rule is learned from: half a GiB while it is
 _LEAST_ROWS = 400  # with fewer a rule follows chance
-Build = Callable[[TrainConfig], DRELLearner]
-Read = Callable[[TrainConfig, list[RowSelection], bool], ShardReader]
 
 
 def split_rows(
@@ -59,40 +58,36 @@ def has_room(num_tags: int) -> bool:
 
 
 def learn_decision(
-    config: TrainConfig,
-    data: StoreSurvey,
-    build: Build,
-    read: Read,
-    fingerprint: dict[str, Any],
-    say: Callable[[str], None],
+    spec: RunSpec, blocks: BlockSource, device: torch.device, log: Log
 ) -> DecisionRule:
-    """The rule of ``config.decision``, alike on all ranks; kept in ``OUT`` for a run that is taken up again.
+    """The rule of ``config.decision``, alike on all ranks; saved in ``OUT`` for a run that is resumed.
 
     Args:
-        build: makes a learner at its start.
-        read: makes the reader of some rows, in training or (False) as one pass.
+        blocks: reads the store.
+        log: takes a line of progress, on rank 0.
     """
-    out, mark = Folder.of(config.out), json.dumps(fingerprint, sort_keys=True)
-    tags = len(data.count_T)
-    if (found := _kept(out, mark, tags)) is not None:
+    config, survey = spec.config, spec.survey
+    out, fingerprint = Folder.of(config.out), json.dumps(spec.fingerprint, sort_keys=True)
+    tags = len(survey.count_T)
+    if (found := _saved(out, fingerprint, tags)) is not None:
         collectives.barrier()
         return found
     fits, parts = config.decision.fits, round(1 / config.decision.held_out)
     most = max(1, _PAIRS // (fits * tags))
     scores: list[Tensor] = []
     masks: list[Tensor] = []
-    count_T = torch.from_numpy(data.count_T)
+    count_T = torch.from_numpy(survey.count_T)
     for fit in range(fits):
-        rest, held = split_rows(data.train, parts, fit, most, config.seed)
+        rest, held = split_rows(survey.train, parts, fit, most, config.seed)
         if collectives.rank() == 0:
-            say(f"decision rule: fit {fit + 1} of {fits}, without {sum(r.take for r in held)} rows")
+            log(f"decision rule: fit {fit + 1} of {fits}, without {sum(r.take for r in held)} rows")
         # Another start and order of rows: the rule should not follow those of one run.
         own = replace(config, seed=mix_seed(config.seed, 5, fit) % 2**31)
         torch.manual_seed(own.seed)
-        learner = build(own)
-        training = read(own, rest, True)
+        learner = build_drel_learner(own, survey, device)
+        training = make_reader(own, survey, rest, blocks, is_resident(config, survey))
         _fit(own, learner, training)
-        reader = read(own, held, False)
+        reader = make_reader(own, survey, held, blocks, resident=True)
         rows = reader.load()
         counts = list(reader.plan.rows_per_rank)
         if config.kernel.landmarks:
@@ -102,10 +97,10 @@ def learn_decision(
         masks.append(collectives.gather_rows(mask_nT, counts).cpu())
         del learner
     score_nT, hit_nT = torch.cat(scores), torch.cat(masks).bool()
-    rule = learn_rule(score_nT, hit_nT, count_T, data.train_rows, config.k, config.decision)
+    rule = learn_rule(score_nT, hit_nT, count_T, survey.train_rows, config.k, config.decision)
     if collectives.rank() == 0:
         with out.writing(DECISION) as path:
-            rule.save(path, {"of": mark})
+            rule.save(path, {"of": fingerprint})
     collectives.barrier()
     return rule
 
@@ -126,14 +121,14 @@ def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> None
             )
 
 
-def _kept(out: Folder, mark: str, tags: int) -> DecisionRule | None:
+def _saved(out: Folder, fingerprint: str, tags: int) -> DecisionRule | None:
     """What this run, and no other, learned before."""
     if not out.has(DECISION):
         return None
     with out.local(DECISION) as path:
         try:
             with safe_open(path, "pt") as file:
-                said = file.metadata() or {}
+                metadata = file.metadata() or {}
         except SafetensorError:
             return None
-        return DecisionRule.load(path.parent, tags) if said.get("of") == mark else None
+        return DecisionRule.load(path.parent, tags) if metadata.get("of") == fingerprint else None

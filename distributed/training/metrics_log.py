@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from distributed.runtime.progress import Log
 from distributed.training import collectives
 from distributed.training.optim import StepResult
 from drel_core.annotators.drel import DRELAnnotator
@@ -26,10 +26,10 @@ class MetricsLogger:
         epochs: int,
         steps: int,
         first_step: int,
-        say: Callable[[str], None],
+        log: Log,
         every_seconds: float = 3.0,
     ) -> None:
-        self.say = say
+        self.log = log
         self.epochs, self.steps, self.every = epochs, steps, every_seconds
         self.writer = (
             SummaryWriter(folder, purge_step=first_step or None)
@@ -86,7 +86,7 @@ class MetricsLogger:
             }.items():
                 self.writer.add_scalar(name, value, global_step)
             f1 = "" if self.f1 is None else f"  F1 {self.f1:.3f}"
-            self.say(
+            self.log(
                 f"epoch {epoch + 1}/{self.epochs}  step {global_step}/{self.steps}  "
                 f"loss {mean_loss:.4f}{f1}  {images:,.0f} images/s  "
                 f"left {int(left) // 60}:{int(left) % 60:02d}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from distributed.driver.coordinator import RunCoordinator, told
+from distributed.driver.coordinator import RunCoordinator, failure_summary
 from distributed.runtime.capacity import Capacity, check_feasible, fits, grows_by, shortage
 from distributed.runtime.signals import LoopAction, Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
@@ -30,68 +30,72 @@ class Clock:
 
 def test_lost_steps_and_the_time_to_go_on_are_told() -> None:
     clock = Clock()
-    desk = RunCoordinator(failures=2, every=50, clock=clock)
-    assert desk.may_begin()
-    desk.begin(2, 0)
-    assert desk.beat(80, 5) == LoopAction.GO_ON
-    desk.kept(50)
+    coordinator = RunCoordinator(failures=2, every=50, clock=clock)
+    assert coordinator.may_begin()
+    coordinator.begin(2, 0)
+    assert coordinator.beat(80, 5) == LoopAction.GO_ON
+    coordinator.checkpoint_saved(50)
     clock.now += 3
     for _ in range(9):  # the controller looks again and again; it is one failure
-        desk.failure("lost worker 1 (process or node gone)", "…")
-    assert not desk.news(0).running
+        coordinator.failure("lost worker 1 (process or node gone)", "…")
+    assert not coordinator.status(0).running
     clock.now += 11
-    assert desk.news(0).idle == 14
-    desk.begin(1, 50)
+    assert coordinator.status(0).idle == 14
+    coordinator.begin(1, 50)
     clock.now += 1
-    desk.beat(51, 1)
-    assert desk.news(0).lines == [
+    coordinator.beat(51, 1)
+    assert coordinator.status(0).lines == [
         "lost worker 1 (process or node gone); starting again from the last checkpoint",
         "going on after 15.0 s with 1 worker (2 before) from step 50: at most 35 steps lost",
     ]
-    assert desk.news(1).running and len(desk.news(1).lines) == 1
+    assert coordinator.status(1).running and len(coordinator.status(1).lines) == 1
 
 
 def test_no_more_steps_than_lie_between_checkpoints_can_be_lost() -> None:
-    desk = RunCoordinator(failures=2, every=50, clock=Clock())
-    desk.begin(2, 0)
-    desk.beat(90, 30)  # the next checkpoint, at 100, would have been told
-    desk.kept(50)
-    desk.begin(3, 50)
-    desk.beat(51, 1)
-    assert desk.news(0).lines[-1].endswith("at most 50 steps lost")
+    coordinator = RunCoordinator(failures=2, every=50, clock=Clock())
+    coordinator.begin(2, 0)
+    coordinator.beat(90, 30)  # the next checkpoint, at 100, would have been told
+    coordinator.checkpoint_saved(50)
+    coordinator.begin(3, 50)
+    coordinator.beat(51, 1)
+    assert coordinator.status(0).lines[-1].endswith("at most 50 steps lost")
 
 
 def test_failing_again_and_again_at_one_place_ends_the_run() -> None:
-    desk = RunCoordinator(failures=2, every=50, clock=Clock())
+    coordinator = RunCoordinator(failures=2, every=50, clock=Clock())
     for checkpoint in (50, 100, 150):  # each attempt gets further
-        assert desk.may_begin()
-        desk.kept(checkpoint)
-        desk.failure("worker 0 failed: ValueError: x", "the traceback")
-    assert desk.may_begin()
-    desk.failure("worker 0 failed: ValueError: x", "the traceback")
-    assert desk.may_begin()
-    desk.failure("worker 0 failed: ValueError: x", "the traceback")
-    assert not desk.may_begin()
-    given_up = desk.news(0).given_up
+        assert coordinator.may_begin()
+        coordinator.checkpoint_saved(checkpoint)
+        coordinator.failure("worker 0 failed: ValueError: x", "the traceback")
+    assert coordinator.may_begin()
+    coordinator.failure("worker 0 failed: ValueError: x", "the traceback")
+    assert coordinator.may_begin()
+    coordinator.failure("worker 0 failed: ValueError: x", "the traceback")
+    assert not coordinator.may_begin()
+    given_up = coordinator.status(0).given_up
     assert given_up and "3 times in a row" in given_up and given_up.endswith("\nthe traceback")
 
 
 def test_wrong_input_is_not_tried_again() -> None:
-    desk = RunCoordinator(failures=2, every=50, clock=Clock())
-    assert desk.may_begin()
-    desk.refuse("checkpoint of another seed")
-    desk.failure("worker 0 failed: InputError: checkpoint of another seed", "")
-    assert not desk.may_begin()
-    assert desk.news(0).refused == "checkpoint of another seed" and desk.news(0).lines == []
+    coordinator = RunCoordinator(failures=2, every=50, clock=Clock())
+    assert coordinator.may_begin()
+    coordinator.refuse("checkpoint of another seed")
+    coordinator.failure("worker 0 failed: InputError: checkpoint of another seed", "")
+    assert not coordinator.may_begin()
+    assert (
+        coordinator.status(0).refused == "checkpoint of another seed"
+        and coordinator.status(0).lines == []
+    )
 
 
 def test_of_several_failures_the_dead_worker_is_the_one_that_is_told() -> None:
     peer = RuntimeError("Connection closed by peer [127.0.0.1]:4711")
     died = ray.exceptions.ActorDiedError()
-    assert told({0: peer, 2: died}) == "lost worker 2 (process or node gone)"
-    assert told({1: died, 0: died}) == "lost workers 0, 1 (process or node gone)"
+    assert failure_summary({0: peer, 2: died}) == "lost worker 2 (process or node gone)"
+    assert failure_summary({1: died, 0: died}) == "lost workers 0, 1 (process or node gone)"
     assert (
-        told({1: ValueError("first\n  the reason\n")}) == "worker 1 failed: ValueError: the reason"
+        failure_summary({1: ValueError("first\n  the reason\n")})
+        == "worker 1 failed: ValueError: the reason"
     )
 
 

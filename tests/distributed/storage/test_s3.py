@@ -6,13 +6,11 @@ import concurrent.futures
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,10 +32,9 @@ from distributed.serving.model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3
-from distributed.training import collectives
 from distributed.training.build import build_learner
+from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
-from distributed.training.trainer import train
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
@@ -48,6 +45,7 @@ from tests.helpers.bundles import write_drel
 from tests.helpers.fault_proxy import KINDS, FaultProxy
 from tests.helpers.ranks import spawn_ranks
 from tests.helpers.s3_server import ROOT, Bucket, bucket_environment, make_bucket, s3_server
+from tests.helpers.shared_folder_io import SharedFolderIO
 from tests.helpers.store_checks import read_back, survey, table
 from tests.helpers.stores import planted_table
 from tests.jobs.test_train import SMALL
@@ -353,24 +351,10 @@ def train_once(data: str, out: str, checkpoints: str) -> None:
         FeatureStore.open(data), "fail", Validation(0.2, config.seed), power=config.model.power
     )
 
-    def place(metrics: dict[str, object]) -> Path:
-        return Path(checkpoints) / f"{metrics['epoch']}-{metrics['step']}"
-
-    def report(folder: Path, metrics: dict[str, object]) -> None:
-        shutil.copytree(folder, place(metrics), dirs_exist_ok=True)
-        collectives.barrier()
-
-    learner = build_learner(config, found, torch.device("cpu"))
+    spec = RunSpec(config=config, survey=found, features=None, fingerprint={})
+    learner = build_learner(spec, torch.device("cpu"))
     blocks = inline_blocks(config.data.columns, found.names)
-    train(
-        RunSpec(config=config, survey=found, features=None, fingerprint={}),
-        learner,
-        blocks,
-        None,
-        report,
-        lambda metrics: nullcontext(str(place(metrics))),
-        lambda line: None,
-    )
+    ModelTrainer(spec, learner, blocks, SharedFolderIO(Path(checkpoints))).run()
 
 
 def test_two_ranks_leave_the_bundle_in_s3_that_they_leave_locally(

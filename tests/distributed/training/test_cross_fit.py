@@ -16,11 +16,12 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.training import collectives
-from distributed.training.build import build_drel_learner, make_reader
+from distributed.training.build import build_drel_learner
 from distributed.training.config import DataConfig, TrainConfig
 from distributed.training.cross_fit import has_room, learn_decision, split_rows
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.optim import OptimConfig
+from distributed.training.run_spec import RunSpec
 from drel_core.decision.rule import DECISION, DecisionConfig, DecisionRule
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
@@ -81,16 +82,12 @@ def test_parts_cover_every_training_row_once_and_no_other(tmp_path: Path) -> Non
     assert len(other) == len(seen[0]) and not (other == seen[0]).all()
 
 
-def learn(config: TrainConfig, data: StoreSurvey, mark: str, said: list[str]) -> DecisionRule:
+def learn(
+    config: TrainConfig, data: StoreSurvey, fingerprint: str, said: list[str]
+) -> DecisionRule:
+    spec = RunSpec(config=config, survey=data, features=None, fingerprint={"data": fingerprint})
     blocks = inline_blocks(config.data.columns, data.names)
-    return learn_decision(
-        config,
-        data,
-        lambda own: build_drel_learner(own, data, torch.device("cpu")),
-        lambda own, reads, training: make_reader(own, data, reads, blocks, True),
-        {"data": mark},
-        said.append,
-    )
+    return learn_decision(spec, blocks, torch.device("cpu"), said.append)
 
 
 def work(folder: str) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ from torch import Tensor
 from distributed.data.blocks import inline_blocks
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
-from distributed.training import collectives
 from distributed.training.build import build_learner
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.drel_learner import DRELLearner, PoolConfig
+from distributed.training.model_trainer import ModelTrainer
 from distributed.training.optim import OptimConfig, StepResult
 from distributed.training.run_spec import RunSpec
-from distributed.training.trainer import train
 from drel_core.model.towers import ModelConfig
 from drel_core.scoring.tag_lists import TagLists
 from tests.helpers.ranks import spawn_ranks
+from tests.helpers.shared_folder_io import SharedFolderIO
 from tests.helpers.stores import write_numbered
 
 ROWS, EPOCHS, EVERY = 150, 3, 4
@@ -54,7 +53,8 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
     )
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
-    learner = build_learner(config, survey, torch.device("cpu"))
+    spec = RunSpec(config=config, survey=survey, features=None, fingerprint={"seed": 0})
+    learner = build_learner(spec, torch.device("cpu"))
     assert isinstance(learner, DRELLearner)
     seen: Seen = {}
     run_step = learner.run
@@ -68,29 +68,12 @@ def work(folder: str, out: str, residency: str, restore: str | None, kill_at: in
         return run_step(features_BD, tags, epoch=epoch, step=step, **rest)
 
     learner.run = run  # type: ignore[method-assign]
-    kept = Path(out) / "kept"
-
-    def report(mine: Path, metrics: dict[str, Any]) -> Path:
-        kept.mkdir(parents=True, exist_ok=True)
-        place = kept / f"{metrics['epoch']:03d}-{metrics['step']:03d}-{collectives.world_size()}"
-        shutil.copytree(mine, place, dirs_exist_ok=True)
-        collectives.barrier()
-        return place
-
-    def recall(metrics: dict[str, Any]) -> Any:
-        raise AssertionError("no rows are held out")
-
     blocks = inline_blocks(config.data.columns, survey.names)
+    trainer = ModelTrainer(spec, learner, blocks, SharedFolderIO(Path(out) / "kept"))
+    if restore is not None:
+        trainer.restore(Path(restore))
     try:
-        train(
-            RunSpec(config=config, survey=survey, features=None, fingerprint={"seed": 0}),
-            learner,
-            blocks,
-            None if restore is None else Path(restore),
-            report,
-            recall,
-            lambda line: None,
-        )
+        trainer.run()
     except Killed:
         return seen, None
     state = {name: value.clone() for name, value in learner.model.state_dict().items()}

@@ -1,0 +1,134 @@
+"""A training run that leaves a bundle: the decision rule, the loop, the model."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from distributed.bundles.finish import finish_bundle
+from distributed.bundles.locate import local_bundle
+from distributed.bundles.write import BundleWriter
+from distributed.storage.folder import Folder
+from distributed.training import checkpoint, collectives
+from distributed.training.config import PICTURE_METHODS
+from distributed.training.cross_fit import has_room, learn_decision
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.kernel_fit import fit_kernel
+from distributed.training.learner import Learner
+from distributed.training.run_spec import RunSpec
+from distributed.training.trainer import RunIO, Trainer
+from distributed.training.warm_start import inherit
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.annotators.load import load_bundle
+
+
+class ModelIO(RunIO, Protocol):
+    """A ``RunIO`` whose checkpoints can be read back while the run goes on."""
+
+    def best(self, epoch: int) -> AbstractContextManager[Path]:
+        """A local folder with the whole checkpoint that was saved after ``epoch`` epochs, which is the best
+        one; waits until it is there."""
+
+
+class ModelTrainer(Trainer[ModelIO]):
+    """A run that leaves its model in ``OUT/model``. Arguments are those of ``Trainer``."""
+
+    def run(self) -> bool:
+        """Learn the decision rule, train, and write the bundle of the best epoch.
+
+        Returns:
+            False if the run was asked to stop: then there is a checkpoint and no bundle.
+        """
+        started = time.perf_counter()
+        if isinstance(self.learner, DRELLearner):
+            self._decide(self.learner)
+        decided = time.perf_counter()
+        done = self.fit()
+        if done:
+            self._finish(decided - started, time.perf_counter() - decided)
+        self.close()
+        if done and self.rank == 0:
+            self.run_folder.push()
+        return done
+
+    def _decide(self, learner: DRELLearner) -> None:
+        """Give the learner its decision rule and its kernel regression, where the configuration asks for
+        them. A model that came from another has that one's rule."""
+        config, survey, parent = self.spec.config, self.spec.survey, self.spec.parent
+        num_tags = len(survey.count_T)
+        if (config.decision.fits or config.kernel.landmarks) and not has_room(num_tags):
+            self._log(f"{num_tags} tags are too many for a decision rule and a kernel: left out")
+            return
+        kernel, new_images = None, 0
+        if parent is not None:
+            inherited = inherit(parent, survey)
+            learner.rule, kernel, new_images = inherited.rule, inherited.kernel, parent.new_images
+        elif config.decision.fits:
+            learner.rule = learn_decision(self.spec, self.blocks, learner.device, self.io.log)
+        if config.kernel.landmarks:
+            learner.kernel = fit_kernel(
+                config.kernel,
+                learner.model,
+                self.reader,
+                torch.tensor(survey.count_T),
+                config.seed,
+                kernel,
+                new_images,
+            )
+
+    def _finish(self, decision_seconds: float, fit_seconds: float) -> None:
+        """Write the bundle of the best epoch, or without validation of the last one."""
+        cursor, config = self.cursor, self.spec.config
+        if cursor.best_epoch >= 0:
+            with self.io.best(cursor.best_epoch + 1) as folder:
+                checkpoint.load(folder, self.learner, self.spec.fingerprint)
+        figures: dict[str, Any] = {
+            "seconds": round(decision_seconds + fit_seconds, 2),
+            "epochs": cursor.epoch,
+            "images_per_second": round(self.metrics.total_images / max(fit_seconds, 1e-9), 1),
+            "triplets_per_second": round(self.metrics.total_triplets / max(fit_seconds, 1e-9), 1),
+            "workers": self.world,
+        }
+        if config.decision.fits or config.kernel.landmarks:
+            figures["decision_seconds"] = round(decision_seconds, 2)
+        if self.spec.survey.validation:
+            figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
+        write_model(self.spec, self.learner, figures)
+        if self.rank == 0:
+            trained = load_bundle(local_bundle((Folder.of(config.out) / "model").address))
+            if isinstance(trained, DRELAnnotator):
+                self.metrics.projector(trained)
+
+
+def write_model(spec: RunSpec, learner: Learner, figures: dict[str, Any]) -> None:
+    """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
+    config = spec.config
+    writer = BundleWriter(Folder.of(config.out) / "model")
+    if collectives.rank() == 0:
+        writer.clear()
+    collectives.barrier()
+    described = learner.write(writer.folder)
+    writer.upload()
+    collectives.barrier()
+    if collectives.rank() == 0:
+        writer.gather()
+        about = {
+            **described,
+            **spec.origin,
+            "image_dim": spec.survey.image_dim,
+            "k": config.k,
+            "seed": config.seed,
+            "features": spec.features,
+            "train": figures,
+            "config": asdict(config),
+        }
+        rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
+        finish_bundle(writer, config.method, spec.survey, config.data.columns, about, rows)
+    else:
+        writer.drop()
+    collectives.barrier()
