@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import os
 
 # Tests run beside each other and beside Ray's workers. torch's threads wait for one another in busy loops,
 # so that with more threads than cores a step of a small model takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("RAY_ADDRESS", None)  # tests start their own
 
-import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from xdist.scheduler import LoadScopeScheduling
 
-from jobs.cli import run_job
+from distributed.runtime.ray_session import start_ray
+from tests.helpers.commands import ROOT, run, run_here
 from tests.helpers.fault_proxy import FaultProxy
 from tests.helpers.s3_server import Bucket, bucket_environment, make_bucket, s3_server
 
-ROOT = Path(__file__).resolve().parent.parent
+# Each starts a Ray, or a scorer on one of its own.
+RAY_FIXTURES = {"shared_ray", "ray_job", "guarded", "server"}
+# What files of tests share, by a word in them; the longest first. Each is made once where one process has
+# all of its files.
+SHARED = {"ray_job": "ray", "shared_ray": "ray", "Server": "scorer", "spawn_ranks": "ranks"}
+
+
+@functools.cache
+def group_of(file: str) -> str:
+    """What the file shares with others, else the file itself."""
+    text = (ROOT / file).read_text("utf-8")
+    return next((group for word, group in SHARED.items() if word in text), file)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses ``shared_data``, before ``-m`` selects, so that nobody has to mark by hand."""
+    """Mark what uses ``shared_data`` or Ray, before ``-m`` selects, so that nobody has to mark by hand.
+
+    Groups stay together, the long ones first.
+    """
+    groups: dict[str, list[pytest.Item]] = {group: [] for group in SHARED.values()}
     for item in items:
-        if "shared_data" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "shared_data" in fixtures:
             item.add_marker(pytest.mark.shared_data)
+        if fixtures & RAY_FIXTURES:
+            item.add_marker(pytest.mark.ray)
+        groups.setdefault(group_of(item.nodeid.partition("::")[0]), []).append(item)
+    items[:] = [item for group in groups.values() for item in group]
+
+
+class ByGroup(LoadScopeScheduling):
+    """For several processes (pytest -n N --dist loadscope): a group is run by one of them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return ByGroup(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")
@@ -65,22 +100,39 @@ Job = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Job:
+def job(capfd: pytest.CaptureFixture[str]) -> Job:
     """``job(VERB, arguments…)``: what `python -m jobs.VERB` does, in this process, which has imported
     everything; for jobs that end before they start Ray."""
 
     def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", [f"jobs.{verb}", *map(str, arguments)])
         capfd.readouterr()
-        terminated = signal.getsignal(signal.SIGTERM)
-        code: object = 0
-        try:
-            run_job(importlib.import_module(f"jobs.{verb}").main)
-        except SystemExit as ended:
-            code = ended.code
-        finally:
-            signal.signal(signal.SIGTERM, terminated)
+        code = run_here(verb, *arguments)
         said, complained = capfd.readouterr()
-        return subprocess.CompletedProcess(sys.argv, int(str(code or 0)), said, complained)
+        return subprocess.CompletedProcess([verb, *arguments], code, said, complained)  # type: ignore[list-item]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """One Ray, as jobs start it, for all tests that do not start, kill or join one."""
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray_job() -> Job:
+    """``job`` for jobs that need Ray: processes of their own."""
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_ray_unasked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that a test starts by accident would take its seconds and stay for the tests that follow."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("this test starts Ray: let it use shared_ray, or mark it with ray")
+
+    if not {"ray", "cluster"} & {mark.name for mark in request.node.iter_markers()}:
+        monkeypatch.setattr(ray, "init", refuse)

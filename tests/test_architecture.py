@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.commands import ROOT
+from tests.helpers.source import dotted
+
 FORBIDDEN = {
     "drel_core": (
         *("ray", "pyarrow", "fastapi", "starlette", "torch.distributed"),
@@ -18,16 +19,6 @@ FORBIDDEN = {
     "distributed": ("jobs", "benchmarks", "tests"),
     "jobs": ("benchmarks", "tests"),
 }
-
-
-def dotted(node: ast.expr) -> str:
-    """``torch.distributed.barrier`` of an attribute chain on a plain name, else empty."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        owner = dotted(node.value)
-        return f"{owner}.{node.attr}" if owner else ""
-    return ""
 
 
 def names_used(source: str) -> set[str]:
@@ -105,6 +96,19 @@ def test_imports_point_one_way(package: str) -> None:
         if (bad := offences(file.read_text(encoding="utf-8"), FORBIDDEN[package]))
     }
     assert found == {}
+
+
+def test_no_test_imports_from_another_test() -> None:
+    """What tests share is in tests/helpers/ or a fixture: a test module can be moved or removed alone."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    assert files
+    found = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for name in names_used(file.read_text(encoding="utf-8"))
+        if name.startswith("tests.") and ".test_" in name
+    }
+    assert found == set()
 
 
 # Spelled in pieces, so that this file itself passes.

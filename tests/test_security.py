@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import Job
+from tests.helpers.commands import ROOT, run
+from tests.helpers.source import dotted
 from tests.helpers.stores import write_planted
-from tests.test_architecture import dotted
 
 # Calls that may run what is in a file, and how each is made safe; None: not at all.
 UNSAFE = {
@@ -128,16 +127,10 @@ HIDDEN = [
 ]
 
 
-def run_job(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **SECRETS},
-        check=False,
-    )
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
 
 
 def assert_hidden(done: subprocess.CompletedProcess[str], folder: Path) -> None:
@@ -147,30 +140,32 @@ def assert_hidden(done: subprocess.CompletedProcess[str], folder: Path) -> None:
         assert not any(secret.encode() in content for content in written)
 
 
-def test_secrets_of_the_environment_are_in_no_output_of_a_failing_run(tmp_path: Path) -> None:
+def test_secrets_of_the_environment_are_in_no_output_of_a_failing_run(
+    tmp_path: Path, secrets: None, job: Job
+) -> None:
     """One that cannot reach its bucket, and one whose rows are bad."""
     out = tmp_path / "out"
-    done = run_job("jobs.train", "--data.train", "s3://bucket/store", "--out", str(out))
+    done = run("train", "--data.train", "s3://bucket/store", "--out", out)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert_hidden(done, tmp_path)
     store = write_planted(tmp_path / "store.parquet", 40)
-    done = run_job(
-        "jobs.train", "--data.train", str(store), "--data.test", "s3://bucket/t", "--out", str(out)
-    )
+    done = job("train", "--data.train", store, "--data.test", "s3://bucket/t", "--out", out)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert_hidden(done, tmp_path)
 
 
-def test_a_config_that_is_printed_holds_no_secret_of_the_environment(tmp_path: Path) -> None:
-    done = run_job(
-        "jobs.train", "--data.train", "s3://bucket/store", "--out", "x", "--print_config"
-    )
+def test_a_config_that_is_printed_holds_no_secret_of_the_environment(
+    tmp_path: Path, secrets: None, job: Job
+) -> None:
+    done = job("train", "--data.train", "s3://bucket/store", "--out", "x", "--print_config")
     assert done.returncode == 0 and "s3://bucket/store" in done.stdout
     assert_hidden(done, tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["train", "annotate", "serve", "ingest"])
-def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path, verb: str) -> None:
+def test_a_password_in_an_address_is_refused_and_not_shown(
+    tmp_path: Path, secrets: None, job: Job, verb: str
+) -> None:
     address = "s3://SOMEKEY:hidden-password@bucket/store"
     option = {
         "train": "--data.train",
@@ -178,14 +173,14 @@ def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path, verb:
         "serve": "--model",
         "ingest": "--input",
     }[verb]
-    done = run_job(f"jobs.{verb}", option, address, "--out", str(tmp_path / "out"))
+    done = job(verb, option, address, "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "s3://…@…" in done.stderr
     assert "hidden-password" not in done.stderr + done.stdout and "SOMEKEY" not in done.stderr
     config = tmp_path / "config.yaml"
     config.write_text(f"data:\n  train: {address}\nout: {tmp_path / 'out'}\n")
     if verb == "train":
-        done = run_job("jobs.train", "--config", str(config))
+        done = job("train", "--config", config)
         assert done.returncode == 2 and "--data.train" in done.stderr, done.stderr
         assert "hidden-password" not in done.stderr + done.stdout
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import command_line, descendants
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
 
 SMALL = (
     "--model.image_hidden",

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
 
 CLUSTER = ROOT / "cluster"
 KUBERAY = CLUSTER / "kuberay"

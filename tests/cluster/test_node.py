@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.rules import CLUSTER
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
 
 TOKEN = "a-token-of-this-test-0123456789abcdef"
 

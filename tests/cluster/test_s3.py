@@ -23,12 +23,11 @@ from safetensors.torch import load
 from distributed.data.feedback import read_feedback
 from distributed.storage.folder import Folder
 from drel_core.annotators.load import load_bundle
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT, SMALL, command
 from tests.helpers.fault_proxy import KINDS, FaultProxy
 from tests.helpers.s3_server import Bucket, bucket_environment, make_bucket, s3_server
+from tests.helpers.server import start
 from tests.helpers.stores import planted_table
-from tests.jobs.test_serve import start
-from tests.jobs.test_train import SMALL, command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 RATE = 0.05

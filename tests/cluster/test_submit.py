@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.nodes import SMALL, Cluster, wait_until
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
 from tests.helpers.stores import write_planted
 
 

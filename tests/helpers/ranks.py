@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_FIRST_SEED = torch.initial_seed()  # what a new process starts with
 _ranks: list[tuple[Any, Connection]] = []  # process and pipe; started when first asked for
 _calls = itertools.count()
 
@@ -105,7 +104,7 @@ def _call(
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
-    torch.manual_seed(_FIRST_SEED)
+    torch.seed()  # a new process has none that is known
     torch.set_default_dtype(torch.float32)
     dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=world)
     content = io.BytesIO()

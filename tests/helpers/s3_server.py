@@ -15,8 +15,6 @@ from pathlib import Path
 
 from tests.helpers.fault_proxy import FaultProxy
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @contextmanager
 def s3_server(log: Path) -> Iterator[int]:

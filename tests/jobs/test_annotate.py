@@ -23,8 +23,8 @@ from drel_core.annotators.load import load_bundle
 from jobs.annotate import main
 from tests.conftest import Job
 from tests.helpers.bundles import write_drel
+from tests.helpers.commands import ROOT, command
 from tests.helpers.stores import planted_table
-from tests.jobs.test_train import ROOT, command, run
 
 D = 8
 
@@ -105,7 +105,7 @@ def test_a_stopped_run_goes_on_with_the_missing_files(
     assert json.loads((out / "_done.json").read_text())["rows"] == 400
 
 
-def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path) -> None:
+def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path, ray_job: Job) -> None:
     """kill -9 of the driver of a store large enough for Ray Data."""
     model = write_drel(tmp_path / "model")
     rows, dim = 8_400_000, D  # 269 MB of features: above what is done without Ray
@@ -115,9 +115,8 @@ def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path) -> 
     (tmp_path / "data").mkdir()
     pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=65536, compression="none")
     out = tmp_path / "out"
-    line = command(
-        "annotate", "--model", model, "--data", tmp_path / "data", "--out", out, "--k", 2
-    )
+    arguments = ("--model", model, "--data", tmp_path / "data", "--out", out, "--k", 2)
+    line = command("annotate", *arguments)
     with open(tmp_path / "log", "w") as log:
         driver = subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -130,7 +129,7 @@ def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path) -> 
     time.sleep(4)  # the workers of its Ray notice and end
     before = {part: part.stat().st_ino for part in out.glob("part-*.parquet")}
     assert not (out / "_done.json").exists() and 8 <= len(before) < 120
-    done = run("annotate", *line[3:], timeout=300)
+    done = ray_job("annotate", *arguments)
     assert done.returncode == 0, done.stderr
     assert "files are there already" in done.stdout
     assert {part: part.stat().st_ino for part in before} == before
@@ -165,9 +164,7 @@ def test_thresholds_leave_tags_out(tmp_path: Path) -> None:
     assert read(tmp_path / "none").column("tags").to_pylist() == [[]] * 100
 
 
-def test_bad_rows_end_the_run_or_are_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_rows_end_the_run_or_are_left_out(tmp_path: Path, job: Job) -> None:
     model = write_drel(tmp_path / "model")
     table = planted_table(40, dim=D).drop_columns(["tags"])
     features = table.column("features").to_pylist()
@@ -179,12 +176,11 @@ def test_bad_rows_end_the_run_or_are_left_out(
     )
     pq.write_table(bad, tmp_path / "bad.parquet", row_group_size=16)
     base = ["--model", str(model), "--data", str(tmp_path / "bad.parquet")]
-    done = run("annotate", *base, "--out", tmp_path / "fail")
+    done = job("annotate", *base, "--out", tmp_path / "fail")
     assert done.returncode == 2
     assert "bad.parquet: row 7: features hold NaN at position 3" in done.stderr
     assert not list((tmp_path / "fail").glob("part-*"))
-    main([*base, "--out", str(tmp_path / "skip"), "--on_bad_row", "skip"])
-    said = capsys.readouterr().out
+    said = job("annotate", *base, "--out", tmp_path / "skip", "--on_bad_row", "skip").stdout
     assert "3 bad rows left out" in said and "row 30: image_id is empty" in said
     kept = [image_id for row, image_id in enumerate(ids) if row not in (7, 21, 30)]
     assert read(tmp_path / "skip").column("image_id").to_pylist() == kept

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Job
 from tests.helpers.stores import write_planted
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("knn", "svm", "wsabie", "drel:best")
-
-
-def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.compare", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +23,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
-    stores: list[str], tmp_path: Path
+    stores: list[str], tmp_path: Path, ray_job: Job
 ) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text(
@@ -46,7 +31,9 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
         "data: {validation: 0.000001}\n"
     )
     out = tmp_path / "out"
-    done = compare(*stores, "--out", str(out), "--methods", f"drel:{broken},{','.join(METHODS)}")
+    done = ray_job(
+        "compare", *stores, "--out", str(out), "--methods", f"drel:{broken},{','.join(METHODS)}"
+    )
     assert done.returncode == 1, done.stderr
     assert "holds out none" in done.stderr
     results = json.loads((out / "results.json").read_text("utf-8"))
@@ -77,9 +64,9 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
     ],
 )
 def test_wrong_options_are_told_before_training(
-    stores: list[str], tmp_path: Path, arguments: list[str], message: str
+    stores: list[str], tmp_path: Path, job: Job, arguments: list[str], message: str
 ) -> None:
-    done = compare(*stores, "--out", str(tmp_path / "out"), *arguments)
+    done = job("compare", *stores, "--out", str(tmp_path / "out"), *arguments)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert message in done.stderr

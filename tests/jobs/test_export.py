@@ -24,9 +24,10 @@ from drel_core.errors import InputError
 from drel_core.export import two_tower
 from drel_core.model.towers import ModelConfig
 from jobs.export import main
+from tests.conftest import Job
 from tests.helpers.bundles import write_drel
+from tests.helpers.commands import run
 from tests.helpers.pictures import tiny_network
-from tests.jobs.test_train import run
 
 DIM, TAGS = 8, 12
 SHAPES = {
@@ -251,7 +252,7 @@ def test_a_network_from_pictures_gives_the_same_tags(tmp_path: Path, form: str) 
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], job: Job
 ) -> None:
     model = write_drel(tmp_path / "model")
     full = tmp_path / "full"
@@ -288,11 +289,11 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
             told = str(error)
         except SystemExit as error:  # the parser's own
             assert error.code == 2
-            told = capsys.readouterr().err
+            told = capfd.readouterr().err
         else:
             pytest.fail(f"{words!r} was not said")
         assert words in told
-    done = run("export", "--model", knn, "--out", out)
+    done = job("export", "--model", knn, "--out", out)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error:") and "kNN cannot be exported" in done.stderr
     assert not out.exists() and not list(tmp_path.glob(".*")) and not (model / "export").exists()
@@ -300,7 +301,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
 
 
 def test_a_new_or_empty_folder_is_taken_and_the_example_runs_from_a_command_line(
-    tmp_path: Path,
+    tmp_path: Path, job: Job
 ) -> None:
     model, out = write_drel(tmp_path / "model"), tmp_path / "deep" / "out"
     out.mkdir(parents=True)
@@ -313,7 +314,7 @@ def test_a_new_or_empty_folder_is_taken_and_the_example_runs_from_a_command_line
     said = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     rows = [json.loads(row) for row in said.splitlines()]
     assert len(rows) == 2 and [len(row) for row in rows] == [3, 3] and rows[0] == rows[1]
-    again = run("export", "--model", model, "--out", out)
+    again = job("export", "--model", model, "--out", out)
     assert again.returncode == 2 and "holds files" in again.stderr
 
 

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -22,28 +20,9 @@ from PIL import Image
 
 from tests.conftest import Job
 from tests.helpers import nuswide_layout
+from tests.helpers.commands import start
 
-ROOT = Path(__file__).resolve().parents[2]
 GOOD, HOSTILE = 34, 22
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    source = () if "--source" in arguments else ("--source", "images")
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.ingest", *source, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    process = start(*arguments)
-    out, err = process.communicate(timeout=240)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def read(store: Path, name: str) -> pa.Table:
@@ -147,9 +126,13 @@ OPTIONS = (
 )
 
 
-def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_with_hostile_files_becomes_a_store(
+    folder: Path, tmp_path: Path, ray_job: Job
+) -> None:
     out = tmp_path / "store"
     arguments = (
+        "--source",
+        "images",
         "--input",
         str(folder),
         "--tags",
@@ -159,7 +142,7 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
         *OPTIONS,
     )
     # Stopped by force after the first parts, then taken up again.
-    process = start(*arguments)
+    process = start("ingest", *arguments)
     parts = tmp_path / "store.partial" / "parts"
     deadline = time.monotonic() + 120
     while not [p for p in parts.glob("chunk-*.parquet") if "rejected" not in p.name]:
@@ -170,11 +153,11 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     process.communicate()
     assert not out.exists()
 
-    other = run(*arguments, "--dtype", "float16")
+    other = ray_job("ingest", *arguments, "--dtype", "float16")
     assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
     assert "unfinished ingestion" in other.stderr
 
-    done = run(*arguments)
+    done = ray_job("ingest", *arguments)
     assert done.returncode == 0, done.stderr
     assert "there already" in done.stdout
     assert not (tmp_path / "store.partial").exists()
@@ -209,15 +192,15 @@ def test_a_folder_with_hostile_files_becomes_a_store(folder: Path, tmp_path: Pat
     assert "more than 64000000 pixels" in report
     assert (out / "report.png").stat().st_size > 5000
 
-    again = run(*arguments)
+    again = ray_job("ingest", *arguments)
     assert again.returncode == 0
     assert "is there already" in again.stdout
-    third = run(*arguments, "--seed", "1")
+    third = ray_job("ingest", *arguments, "--seed", "1")
     assert third.returncode == 2
     assert "choose a new --out" in third.stderr
 
 
-def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
+def test_picture_bytes_in_parquet(tmp_path: Path, ray_job: Job) -> None:
     source = tmp_path / "in"
     for part, numbers in (("train", range(12)), ("test", range(8, 16))):
         (source / part).mkdir(parents=True)
@@ -234,7 +217,10 @@ def test_picture_bytes_in_parquet(tmp_path: Path) -> None:
             row_group_size=5,
         )
     out = tmp_path / "out"
-    done = run(
+    done = ray_job(
+        "ingest",
+        "--source",
+        "images",
         "--input",
         str(source),
         "--out",
@@ -293,12 +279,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path) -> None:
+def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path, ray_job: Job) -> None:
     layout = nuswide_layout.write_layout(tmp_path / "nus")
     tagged_B = layout.tags_BT.any(1)
     trains = nuswide_layout.PARTS["Train"]
     common = ["--source", "nuswide", "--input", str(layout.root), "--dtype", "float16"]
-    done = run(*common, "--out", str(tmp_path / "own"), "--split", "official")
+    done = ray_job("ingest", *common, "--out", str(tmp_path / "own"), "--split", "official")
     assert done.returncode == 0, done.stderr
     train, test = read(tmp_path / "own", "train"), read(tmp_path / "own", "test")
     assert (len(train), len(test)) == (tagged_B[:trains].sum(), tagged_B[trains:].sum())
@@ -307,7 +293,8 @@ def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path) -> None:
     assert set(gone.column("reason").to_pylist()) == {"no tags"}
     assert len(gone) == (~tagged_B).sum()
 
-    done = run(
+    done = ray_job(
+        "ingest",
         *common,
         "--out",
         str(tmp_path / "random"),
@@ -326,12 +313,12 @@ def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path) -> None:
 
     path = layout.root / "Low_Level_Features" / "Test_Normalized_WT.dat"
     os.truncate(path, path.stat().st_size // 2)
-    done = run(*common, "--out", str(tmp_path / "broken"))
+    done = ray_job("ingest", *common, "--out", str(tmp_path / "broken"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "Test_Normalized_WT.dat" in done.stderr
 
 
-def test_a_table_with_an_array_and_a_split_column(tmp_path: Path) -> None:
+def test_a_table_with_an_array_and_a_split_column(tmp_path: Path, ray_job: Job) -> None:
     rows = 50
     features = np.random.default_rng(0).random((rows, 6), dtype=np.float32)
     features[7, 2] = np.nan
@@ -350,7 +337,7 @@ def test_a_table_with_an_array_and_a_split_column(tmp_path: Path) -> None:
         "--separator",
         "|",
     ]
-    done = run(*common, "--out", str(tmp_path / "out"), "--split", "column:part")
+    done = ray_job("ingest", *common, "--out", str(tmp_path / "out"), "--split", "column:part")
     assert done.returncode == 0, done.stderr
     train, test = read(tmp_path / "out", "train"), read(tmp_path / "out", "test")
     assert (len(train), len(test)) == (39, 10)
@@ -361,7 +348,7 @@ def test_a_table_with_an_array_and_a_split_column(tmp_path: Path) -> None:
     assert "NaN at position 2" in gone[0]["reason"]
 
     np.save(tmp_path / "f.npy", features[:49])
-    done = run(*common, "--out", str(tmp_path / "other"))
+    done = ray_job("ingest", *common, "--out", str(tmp_path / "other"))
     assert done.returncode == 2
     assert "50" in done.stderr
     assert "49" in done.stderr

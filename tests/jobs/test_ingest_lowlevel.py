@@ -16,7 +16,7 @@ from distributed.data.manifest import check_same_features, features_of
 from distributed.ingest.parts import matrix
 from drel_core.errors import InputError
 from drel_core.images.lowlevel import Codebook, lowlevel
-from tests.jobs.test_ingest import run
+from tests.conftest import Job
 
 
 def write_pictures(path: Path, numbers: range) -> dict[str, Image.Image]:
@@ -36,11 +36,20 @@ def write_pictures(path: Path, numbers: range) -> dict[str, Image.Image]:
     return pictures
 
 
-def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path) -> None:
+def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path, ray_job: Job) -> None:
     pictures = write_pictures(tmp_path / "in", range(40))
-    common = ["--input", str(tmp_path / "in"), "--features", "lowlevel", "--chunk_rows", "16"]
+    common = [
+        "--source",
+        "images",
+        "--input",
+        str(tmp_path / "in"),
+        "--features",
+        "lowlevel",
+        "--chunk_rows",
+        "16",
+    ]
     own = ["--lowlevel.words", "12", "--lowlevel.sample", "20"]
-    done = run(*common, *own, "--out", str(tmp_path / "a"))
+    done = ray_job("ingest", *common, *own, "--out", str(tmp_path / "a"))
     assert done.returncode == 0, done.stderr
     codebook = Codebook.load(tmp_path / "a" / "codebook.npz")
     assert codebook.word_K128.shape == (12, 128)
@@ -58,7 +67,8 @@ def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path) -> None:
     assert got_BD[:, -12:].sum() > 400
 
     write_pictures(tmp_path / "in" / "more", range(40, 50))
-    again = run(
+    again = ray_job(
+        "ingest",
         *common,
         "--lowlevel.codebook",
         str(tmp_path / "a" / "codebook.npz"),
@@ -74,10 +84,15 @@ def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hold different features"):
         check_same_features(one, "a", other, "b")
 
-    few = run(*common, "--lowlevel.words", "9000", "--out", str(tmp_path / "c"))
+    few = ray_job("ingest", *common, "--lowlevel.words", "9000", "--out", str(tmp_path / "c"))
     assert few.returncode == 2
     assert "sample more pictures" in few.stderr
-    wrong = run(
-        *common, "--lowlevel.codebook", str(tmp_path / "none.npz"), "--out", str(tmp_path / "d")
+    wrong = ray_job(
+        "ingest",
+        *common,
+        "--lowlevel.codebook",
+        str(tmp_path / "none.npz"),
+        "--out",
+        str(tmp_path / "d"),
     )
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)

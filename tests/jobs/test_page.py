@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,70 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-
-from distributed.bundles.locate import publish
-from distributed.data.replay_buffer import RESERVOIR
-from drel_core.annotators.load import load_bundle
-from tests.helpers.bundles import write_drel
-from tests.jobs.test_serve import Server, start
-
-pytest.importorskip("selenium", reason="no selenium: pip install selenium")
-
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and DRIVER),
-    reason="no browser: apt-get install chromium chromium-driver",
-)
-
-D = 1280  # what efficientnet-lite0 makes of a picture
-NAMES = ("<b>x</b>", 'a "b" & <i>c', *(f"tag-{tag:02d}" for tag in range(10)))
-
-
-def row(seed: int = 0) -> list[int]:
-    found: list[int] = np.random.default_rng(seed).integers(-3, 4, D).tolist()
-    return found
+from distributed.bundles.locate import publish
+from drel_core.annotators.load import load_bundle
+from tests.helpers.browser import start_browser
+from tests.helpers.guarded_server import NAMES, TOKEN, row
+from tests.helpers.server import Server
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """v1 takes pictures and features and keeps two rows, v2 takes features alone."""
-    versions = tmp_path_factory.mktemp("versions")
-    write_drel(versions / "v1", dim=D, names=NAMES, thresholds=True)
-    write_drel(versions / "v2", dim=D, names=NAMES, seed=1, features={"kind": "lowlevel"})
-    examples = {
-        "image_id": ["row <i>0", "row <i>1"],
-        "tags": [["tag-00"], ["<b>x</b>", "unseen"]],
-        "features": [row(10), row(11)],
-    }
-    pq.write_table(pa.table(examples), versions / "v1" / RESERVOIR)
-    publish(versions, "v1")
-    running = start(versions, "--backbone", "efficientnet-lite0", "--poll_seconds", "0.3")
+def browser(guarded: Server) -> Iterator[webdriver.Chrome]:
+    """With the token in its tab."""
+    driver = start_browser()
     try:
-        yield running
-    finally:
-        running.process.terminate()
-        running.process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.add_argument("--window-size=1100,900")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
+        driver.get(guarded.address)
+        Page(driver, guarded).until(lambda: driver.find_element(By.ID, "token").is_displayed())
+        driver.find_element(By.ID, "token").send_keys(TOKEN, Keys.ENTER)
+        Page(driver, guarded).until(lambda: Page(driver, guarded).text("version") != "…")
         yield driver
     finally:
         driver.quit()
@@ -149,8 +109,10 @@ class Page:
 
 
 @pytest.fixture
-def page(server: Server, browser: webdriver.Chrome) -> Iterator[Page]:
-    opened = Page(browser, server)
+def page(guarded: Server, browser: webdriver.Chrome) -> Iterator[Page]:
+    for file in (guarded.versions / "feedback").glob("*.parquet"):  # of other tests
+        file.unlink()
+    opened = Page(browser, guarded)
     opened.open()
     browser.get_log("browser")
     yield opened

@@ -8,17 +8,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,53 +28,12 @@ from benchmarks.processes import command_line, descendants
 from distributed.bundles.locate import publish
 from distributed.data.feedback import read_feedback
 from drel_core.annotators.load import load_bundle
-from tests.conftest import ROOT
+from tests.conftest import Job
 from tests.helpers.bundles import write_drel
+from tests.helpers.commands import ROOT
+from tests.helpers.server import Server, serving, start
 
 D = 8
-
-
-@dataclass
-class Server:
-    """A scorer that runs, and the folder of versions that it follows."""
-
-    address: str
-    versions: Path
-    process: subprocess.Popen[str]
-
-    def ask(
-        self, path: str, body: Any = None, kind: str = "application/json", method: str | None = None
-    ) -> tuple[int, Any, dict[str, str]]:
-        """Status, content and headers."""
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body).encode()
-        headers = {"content-type": kind} if body is not None else {}
-        request = urllib.request.Request(self.address + path, body, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                status, content, told = answer.status, answer.read(), answer.headers
-        except urllib.error.HTTPError as error:
-            status, content, told = error.code, error.read(), error.headers
-        is_json = "json" in told.get("content-type", "")
-        return status, json.loads(content) if is_json else content.decode(), dict(told)
-
-
-def start(model: Path, *arguments: str) -> Server:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.serve", "--model", str(model), "--port", "0", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-    )
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if found := re.search(r"http://\S+:\d+", line):
-            return Server(found.group(), model, process)
-    raise AssertionError(said)
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +41,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     versions = tmp_path_factory.mktemp("versions")
     write_drel(versions / "v1", thresholds=True)
     publish(versions, "v1")
-    running = start(versions, "--poll_seconds", "0.3", "--queue_rows", "64", "--max_body_mib", "1")
-    try:
+    options = ("--poll_seconds", "0.3", "--queue_rows", "64", "--max_body_mib", "1")
+    with serving(versions, *options) as running:
         yield running
-    finally:
-        running.process.send_signal(signal.SIGTERM)
-        running.process.wait(60)
-    assert running.process.returncode == 0
 
 
 def rows(count: int, dim: int = D, seed: int = 0) -> np.ndarray:
@@ -167,20 +118,21 @@ def test_served_top_k_is_the_offline_scorers(server: Server) -> None:
     assert answer["outputs"][0]["data"] == names[:2].ravel().tolist()
 
 
-def test_served_top_k_is_the_offline_scorers_on_corel5k(
-    server: Server, shared_data: Path, tmp_path: Path
-) -> None:
+def test_served_top_k_is_the_offline_scorers_on_corel5k(guarded: Server, shared_data: Path) -> None:
     """Every test row. The model's weights are random: which tags come out does not matter."""
     store = pq.read_table(shared_data / "corel5k-cnn1280" / "test.parquet")
     features_BD = store.column("features").combine_chunks().flatten().to_numpy().reshape(-1, 1280)
-    model = write_drel(tmp_path / "m", dim=1280, tags=374)
+    model = write_drel(guarded.versions / "corel5k", dim=1280, tags=374)
     _, tag_Bk = load_bundle(model).annotate(torch.from_numpy(features_BD.copy()), 5)
-    other = start(model)
+    before = guarded.ask("/v1/model")[1]["version"]
+    publish(guarded.versions, "corel5k")
     try:
-        answer = other.ask("/v1/annotate?k=5", features_BD.tobytes(), "application/octet-stream")[1]
+        guarded.wait_for("version", load_bundle(model).about["version"])
+        kind = "application/octet-stream"
+        answer = guarded.ask("/v1/annotate?k=5", features_BD.tobytes(), kind)[1]
     finally:
-        other.process.send_signal(signal.SIGTERM)
-        other.process.wait(60)
+        publish(guarded.versions, "v1")
+    guarded.wait_for("version", before)
     found = [[tag["tag"] for tag in result["tags"]] for result in answer["results"]]
     assert found == [[f"tag-{tag:02d}" for tag in row] for row in tag_Bk.tolist()]
     assert len(found) == 499
@@ -472,13 +424,6 @@ def test_serves_own_metrics_count_requests_that_go_in_one_call(others: Server) -
         time.sleep(0.5)
 
 
-def wait_for(server: Server, key: str, value: Any) -> None:
-    until = time.monotonic() + 30
-    while (found := server.ask("/v1/model")[1][key]) != value:
-        assert time.monotonic() < until, f"{key} is {found!r}, not {value!r}"
-        time.sleep(0.1)
-
-
 def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: Server) -> None:
     versions = server.versions
     first = load_bundle(versions / "v1").info.version
@@ -501,7 +446,7 @@ def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: S
     try:
         time.sleep(0.5)
         publish(versions, "v2")
-        wait_for(server, "version", second)
+        server.wait_for("version", second)
         shutil.copytree(versions / "v2", versions / "v3")
         (versions / "v3" / "model.safetensors").write_bytes(b"broken")
         about = json.loads((versions / "v3" / "config.json").read_text())
@@ -514,8 +459,8 @@ def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: S
         assert "damaged" in refused
         assert server.ask("/v1/model")[1]["version"] == second
         publish(versions, "v1")
-        wait_for(server, "version", first)
-        wait_for(server, "refused", None)
+        server.wait_for("version", first)
+        server.wait_for("refused", None)
         time.sleep(0.3)
     finally:
         stop.set()
@@ -551,38 +496,18 @@ def test_pictures_are_annotated_where_there_is_a_network(tmp_path: Path) -> None
     np.testing.assert_allclose(model.features_of([buffer.getvalue()]), expected, atol=1e-5)
 
 
-def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path, job: Job) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "jobs.serve",
-                "--model",
-                str(write_drel(tmp_path / "m")),
-                "--port",
-                str(port),
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = job("serve", "--model", write_drel(tmp_path / "m"), "--port", port)
     assert done.returncode == 2
     assert f"--port {port}" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.serve", "--model", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path, job: Job) -> None:
+    done = job("serve", "--model", tmp_path)
     assert done.returncode == 2
     assert "no model bundle" in done.stderr and done.stderr.count("\n") == 1
 
@@ -620,7 +545,6 @@ def test_a_range_of_replicas_grows_under_load(tmp_path: Path) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        running.process.send_signal(signal.SIGTERM)
-        running.process.wait(60)
+        code = running.stop()
     assert set(statuses) == {200}
-    assert running.process.returncode == 0
+    assert code == 0

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +22,18 @@ from ray.serve.config import HTTPOptions
 from distributed.serving.auth import OPEN, VARIABLE, allowed, read_token, require
 from drel_core.errors import InputError
 from jobs.serve import ServeConfig
-from tests.conftest import ROOT
+from tests.conftest import Job
+from tests.helpers.browser import start_browser
 from tests.helpers.bundles import write_drel
-from tests.jobs.test_serve import Server, start
-
-TOKEN = "this-is-the-token-0123456789"
-D = 8
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("token")
-    write_drel(folder / "model", dim=D)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, TOKEN)
-        running = start(folder / "model", "--max_body_mib", "1")
-    try:
-        yield running
-    finally:
-        running.process.send_signal(signal.SIGTERM)
-        running.process.wait(60)
+from tests.helpers.guarded_server import TOKEN, D
+from tests.helpers.server import Server
 
 
 def ask(
-    server: Server, path: str, *shown: str, body: bytes | None = None
+    guarded: Server, path: str, *shown: str, body: bytes | None = None
 ) -> tuple[int, str, dict[str, str]]:
     """Status, text and headers, with these Authorization headers."""
-    request = urllib.request.Request(server.address + path, body)
+    request = urllib.request.Request(guarded.address + path, body)
     if body is not None:
         request.add_header("Content-Type", "application/octet-stream")
     for value in shown:
@@ -81,9 +63,9 @@ GUARDED = [
 
 @pytest.mark.parametrize(("path", "body"), GUARDED)
 def test_who_shows_no_token_or_another_is_refused(
-    server: Server, path: str, body: bytes | None
+    guarded: Server, path: str, body: bytes | None
 ) -> None:
-    status, text, headers = ask(server, path, body=body)
+    status, text, headers = ask(guarded, path, body=body)
     assert (status, headers["www-authenticate"]) == (401, "Bearer")
     assert json.loads(text)["error"]["code"] == "unauthorized"
     for shown in (
@@ -95,21 +77,21 @@ def test_who_shows_no_token_or_another_is_refused(
         f"Basic {TOKEN}",
         "Bearer \xe9",
     ):
-        status, text, headers = ask(server, path, shown, body=body)
+        status, text, headers = ask(guarded, path, shown, body=body)
         assert status == 401, shown
         assert headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert TOKEN not in text
-    assert ask(server, path, f"Bearer {TOKEN}", body=body)[0] != 401
+    assert ask(guarded, path, f"Bearer {TOKEN}", body=body)[0] != 401
 
 
-def test_who_shows_it_is_answered(server: Server) -> None:
+def test_who_shows_it_is_answered(guarded: Server) -> None:
     for kind in ("Bearer", "bearer"):
-        status, text, _ = ask(server, "/v1/annotate?k=3", f"{kind} {TOKEN}", body=ROW)
+        status, text, _ = ask(guarded, "/v1/annotate?k=3", f"{kind} {TOKEN}", body=ROW)
         assert status == 200 and len(json.loads(text)["results"][0]["tags"]) == 3
 
 
-def test_two_authorization_headers_are_refused(server: Server) -> None:
-    host, port = server.address.removeprefix("http://").split(":")
+def test_two_authorization_headers_are_refused(guarded: Server) -> None:
+    host, port = guarded.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
         shown = f"Authorization: Bearer {TOKEN}\r\nAuthorization: Bearer other\r\n"
         line.sendall(
@@ -130,28 +112,28 @@ def listeners(port: int) -> set[str]:
     return found
 
 
-def test_it_listens_on_loopback_alone_unless_told(server: Server) -> None:
+def test_it_listens_on_loopback_alone_unless_told(guarded: Server) -> None:
     """jobs.serve here; `serve run` by Serve's own default; files in tests/cluster/test_manifests.py."""
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
         assert listeners(other.getsockname()[1]) == {"00000000"}  # the look can see more
-    assert listeners(int(server.address.rpartition(":")[2])) == {"0100007F"}
+    assert listeners(int(guarded.address.rpartition(":")[2])) == {"0100007F"}
     assert ServeConfig(model="x").host == "127.0.0.1"
     assert HTTPOptions().host == "127.0.0.1"
 
 
-def test_health_page_and_description_are_open(server: Server) -> None:
+def test_health_page_and_description_are_open(guarded: Server) -> None:
     for path in OPEN:
-        assert ask(server, path)[0] == 200, path
+        assert ask(guarded, path)[0] == 200, path
 
 
-def test_a_large_body_without_a_token_gets_its_401(server: Server) -> None:
-    assert ask(server, "/v1/annotate", body=bytes(4 << 20))[0] == 401
+def test_a_large_body_without_a_token_gets_its_401(guarded: Server) -> None:
+    assert ask(guarded, "/v1/annotate", body=bytes(4 << 20))[0] == 401
 
 
-def test_the_description_says_who_must_show_a_token(server: Server) -> None:
-    described = json.loads(ask(server, "/openapi.json")[1])
+def test_the_description_says_who_must_show_a_token(guarded: Server) -> None:
+    described = json.loads(ask(guarded, "/openapi.json")[1])
     for path, methods in described["paths"].items():
         for method in methods.values():
             assert ("security" in method) == (path not in OPEN) == ("401" in method["responses"]), (
@@ -159,7 +141,7 @@ def test_the_description_says_who_must_show_a_token(server: Server) -> None:
             )
 
 
-def test_requests_made_from_the_schema_find_no_way_in(server: Server, tmp_path: Path) -> None:
+def test_requests_made_from_the_schema_find_no_way_in(guarded: Server, tmp_path: Path) -> None:
     """``ignored_auth`` among the checks: what the schema says is guarded is tried without the token."""
     done = subprocess.run(
         [
@@ -167,7 +149,7 @@ def test_requests_made_from_the_schema_find_no_way_in(server: Server, tmp_path: 
             "-m",
             "schemathesis.cli",
             "run",
-            f"{server.address}/openapi.json",
+            f"{guarded.address}/openapi.json",
             "--header",
             f"Authorization: Bearer {TOKEN}",
             "--checks",
@@ -207,31 +189,24 @@ def session_of(process: subprocess.Popen[str]) -> Path:
     raise AssertionError("no Ray found below the server")
 
 
-def test_the_token_is_in_no_log_and_no_answer(server: Server) -> None:
-    ask(server, "/v1/annotate", f"Bearer {TOKEN}", body=b"broken")
-    ask(server, "/v1/annotate", "Bearer wrong-one-987654321", body=ROW)
+def test_the_token_is_in_no_log_and_no_answer(guarded: Server) -> None:
+    ask(guarded, "/v1/annotate", f"Bearer {TOKEN}", body=b"broken")
+    ask(guarded, "/v1/annotate", "Bearer wrong-one-987654321", body=ROW)
     time.sleep(1)
-    logs = session_of(server.process)
+    logs = session_of(guarded.process)
     files = [path for path in logs.rglob("*") if path.is_file()]
     assert any(path.name.startswith("replica_") for path in files)
     for path in files:
         content = path.read_bytes()
         assert TOKEN.encode() not in content and b"wrong-one-987654321" not in content, path
     for path, _ in GUARDED:
-        assert TOKEN not in ask(server, path, f"Bearer {TOKEN}")[1]
+        assert TOKEN not in ask(guarded, path, f"Bearer {TOKEN}")[1]
     for path in OPEN:
-        assert TOKEN not in ask(server, path)[1]
+        assert TOKEN not in ask(guarded, path)[1]
 
 
-def test_the_page_asks_for_the_token_and_keeps_it_for_the_tab(server: Server) -> None:
-    driver = shutil.which("chromedriver")
-    if not (driver and shutil.which("chromium")):
-        pytest.skip("no browser: apt-get install chromium chromium-driver")
-    webdriver: Any = pytest.importorskip("selenium.webdriver", reason="no selenium")
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+def test_the_page_asks_for_the_token_and_keeps_it_for_the_tab(guarded: Server) -> None:
+    browser = start_browser()
 
     def until(script: str) -> None:
         end = time.monotonic() + 30
@@ -242,7 +217,7 @@ def test_the_page_asks_for_the_token_and_keeps_it_for_the_tab(server: Server) ->
     shown = "!document.getElementById('token-form').hidden"
     version = "document.getElementById('version').textContent"
     try:
-        browser.get(server.address)
+        browser.get(guarded.address)
         until(shown)
         browser.find_element("id", "token").send_keys("wrong", "\n")
         until(f"{shown} && document.getElementById('state').textContent.includes('know you')")
@@ -307,6 +282,8 @@ def test_the_token_is_asked_for_before_anything_else_answers() -> None:
     before the token, and no shortcut in front of the router comes first."""
     from distributed.serving.asgi import app
 
+    importlib.import_module("distributed.serving.app")  # gives it its routes
+
     async def status(path: str, method: str) -> int:
         sent: list[Any] = []
 
@@ -345,16 +322,13 @@ def test_the_token_is_asked_for_before_anything_else_answers() -> None:
 
 
 @pytest.mark.parametrize("given", [{"--token_file": "missing"}, {VARIABLE: "short"}])
-def test_a_bad_token_ends_in_one_line(tmp_path: Path, given: dict[str, str]) -> None:
+def test_a_bad_token_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job, given: dict[str, str]
+) -> None:
     model = write_drel(tmp_path / "m")
     options = [word for pair in given.items() if pair[0].startswith("--") for word in pair]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.serve", "--model", str(model), "--port", "0", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **{k: v for k, v in given.items() if not k.startswith("--")}},
-    )
+    if VARIABLE in given:
+        monkeypatch.setenv(VARIABLE, given[VARIABLE])
+    done = job("serve", "--model", model, "--port", 0, *options)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "token" in done.stderr.lower() and done.stdout == ""

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,31 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import Job
+from tests.helpers.commands import ROOT, SMALL, command, run, start
 from tests.helpers.stores import planted_table, write_planted
-
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = (
-    "--model.image_hidden",
-    "32",
-    "--model.tag_dim",
-    "16",
-    "--model.tag_hidden",
-    "16",
-    "--model.latent",
-    "16",
-    "--batch_size",
-    "32",
-)
-
-
-def command(verb: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)]
-
-
-def run(verb: str, *arguments: object, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(verb, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout
-    )
 
 
 def train_arguments(folder: Path, out: str, *more: object) -> list[object]:
@@ -72,11 +48,11 @@ def bundle_tensors(out: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.timeout(600)  # four starts of Ray
-def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) -> None:
+@pytest.mark.timeout(600)  # trains four times, twice after a start of Ray
+def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ray_job: Job) -> None:
     """Invariant 6: kill -9 of the driver, then the same command; Ctrl-C, and the same command again."""
     options = ("--workers", 2, "--epochs", 60, "--checkpoint.every", 33, "--decision.fits", 1)
-    whole = run("train", *train_arguments(stores, "whole", *options))
+    whole = ray_job("train", *train_arguments(stores, "whole", *options))
     assert whole.returncode == 0, whole.stderr
 
     broken = stores / "broken"
@@ -100,14 +76,8 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
     assert not (broken / "model").exists()
     time.sleep(3)  # the killed driver's Ray notices and ends
 
-    second = subprocess.Popen(
-        command("train", *train_arguments(stores, "broken", *options)),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    arguments = train_arguments(stores, "broken", *options)
+    second = start("train", *arguments, new_session=True)
     assert second.stdout is not None
     assert any("resuming at epoch" in line for line in second.stdout)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does
@@ -116,7 +86,7 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
     assert "stopped after step" in said and complained.startswith("stopped; the same command")
     assert complained.count("\n") == 1
     assert not (broken / "model").exists()
-    again = run("train", *train_arguments(stores, "broken", *options))
+    again = ray_job("train", *arguments)
     assert again.returncode == 0, again.stderr
     step = said.partition("stopped after step ")[2].split()[0]
     assert f"step {step} of 600" in again.stdout, again.stdout
@@ -142,7 +112,7 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path) ->
     assert scored.returncode == 0, scored.stderr
     assert json.loads((stores / "again.json").read_text())["F1"] == pytest.approx(metrics["F1"])
 
-    different = run("train", *train_arguments(stores, "whole", *options, "--seed", 4))
+    different = ray_job("train", *train_arguments(stores, "whole", *options, "--seed", 4))
     assert different.returncode == 2
     assert "another seed" in different.stderr and different.stderr.count("\n") == 1
 

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from drel_core.bundle.format import read_thresholds
+from tests.conftest import Job
 from tests.helpers.pictures import picture_table, tiny_network, write_pictures
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(verb: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, **environment},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +22,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(stores: Path) -> None:
+def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(
+    stores: Path, ray_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = stores / "out"
-    done = run(
+    done = ray_job(
         "train",
         "--method",
         "cnn-warp",
@@ -93,17 +80,18 @@ def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(stores: Path)
         "--json",
         stores / "again.json",
     )
-    refused = run("evaluate", *asked)  # a bundle alone does not choose what code runs
+    refused = ray_job("evaluate", *asked)  # a bundle alone does not choose what code runs
     assert refused.returncode == 2 and "whose code would run" in refused.stderr, refused.stderr
-    again = run("evaluate", *asked, DREL_TRUSTED_BACKBONES=f"file:{stores / 'tiny.pt'}")
+    monkeypatch.setenv("DREL_TRUSTED_BACKBONES", f"file:{stores / 'tiny.pt'}")
+    again = ray_job("evaluate", *asked)
     assert again.returncode == 0, again.stderr
     assert "with per-tag thresholds" in again.stdout
     assert json.loads((stores / "again.json").read_text("utf-8"))["F1"] == metrics["F1"]
 
 
-def test_a_store_of_features_is_refused_in_one_line(stores: Path, tmp_path: Path) -> None:
+def test_a_store_of_features_is_refused_in_one_line(stores: Path, tmp_path: Path, job: Job) -> None:
     pq.write_table(picture_table(3).drop("image"), tmp_path / "none.parquet")
-    done = run(
+    done = job(
         "train",
         "--method",
         "cnn-softmax",
@@ -116,8 +104,8 @@ def test_a_store_of_features_is_refused_in_one_line(stores: Path, tmp_path: Path
     assert done.stderr.count("\n") == 1 and "no column 'image'" in done.stderr
 
 
-def test_comparing_networks_needs_pictures(stores: Path, tmp_path: Path) -> None:
-    done = run(
+def test_comparing_networks_needs_pictures(stores: Path, tmp_path: Path, job: Job) -> None:
+    done = job(
         "compare",
         "--data.train",
         stores / "train.parquet",

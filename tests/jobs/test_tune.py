@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,24 +14,12 @@ from distributed.driver.search import SPACE, domains, with_values
 from distributed.training.config import DataConfig, TrainConfig
 from drel_core.errors import InputError
 from jobs.train import parse
+from tests.conftest import Job
+from tests.helpers.commands import start
 from tests.helpers.stores import write_planted
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.tune", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path, ray_job: Job) -> None:
     train = write_planted(tmp_path / "train.parquet", 400, each=2)
     space = tmp_path / "space.yaml"
     space.write_text("optim.lr: {low: 0.0001, high: 0.01, log: true}\nmodel.latent: [16, 32]\n")
@@ -55,7 +40,7 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
         "--grace",
         "3",
     ]
-    process = start(*arguments)
+    process = start("tune", *arguments)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("trial 1/3"):
@@ -68,10 +53,9 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
     process.communicate()
     assert not (out / "best.yaml").exists()
 
-    again = start(*arguments)
-    printed, errors = again.communicate(timeout=200)
-    assert again.returncode == 0, errors
-    assert "going on with the trials" in printed
+    again = ray_job("tune", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the trials" in again.stdout
     trials = json.loads((out / "trials.json").read_text("utf-8"))
     assert len(trials) == 3
     assert [t["F1"] for t in trials] == sorted((t["F1"] for t in trials), reverse=True)
@@ -92,10 +76,9 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path) -> None:
     events = [path.read_bytes() for path in (out / "trials").rglob("events.out*")]
     assert any(b"_hparams_" in data for data in events)
 
-    other = start(*arguments, "--seed", "5")
-    _, errors = other.communicate(timeout=100)
-    assert (other.returncode, len(errors.splitlines())) == (2, 1)
-    assert "seed; choose a new --out" in errors
+    other = ray_job("tune", *arguments, "--seed", "5")
+    assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
+    assert "seed; choose a new --out" in other.stderr
 
 
 def test_a_space_is_checked_before_anything_starts() -> None:

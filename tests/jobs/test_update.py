@@ -19,8 +19,8 @@ from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import bundle_folder
 from tests.conftest import Job
 from tests.helpers.bundles import write_drel
+from tests.helpers.commands import SMALL, run
 from tests.helpers.stores import planted_table
-from tests.jobs.test_train import SMALL, run
 
 HELD_OUT = ("tag-02", "tag-09")
 
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_learns_new_tags_and_keeps_old_ones(trained: Path) -> None:
+def test_a_model_learns_new_tags_and_keeps_old_ones(trained: Path, ray_job: Job) -> None:
     options = (
         "--model",
         trained / "v1",
@@ -72,7 +72,7 @@ def test_a_model_learns_new_tags_and_keeps_old_ones(trained: Path) -> None:
         "--publish",
         "true",
     )
-    done = run("update", *options)
+    done = ray_job("update", *options)
     assert done.returncode == 0, done.stderr
     assert "2 new tags" in done.stdout
     old, new = load_bundle(trained / "v1" / "model"), load_bundle(trained / "v2" / "model")
@@ -89,11 +89,11 @@ def test_a_model_learns_new_tags_and_keeps_old_ones(trained: Path) -> None:
     assert len(kept) == 150
     again = run("update", *options)
     assert again.returncode == 0 and "is there already" in again.stdout
-    other = run("update", *options, "--seed", 1)
+    other = ray_job("update", *options, "--seed", 1)
     assert other.returncode == 2 and "another seed" in other.stderr
 
 
-def test_a_model_learns_from_feedback(trained: Path) -> None:
+def test_a_model_learns_from_feedback(trained: Path, ray_job: Job) -> None:
     rows = planted_table(80, seed=4, first=9000)
     features = rows.column("features").combine_chunks().flatten().to_numpy().reshape(80, -1)
     words = [
@@ -102,7 +102,7 @@ def test_a_model_learns_from_feedback(trained: Path) -> None:
         if "tag-05" in rows.column("tags")[place].as_py()
     ]
     append(str(trained / "feedback"), words)
-    done = run(
+    done = ray_job(
         "update",
         "--model",
         trained / "v1",

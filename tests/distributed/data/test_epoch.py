@@ -86,24 +86,25 @@ def test_an_epoch_entered_in_the_middle_gives_the_rest(survey: StoreSurvey, resi
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
 
 
-def test_ray_data_gives_the_same_batches_as_reading_inline(survey: StoreSurvey) -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+def test_ray_data_gives_the_same_batches_as_reading_inline(
+    survey: StoreSurvey, shared_ray: None
+) -> None:
+    through_ray = ray_blocks(Columns(), survey.names, 16, 4)
+    inline = inline_blocks(Columns(), survey.names)
+    for resident in (True, False):
+        assert seen_rows(survey, 2, 9, resident, 1, through_ray) == seen_rows(
+            survey, 2, 9, resident, 1, inline
+        )
+    # As in a cluster whose CPUs are all held by workers.
+    held = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     try:
-        through_ray = ray_blocks(Columns(), survey.names, 16, 4)
-        inline = inline_blocks(Columns(), survey.names)
-        for resident in (True, False):
-            assert seen_rows(survey, 2, 9, resident, 1, through_ray) == seen_rows(
-                survey, 2, 9, resident, 1, inline
-            )
-        # As in a cluster whose CPUs are all held by workers.
-        held = ray.util.placement_group([{"CPU": 2}])
         assert held.wait(30)
         beside = ray_blocks(Columns(), survey.names, 16, 4, own_cpus=False)
         assert seen_rows(survey, 2, 9, False, 1, beside) == seen_rows(
             survey, 2, 9, False, 1, inline
         )
     finally:
-        ray.shutdown()
+        ray.util.remove_placement_group(held)
 
 
 def test_survey_counts_and_statistics_do_not_depend_on_the_layout(tmp_path: Path) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
-import ray
 import torch
 
 from distributed.bundles.open import ShardedKNN
@@ -17,7 +14,6 @@ from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver.knn import choose, write_shards
-from distributed.runtime.ray_session import start_ray
 from distributed.storage.folder import Folder
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.bundle.format import read_info, write_bundle
@@ -25,14 +21,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 from tests.helpers.stores import write_planted
 
 
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    start_ray(2)
-    yield
-    ray.shutdown()
-
-
-def test_shards_in_actors_answer_as_one_process(tmp_path: Path, cluster: None) -> None:
+def test_shards_in_actors_answer_as_one_process(tmp_path: Path, shared_ray: None) -> None:
     path = write_planted(tmp_path / "train.parquet", 101)
     survey = survey_store(FeatureStore.open(str(path)), "fail")
     rows = load_rows(survey.train, Columns(), survey.names)

@@ -42,13 +42,13 @@ from jobs.compare import main as compare
 from jobs.evaluate import main as evaluate
 from jobs.train import parse
 from tests.helpers.bundles import write_drel
+from tests.helpers.commands import ROOT, SMALL
 from tests.helpers.fault_proxy import KINDS, FaultProxy
 from tests.helpers.ranks import spawn_ranks
-from tests.helpers.s3_server import ROOT, Bucket, bucket_environment, make_bucket, s3_server
+from tests.helpers.s3_server import Bucket, bucket_environment, make_bucket, s3_server
 from tests.helpers.shared_folder_io import SharedFolderIO
 from tests.helpers.store_checks import read_back, survey, table
 from tests.helpers.stores import planted_table
-from tests.jobs.test_train import SMALL
 
 
 def put_store(bucket: Bucket, key: str, content: pa.Table, path: Path, files: int = 3) -> str:

@@ -10,55 +10,19 @@ import pytest
 import torch
 
 from distributed.data.blocks import inline_blocks, load_rows
-from distributed.data.check_rows import Validation
 from distributed.data.epoch import shard
-from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
-from distributed.data.survey import StoreSurvey, survey_store
+from distributed.data.survey import StoreSurvey
 from distributed.training import collectives
 from distributed.training.build import build_drel_learner
 from distributed.training.config import DataConfig, TrainConfig
 from distributed.training.cross_fit import has_room, learn_decision, split_rows
 from distributed.training.drel_learner import DRELLearner
-from distributed.training.optim import OptimConfig
 from distributed.training.run_spec import RunSpec
-from drel_core.decision.rule import DECISION, DecisionConfig, DecisionRule
-from drel_core.model.pooled_step import LossConfig
-from drel_core.model.tag_embedding import TableConfig
-from drel_core.model.towers import ModelConfig
+from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.scoring.tag_lists import TagLists
 from tests.helpers.ranks import spawn_ranks
-from tests.helpers.stores import write_planted
-
-
-def surveyed(
-    folder: Path, rows: int = 150, validation: float = 0.0
-) -> tuple[TrainConfig, StoreSurvey]:
-    path = write_planted(folder / "train.parquet", rows, row_group=32)
-    config = TrainConfig(
-        data=DataConfig(train=str(path)),
-        out=str(folder / "out"),
-        epochs=6,
-        batch_size=16,
-        model=ModelConfig(
-            image_hidden=16,
-            tag_dim=8,
-            tag_hidden=8,
-            latent=8,
-            activation="gelu",
-            latent_activation=False,
-            normalise=True,
-            tag_bias=True,
-        ),
-        table=TableConfig(lr=0.05),
-        loss=LossConfig(kind="smooth"),
-        optim=OptimConfig(optimiser="adamw", lr=0.01),
-        decision=DecisionConfig(fits=2, held_out=0.2, images=50),
-    )
-    Path(config.out).mkdir(exist_ok=True)
-    store = FeatureStore.open(str(path), config.data.columns)
-    share = Validation(validation, 1) if validation else None
-    return config, survey_store(store, "fail", share)
+from tests.helpers.training import surveyed
 
 
 def features_of(data: StoreSurvey, reads: list[Any]) -> np.ndarray:

@@ -17,8 +17,8 @@ from distributed.training.config import TrainConfig
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
 from drel_core.decision.kernel import KernelConfig, RidgeSums
-from tests.distributed.training.test_cross_fit import surveyed
 from tests.helpers.ranks import spawn_ranks
+from tests.helpers.training import surveyed
 
 
 def at_start(
