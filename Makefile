@@ -11,7 +11,7 @@ MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c '$(MODERN)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test test-cluster lint format clean
+.PHONY: help demo test test-fast test-cluster lint format clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -20,8 +20,14 @@ help:  ## list the targets
 demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate images
 	$(BIN)/python -m jobs.demo
 
-test: $(INSTALLED)  ## the test suite (without the markers cluster and heavy)
-	$(BIN)/python -m pytest
+# Two processes: one has the tests of the shared Ray, the other begins with those of the scorers.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+test: $(INSTALLED)  ## the test suite, as CI runs it (8 minutes on 2 cores)
+	$(PYTEST)
+
+test-fast: $(INSTALLED)  ## the tests that need no Ray (2 minutes on 2 cores)
+	$(PYTEST) -m 'not ray and not cluster and not heavy'
 
 test-cluster: $(INSTALLED)  ## the tests that start several Ray nodes (about 25 minutes)
 	$(BIN)/python -m pytest -m cluster
