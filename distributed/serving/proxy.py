@@ -7,6 +7,9 @@ its proxies where their environment names it (``VARIABLE=MIDDLEWARES``). This on
 to a deployment that takes such (``TakesWhole``), over the connection that the proxy's handle keeps to its
 replica anyway. Whatever else comes, other applications' requests first of all, goes Serve's way, and so does
 a request whose call fails: Serve then tries another replica, or says what is wrong.
+
+What it uses of Serve's proxy is private to Ray 2.60. Where that is missing, or fails when it is used, the
+middleware logs a line and lets every request go Serve's way from then on.
 """
 
 from __future__ import annotations
@@ -123,8 +126,7 @@ class WholeRequests:
         if matched is None:
             await self.app(scope, receive, send)
             return
-        prefix, handle = matched
-        target = handle.deployment_id
+        prefix, handle, target = matched
         own, whole = self.handles.get(target, (None, None))
         if own is not handle:  # not known, or deployed anew
             if self.paused.get(target, 0.0) < time.monotonic():
@@ -143,17 +145,27 @@ class WholeRequests:
             last = {**last, "body": body}
         await self.app(scope, _again(last, receive), send)
 
-    def _match(self, scope: Scope) -> tuple[str, Any] | None:
-        """Prefix and handle of the application, where the request may go whole."""
+    def _match(self, scope: Scope) -> tuple[str, Any, Any] | None:
+        """Prefix, handle and deployment of the application, where the request may go whole."""
         if self.proxy is None or scope["type"] != "http" or not 0 <= _length(scope) <= LARGEST:
             return None
         path = scope["path"][len(scope.get("root_path", "")) :]
         if path.startswith("/-/"):  # Serve's own
             return None
-        matched = self.proxy.proxy_router.match_route(path)
-        if matched is None or matched[2]:  # no such application, or one in another language
+        try:
+            matched = self.proxy.proxy_router.match_route(path)
+            if matched is None:  # no such application
+                return None
+            prefix, handle, other_language = matched
+            return None if other_language else (prefix, handle, handle.deployment_id)
+        except Exception as error:
+            self._give_up(error)
             return None
-        return matched[0], matched[1]
+
+    def _give_up(self, error: Exception) -> None:
+        """Something of Serve's proxy is not as in Ray 2.60."""
+        _LOG.warning("requests go Serve's way alone: its proxy is another one: %r", error)
+        self.proxy = None
 
     def _asking(self, scope: Scope, send: Send, handle: Any) -> tuple[Scope, Send]:
         async def heard(message: Message) -> None:
@@ -161,14 +173,17 @@ class WholeRequests:
                 headers = MutableHeaders(scope=message)
                 if TAKES in headers:
                     del headers[TAKES]
-                    whole = handle.options(
-                        method_name="whole",
-                        stream=False,
-                        request_serialization="pickle",
-                        response_serialization="pickle",
-                        _by_reference=False,
-                    )
-                    self.handles[handle.deployment_id] = handle, whole
+                    try:
+                        whole = handle.options(
+                            method_name="whole",
+                            stream=False,
+                            request_serialization="pickle",
+                            response_serialization="pickle",
+                            _by_reference=False,
+                        )
+                        self.handles[handle.deployment_id] = handle, whole
+                    except Exception as error:
+                        self._give_up(error)
             await send(message)
 
         return {**scope, ASKED: True}, heard
@@ -186,8 +201,12 @@ class WholeRequests:
             headers["x-request-id"] = identity
         if prefix != "/":
             sent["root_path"] = sent.get("root_path", "") + prefix
-        proxy._ongoing_requests_start()
-        limit = asyncio.timeout(proxy.request_timeout_s)
+        try:
+            proxy._ongoing_requests_start()
+            limit = asyncio.timeout(proxy.request_timeout_s)
+        except Exception as error:
+            self._give_up(error)
+            return None
         try:
             async with limit:
                 answer: list[Message] = await handle.remote(sent, body)
@@ -201,17 +220,25 @@ class WholeRequests:
         finally:
             proxy._ongoing_requests_end()
         MutableHeaders(scope=start)["x-request-id"] = identity
-        if proxy._should_emit_request_ingress_metrics():
-            proxy._proxy_metrics.record_request(
-                route=proxy.proxy_router.match_route_pattern(prefix, sent),
-                method=scope["method"],
-                application=handle.app_name,
-                deployment_name=handle.deployment_name,
-                status_code=str(start["status"]),
-                is_error=start["status"] >= 400,
-                latency_ms=(time.perf_counter() - started) * 1000,
-            )
+        try:
+            self._record(sent, prefix, handle, start["status"], time.perf_counter() - started)
+        except Exception as error:  # the answer is there: it must not be asked for again
+            self._give_up(error)
         return answer
+
+    def _record(self, scope: Scope, prefix: str, handle: Any, status: int, seconds: float) -> None:
+        proxy = self.proxy
+        if proxy is None or not proxy._should_emit_request_ingress_metrics():
+            return
+        proxy._proxy_metrics.record_request(
+            route=proxy.proxy_router.match_route_pattern(prefix, scope),
+            method=scope["method"],
+            application=handle.app_name,
+            deployment_name=handle.deployment_name,
+            status_code=str(status),
+            is_error=status >= 400,
+            latency_ms=seconds * 1000,
+        )
 
 
 def _proxy_within(app: Any) -> Any:

@@ -4,6 +4,7 @@ own proxy is in tests/jobs/test_serve.py."""
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
 from fastapi import FastAPI, Request
@@ -165,3 +166,105 @@ def test_the_answer_to_a_request_that_takes_too_long() -> None:
     start, body = _timed_out("request 1 took longer than 2 s")
     assert start["status"] == 408
     assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
+
+
+class Another:
+    """A Serve proxy whose private names are there, but no longer as in Ray 2.60."""
+
+    def __init__(self, changed: str) -> None:
+        self.changed, self.request_timeout_s = changed, None
+        self.proxy_router = self._proxy_metrics = self
+        self.deployment_id, self.app_name, self.deployment_name = "id", "app", "deployment"
+        self.streamed: list[bytes] = []
+
+    def match_route(self, path: str) -> tuple[object, ...]:
+        return ("/",) if self.changed == "match_route" else ("/", self, False)
+
+    def match_route_pattern(self, prefix: str, scope: Scope) -> str:
+        return prefix
+
+    def options(self, **options: object) -> Another:
+        if self.changed == "options":
+            raise TypeError("no _by_reference")
+        return self
+
+    async def remote(self, scope: Scope, body: bytes) -> list[Message]:
+        return await Deployment().whole(scope, body)
+
+    def _ongoing_requests_start(self) -> None:
+        if self.changed == "_ongoing_requests_start":
+            raise TypeError("an argument is missing")
+
+    def _ongoing_requests_end(self) -> None:
+        pass
+
+    def _should_emit_request_ingress_metrics(self) -> bool:
+        return True
+
+    def record_request(self, **what: object) -> None:
+        if self.changed == "record_request":
+            raise TypeError("no latency_ms")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve's way."""
+        message = await receive()
+        self.streamed.append(message["body"])
+        (start, body) = await Deployment().whole(scope, message["body"])
+        await send(start)
+        await send(body)
+
+
+@pytest.mark.parametrize(
+    ("changed", "streamed"),
+    [
+        ("nothing", 1),  # the first, which tells that the deployment takes whole requests
+        ("match_route", 3),
+        ("options", 3),
+        ("_ongoing_requests_start", 3),
+        ("record_request", 2),  # the second was answered whole: it is not asked for again
+    ],
+)
+def test_where_serves_proxy_is_another_one_requests_go_its_way(changed: str, streamed: int) -> None:
+    proxy = Another(changed)
+    middleware = WholeRequests(proxy)
+
+    async def ask(body: bytes) -> bytes:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return part(body)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await middleware(scope_of("/echo", content_length=str(len(body))), receive, send)
+        assert sent[0]["status"] == 200
+        answer: bytes = sent[1]["body"]
+        return answer
+
+    for body in (b"a", b"b", b"c"):
+        assert asyncio.run(ask(body)) == b'{"body":"%s"}' % body
+    assert len(proxy.streamed) == streamed
+    assert (middleware.proxy is None) == (changed != "nothing")
+
+
+def test_serves_proxy_has_what_the_middleware_uses() -> None:
+    from ray.serve._private.proxy import HTTPProxy
+    from ray.serve._private.proxy_router import ProxyRouter
+    from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
+
+    def arguments(function: object) -> list[str]:
+        return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+    assert arguments(ProxyRouter.match_route) == ["self", "target_route"]
+    assert arguments(ProxyRouter.match_route_pattern) == ["self", "route_prefix", "asgi_scope"]
+    for name in (
+        "_ongoing_requests_start",
+        "_ongoing_requests_end",
+        "_should_emit_request_ingress_metrics",
+    ):
+        assert arguments(getattr(HTTPProxy, name)) == ["self"]
+    assert {
+        *("route", "method", "application", "deployment_name"),
+        *("status_code", "is_error", "latency_ms"),
+    } <= set(arguments(RequestIngressMetrics.record_request))
