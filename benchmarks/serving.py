@@ -163,12 +163,12 @@ def serve_app(model: Path, replicas: str = "1", poll: float = 1.0) -> None:
 
     from distributed.runtime.ray_session import start_ray
     from distributed.serving.app import build_app
-    from distributed.serving.config import ServeArgs
+    from distributed.serving.config import ScorerConfig
 
     start_ray(int(replicas) + 1)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    args = ServeArgs(model=str(model), replicas=replicas, poll_seconds=poll, threads=1)
-    serve.run(build_app(args), name="drel", route_prefix="/")
+    config = ScorerConfig(model=str(model), replicas=replicas, poll_seconds=poll, threads=1)
+    serve.run(build_app(config), name="drel", route_prefix="/")
 
 
 def stop() -> None:

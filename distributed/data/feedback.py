@@ -1,4 +1,4 @@
-"""What people say of images, kept until jobs.update learns from it.
+"""Corrections that people make to the tags of images, kept until jobs.update learns from them.
 
 A folder of Parquet files, local or on s3://, each written whole or not at all: image_id, features (float32),
 add and remove (tags), at (when, UTC), model (the version that they looked at).
@@ -24,14 +24,15 @@ from drel_core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Word:
-    """One person's word on one image."""
+class Correction:
+    """What one person says of one image: tags that it has (add) and has not (remove)."""
 
     image_id: str
     features_D: np.ndarray
     add: Sequence[str]
     remove: Sequence[str]
     model: str
+    """version of the model that the person looked at"""
 
 
 def feedback_schema(dim: int) -> pa.Schema:
@@ -47,24 +48,24 @@ def feedback_schema(dim: int) -> pa.Schema:
     )
 
 
-def append(folder: str, words: Sequence[Word]) -> None:
-    """Write words into a new file of the folder; on return it has reached the disk.
+def append(folder: str, corrections: Sequence[Correction]) -> None:
+    """Write corrections into a new file of the folder; on return it has reached the disk.
 
     Raises:
         OSError: it could not be written; nothing of it is there.
     """
-    dim = len(words[0].features_D)
-    flat = pa.array(np.concatenate([word.features_D for word in words]))
+    dim = len(corrections[0].features_D)
+    flat = pa.array(np.concatenate([one.features_D for one in corrections]))
     now = datetime.now(UTC)
     schema = feedback_schema(dim)
     table = pa.table(
         [
-            pa.array([word.image_id for word in words]),
+            pa.array([one.image_id for one in corrections]),
             pa.FixedSizeListArray.from_arrays(flat, dim),
-            pa.array([list(word.add) for word in words], pa.list_(pa.string())),
-            pa.array([list(word.remove) for word in words], pa.list_(pa.string())),
-            pa.array([now] * len(words), schema.field("at").type),
-            pa.array([word.model for word in words]),
+            pa.array([list(one.add) for one in corrections], pa.list_(pa.string())),
+            pa.array([list(one.remove) for one in corrections], pa.list_(pa.string())),
+            pa.array([now] * len(corrections), schema.field("at").type),
+            pa.array([one.model for one in corrections]),
         ],
         schema=schema,
     )
@@ -76,7 +77,7 @@ def append(folder: str, words: Sequence[Word]) -> None:
 
 
 def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.Table:
-    """The last word on every image: image_id, features, add, remove; in order of time.
+    """The last correction of every image: image_id, features, add, remove; in order of time.
 
     Args:
         dim: D of the model that shall learn from it.
@@ -103,7 +104,7 @@ def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.
     order = np.argsort(table.column("at").cast(pa.int64()).to_numpy(), kind="stable")
     table = table.take(pa.array(order))
     code = table.column("image_id").combine_chunks().dictionary_encode().indices.to_numpy()
-    # The first of each image from the end is its last word.
+    # The first of each image from the end is its last one.
     _, from_end = np.unique(code[::-1], return_index=True)
     last = np.sort(len(code) - 1 - from_end)
     return table.take(pa.array(last)).combine_chunks()

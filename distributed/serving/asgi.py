@@ -1,58 +1,80 @@
-"""The scorer's HTTP application without its routes: errors as the interface has them, and who is let in.
-
-Shapes of bodies: distributed.serving.schemas.
-"""
+"""The scorer's HTTP application: routes, middlewares, and errors in the API's own form."""
 
 from __future__ import annotations
 
 import logging
-import re
-from typing import Any
 
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
-from ray import serve
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.serving.auth import Api, BearerAuth
 from distributed.serving.proxy import SaysSo
-from distributed.serving.schemas import MAX_K, ApiError, ErrorResponse
+from distributed.serving.requests import read_query
+from distributed.serving.routes import ANNOTATE, annotate, feedback, health, model, scoring
+from distributed.serving.schemas import ApiError
+from distributed.serving.service import ScorerService
 
-ANNOTATE = "/v1/annotate"
 _LOG = logging.getLogger("ray.serve")
 
 
-def described(kind: type[BaseModel], *others: str) -> dict[str, Any]:
-    """OpenAPI of a body that the route reads itself: FastAPI's own reading would parse it twice."""
-    schema = kind.model_json_schema()
-    parts = schema.pop("$defs", {})
+def create_app(service: ScorerService) -> FastAPI:
+    """The application of one replica."""
+    app = Api(
+        title="DREL scorer",
+        description="Tags for images, from their features or from pictures.",
+        version="1",
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.state.service = service
+    for router in (scoring, model, feedback, health):
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(Exception, _failure)
+    app.add_middleware(ShortPath, service=service)
+    app.add_middleware(ApiErrors)
+    app.add_middleware(SaysSo)
+    app.add_middleware(BearerAuth)  # added last, it runs first: nothing may answer before it
+    return app
 
-    def inlined(value: Any) -> Any:
-        if isinstance(value, dict):
-            name = str(value.get("$ref", "")).rpartition("/")[2]
-            return inlined(parts[name]) if name else {k: inlined(v) for k, v in value.items()}
-        return [inlined(item) for item in value] if isinstance(value, list) else value
 
-    content: dict[str, Any] = {"application/json": {"schema": inlined(schema)}}
-    for other in others:
-        content[other] = {"schema": {"type": "string", "format": "binary"}}
-    return {"requestBody": {"required": True, "content": content}}
+class ApiErrors:
+    """Middleware: an ``ApiError`` of a route is the answer, whether the router called it or ``ShortPath``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except ApiError as error:
+            response = _error(error.status, error.code, error.message)
+            await response(scope, receive, send)
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorResponse} for status in statuses}
+class ShortPath:
+    """Middleware: calls the function of /v1/annotate without FastAPI's router, which answers fewer requests a
+    second on its way to the same function (docs/performance.md). A query that is wrong goes to the router,
+    which says why."""
 
+    def __init__(self, app: ASGIApp, service: ScorerService) -> None:
+        self.app, self.service = app, service
 
-app = Api(
-    title="DREL scorer",
-    description="Tags for images, from their features or from pictures.",
-    version="1",
-    docs_url="/docs",
-    redoc_url=None,
-)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            query = read_query(scope["query_string"]) if path == ANNOTATE else None
+            if query is not None:
+                request = Request(scope, receive)
+                response = await annotate(request=request, service=self.service, query=query)
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 def _error(status: int, code: str, message: str) -> JSONResponse:
@@ -60,13 +82,8 @@ def _error(status: int, code: str, message: str) -> JSONResponse:
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
-@app.exception_handler(ApiError)
-async def _api_error(_: Request, error: ApiError) -> Response:
-    return _error(error.status, error.code, error.message)
-
-
-@app.exception_handler(HTTPException)
-async def _http_error(request: Request, error: HTTPException) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     answer = _error(
         error.status_code,
@@ -77,45 +94,13 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return answer
 
 
-@app.exception_handler(RequestValidationError)
-async def _validation_error(_: Request, error: RequestValidationError) -> Response:
+async def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     return _error(422, "invalid_request", f"{place}: {first['msg']}")
 
 
-@app.exception_handler(Exception)
 async def _failure(_: Request, error: Exception) -> Response:
     _LOG.exception("request failed", exc_info=error)
     return _error(500, "internal", "the scorer failed; its log says why")
-
-
-class _ShortPath:
-    """Takes plain requests to /v1/annotate before FastAPI's router, which answers fewer of them a
-    second on its way to the same method (docs/performance.md). What is not plain goes on to it."""
-
-    _plain = re.compile(rb"(?:k=([1-9]\d{0,3}))?")
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            plain = self._plain.fullmatch(scope["query_string"]) if path == ANNOTATE else None
-            k = int((plain and plain[1]) or 5)
-            if plain and k <= MAX_K:
-                request = Request(scope, receive)
-                scorer: Any = serve.get_replica_context().servable_object
-                try:
-                    response = await scorer.annotate(request, k, None)
-                except ApiError as error:
-                    response = await _api_error(request, error)
-                await response(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-app.add_middleware(_ShortPath)
-app.add_middleware(SaysSo)
-app.add_middleware(BearerAuth)  # added last, it is asked first: no other way in may come after it

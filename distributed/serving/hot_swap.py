@@ -1,11 +1,14 @@
-"""The version of a model that answers: requests that wait are scored together, and a newer version takes
-its place between two batches, once it was loaded and tried beside it."""
+"""The version of a model that answers, and its change for a newer one.
+
+Requests that wait are scored together. A newer version is loaded and tried beside the one that answers, and
+replaces it between two batches.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from ray.serve.metrics import Gauge, Histogram
@@ -21,8 +24,17 @@ from drel_core.images.pictures import BadPicture
 _LOG = logging.getLogger("ray.serve")
 
 # A thread that scores and the event loop hand the interpreter's lock to each other at every operation,
-# and each waits up to 5 ms for it: work that is shorter is done where it stands.
+# and each waits up to 5 ms for it. Work that is shorter than this is done in the event loop.
 _INLINE_SECONDS = 0.003
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to a request: the version that scored it, scores and tag ids ``[B, k]``, best first."""
+
+    model: ServedModel
+    score_Bk: np.ndarray
+    tag_Bk: np.ndarray
 
 
 class HotSwapModel:
@@ -36,12 +48,12 @@ class HotSwapModel:
 
     def __init__(self, backbone: str, max_rows: int, queue_rows: int) -> None:
         self.backbone, self.queue_rows = backbone, queue_rows
-        self.model: ServedModel | None = None
         self.refused: str | None = None
         """why a newer bundle was not taken"""
         self.path = ""
-        self._waiting = 0
-        self._batcher = Batcher(self._score, lambda question: question.rows, max_rows)
+        self._served: ServedModel | None = None
+        self._queued_rows = 0
+        self._batcher = Batcher(self._score_batch, lambda request: request.rows, max_rows)
         self._swap = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._batch_rows = Histogram(
@@ -55,31 +67,31 @@ class HotSwapModel:
         )
 
     async def follow(self, path: str, poll_seconds: float) -> None:
-        """Take the bundle at ``path``, and from then on whatever takes its place there.
+        """Load the bundle at ``path``, and from then on every newer one that is published there.
 
         Raises:
-            Exception: the first bundle does not load; a later one that does not is refused, and the old
+            Exception: the first bundle does not load. A later one that does not load is refused, and the old
                 one stays.
         """
         self.path = path
-        await self._take(first=self.model is None)
+        await self._load_newest(first=self._served is None)
         if self._watcher is None:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(poll_seconds))
 
     @property
     def is_watched(self) -> bool:
-        """False only where the watch for newer versions has ended, which it never should."""
+        """False only where the watcher of newer versions has ended, which it never should."""
         return self._watcher is None or not self._watcher.done()
 
-    async def _take(self, first: bool = False) -> None:
+    async def _load_newest(self, first: bool = False) -> None:
         async with self._swap:
+            old = self._served
             try:
                 _, version = await asyncio.to_thread(find_bundle, self.path)
-                if self.model is not None and version == self.model.version:
+                if old is not None and version == old.version:
                     self.refused = None
                     return
                 fresh = await asyncio.to_thread(ServedModel, self.path, self.backbone)
-                old = self.model
                 if old is not None and fresh.image_dim != old.image_dim:
                     raise InputError(
                         f"{self.path}: D = {fresh.image_dim}, but the scorer answers D = {old.image_dim}; "
@@ -93,93 +105,101 @@ class HotSwapModel:
                     _LOG.error("bundle refused: %s", reason)
                 self.refused = reason
                 return
-            self.model, self.refused = fresh, None
+            self._served, self.refused = fresh, None
             if old is not None:
                 self._version.set(0, {"model": old.version})
                 _LOG.info("moved from version %s to %s", old.version, fresh.version)
             self._version.set(1, {"model": fresh.version})
 
     async def _watch(self, poll_seconds: float) -> None:
-        """Follow ``latest``. A version that was refused is tried again: it may have been mended."""
+        """Look for a newer version again and again. One that was refused is tried again: it may have been
+        repaired."""
         while True:
             await asyncio.sleep(poll_seconds)
             try:
-                await self._take()
+                await self._load_newest()
             except Exception:  # the watcher must outlive whatever a file system does
                 _LOG.exception("looking for a new version failed")
 
+    @property
+    def version(self) -> str:
+        """Of the model that answers; empty before there is one."""
+        return self._served.version if self._served else ""
+
     def ready(self) -> ServedModel:
-        """Raises:
-        ApiError: 503, no model yet.
-        """
-        if self.model is None:
-            raise ApiError(503, "not_ready", "no model is loaded yet")
-        return self.model
-
-    async def probe(self) -> ServedModel:
-        """The version that answers, once it has scored a row of zeros."""
-        model = self.ready()
-        row_1D = np.zeros((1, model.image_dim), dtype=np.float32)
-        await self._batcher.ask(ScoreRequest(row_1D, [], 1, None))
-        return model
-
-    async def answer(self, question: ScoreRequest) -> tuple[ServedModel, np.ndarray, np.ndarray]:
-        """The version that answered, scores and tag ids ``[B, k]``.
+        """The model that answers.
 
         Raises:
-            ApiError: 503, too much waits; 422, a picture cannot be read.
+            ApiError: 503, no model yet.
         """
-        if self._waiting + question.rows > self.queue_rows and self._waiting:
+        if self._served is None:
+            raise ApiError(503, "not_ready", "no model is loaded yet")
+        return self._served
+
+    async def probe(self) -> ServedModel:
+        """The model that answers, once it has scored a row of zeros."""
+        served = self.ready()
+        row_1D = np.zeros((1, served.image_dim), dtype=np.float32)
+        await self._batcher.submit(ScoreRequest(row_1D, [], 1, None))
+        return served
+
+    async def score(self, request: ScoreRequest) -> Scored:
+        """Raises:
+        ApiError: 503, too much waits; 422, a picture cannot be read.
+        """
+        if self._queued_rows + request.rows > self.queue_rows and self._queued_rows:
             raise ApiError(
-                503, "overloaded", f"{self._waiting} rows wait already; try again in a moment"
+                503, "overloaded", f"{self._queued_rows} rows wait already; try again in a moment"
             )
-        self._waiting += question.rows
+        self._queued_rows += request.rows
         try:
-            answer = await self._batcher.ask(question)
+            result = await self._batcher.submit(request)
         finally:
-            self._waiting -= question.rows
-        if isinstance(answer, ApiError):
-            raise answer
-        model, score_Bk, tag_Bk = answer
-        return model, score_Bk, tag_Bk
+            self._queued_rows -= request.rows
+        if isinstance(result, ApiError):
+            raise result
+        return result
 
-    async def _score(self, questions: list[ScoreRequest]) -> list[Any]:
-        """Questions that wait together, by one version of the model; answers are (model, scores, tags)."""
-        model = self.ready()
-        rows = sum(question.rows for question in questions)
-        pictures = any(question.features_BD is None for question in questions)
-        if not pictures and rows * model.row_seconds < _INLINE_SECONDS:
-            return self._score_now(model, questions)
-        return await asyncio.to_thread(self._score_now, model, questions)
+    async def _score_batch(self, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
+        """All by one version of the model."""
+        served = self.ready()
+        rows = sum(request.rows for request in requests)
+        has_pictures = any(request.features_BD is None for request in requests)
+        if not has_pictures and rows * served.row_seconds < _INLINE_SECONDS:
+            return self._score_with(served, requests)
+        return await asyncio.to_thread(self._score_with, served, requests)
 
-    def _score_now(self, model: ServedModel, questions: list[ScoreRequest]) -> list[Any]:
-        answers: list[Any] = []
-        rows: list[np.ndarray] = []
-        for question in questions:
-            try:
-                if question.features_BD is not None:
-                    rows.append(question.features_BD)
-                else:
-                    rows.append(model.features_of(question.pictures))
-                answers.append(len(rows[-1]))
-            except BadPicture as error:
-                answers.append(ApiError(422, "bad_picture", f"images[{error.index}]: {error}"))
-            except InputError as error:
-                answers.append(ApiError(422, "no_images", str(error)))
+    def _score_with(
+        self, served: ServedModel, requests: list[ScoreRequest]
+    ) -> list[Scored | ApiError]:
+        rows_or_errors = [_features(served, request) for request in requests]
+        rows = [found for found in rows_or_errors if not isinstance(found, ApiError)]
         if not rows:
-            return answers
+            return [found for found in rows_or_errors if isinstance(found, ApiError)]
         features_BD = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        self._batch_rows.observe(len(features_BD), {"model": model.version})
-        best = model.best(features_BD, max(question.k for question in questions))
-        at = 0
-        for place, question in enumerate(questions):
-            if isinstance(answers[place], ApiError):
+        self._batch_rows.observe(len(features_BD), {"model": served.version})
+        best = served.best(features_BD, max(request.k for request in requests))
+        results: list[Scored | ApiError] = []
+        start = 0
+        for request, found in zip(requests, rows_or_errors, strict=True):
+            if isinstance(found, ApiError):
+                results.append(found)
                 continue
-            end = at + answers[place]
-            answers[place] = (
-                model,
-                best.score_Bk[at:end, : question.k],
-                best.tag_Bk[at:end, : question.k],
-            )
-            at = end
-        return answers
+            end = start + len(found)
+            score_Bk, tag_Bk = best.score_Bk[start:end], best.tag_Bk[start:end]
+            results.append(Scored(served, score_Bk[:, : request.k], tag_Bk[:, : request.k]))
+            start = end
+        return results
+
+
+def _features(served: ServedModel, request: ScoreRequest) -> np.ndarray | ApiError:
+    """float32 ``[B, D]`` of a request; its error where a picture cannot be read: the rest of the batch goes
+    on."""
+    if request.features_BD is not None:
+        return request.features_BD
+    try:
+        return served.features_of(request.pictures)
+    except BadPicture as error:
+        return ApiError(422, "bad_picture", f"images[{error.index}]: {error}")
+    except InputError as error:
+        return ApiError(422, "no_images", str(error))

@@ -80,7 +80,8 @@ class ServedModel:
         self._place = {name: tag for tag, name in enumerate(self.names)}
 
     def _check(self) -> None:
-        """Score something: what cannot must never take the place of what can. Also takes the time."""
+        """Score a few rows: a model that cannot score must never replace one that can. Also measures the time
+        of a row."""
         if not len(self.names):
             raise InputError(f"{self.folder}: the model has no tags")
         features_BD = torch.zeros(8, self.image_dim)

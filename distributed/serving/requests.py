@@ -1,19 +1,35 @@
-"""Requests to the scorer: read, checked and turned into rows."""
+"""Requests to the scorer: read, checked and turned into rows.
+
+Shapes: B rows, D feature size.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from distributed.serving.schemas import MAX_CELLS, MAX_K, AnnotateRequest, ApiError, InferRequest
+from distributed.serving.model import ServedModel
+from distributed.serving.schemas import (
+    DEFAULT_K,
+    MAX_CELLS,
+    MAX_K,
+    AnnotateQuery,
+    AnnotateRequest,
+    ApiError,
+    InferRequest,
+    TopK,
+)
 
-_DRAINED = 8
+_DRAINED = 8  # times the limit: bytes of a body that is too large which are read all the same
+_TOP_K: TypeAdapter[int] = TypeAdapter(TopK)
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The whole body.
 
     Raises:
-        ApiError: 413, more than ``limit`` bytes. What is too much is still taken, up to a point, because
-            a client that is cut off while it sends does not see the answer.
+        ApiError: 413, more than ``limit`` bytes. The rest is still read, up to a point, because a client
+            that is cut off while it sends does not see the answer.
     """
     parts, size = [], 0
     async for part in request.stream():
@@ -51,11 +67,20 @@ async def read_body(request: Request, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def parse(kind: type[BaseModel], body: bytes) -> Any:
-    """A request object of a JSON body.
+@functools.lru_cache(maxsize=64)  # 15 us to read one, and clients send few different ones
+def read_query(query_string: bytes) -> AnnotateQuery | None:
+    """The query of /v1/annotate; None where it does not fit: FastAPI's router then says why."""
+    try:
+        return AnnotateQuery.model_validate(dict(QueryParams(query_string)))
+    except ValidationError:
+        return None
+
+
+def parse_json(kind: type[BaseModel], body: bytes) -> Any:
+    """The ``kind`` object of a JSON body.
 
     Raises:
-        ApiError: 400 where it is no JSON, 422 where it does not fit; names the place.
+        ApiError: 400 where it is no JSON, 422 where it does not fit; the message names the place.
     """
     try:
         return kind.model_validate_json(body)
@@ -71,11 +96,14 @@ def parse(kind: type[BaseModel], body: bytes) -> Any:
         ) from None
 
 
-def matrix(rows: list[list[float]], dim: int, name: str = "features") -> np.ndarray:
+def feature_rows(rows: list[list[float]], dim: int, name: str = "features") -> np.ndarray:
     """float32 ``[B, D]``.
 
+    Args:
+        name: what the rows are called in the request.
+
     Raises:
-        ApiError: a row is of another length.
+        ApiError: 422, a row is of another length.
     """
     for place, row in enumerate(rows):
         if len(row) != dim:
@@ -91,7 +119,7 @@ def binary_rows(body: bytes, dim: int) -> np.ndarray:
     """float32 ``[B, D]`` of little-endian bytes.
 
     Raises:
-        ApiError: 400 for half a row, 422 for none, NaN or Inf.
+        ApiError: 400, the last row is incomplete; 422, NaN or Inf.
     """
     if len(body) % (4 * dim):
         raise ApiError(
@@ -107,19 +135,17 @@ def binary_rows(body: bytes, dim: int) -> np.ndarray:
     return features_BD.astype(np.float32, copy=False)
 
 
-def decoded(encoded: list[str], name: str = "images") -> list[bytes]:
-    """Bytes of base64 texts.
-
-    Raises:
-        ApiError: 422, one is no base64.
+def decode_base64(texts: list[str], name: str = "images") -> list[bytes]:
+    """Raises:
+    ApiError: 422, one is no base64.
     """
-    found = []
-    for place, text in enumerate(encoded):
+    decoded = []
+    for place, text in enumerate(texts):
         try:
-            found.append(base64.b64decode(text, validate=True))
+            decoded.append(base64.b64decode(text, validate=True))
         except (binascii.Error, ValueError):
             raise ApiError(422, "invalid_base64", f"{name}[{place}] is no base64") from None
-    return found
+    return decoded
 
 
 def check_size(rows: int, k: int, max_rows: int) -> None:
@@ -136,54 +162,75 @@ def check_size(rows: int, k: int, max_rows: int) -> None:
         )
 
 
-def annotate_question(body: bytes, dim: int, max_rows: int) -> ScoreRequest:
+def check_fits(request: ScoreRequest, model: ServedModel) -> None:
     """Raises:
-    ApiError: see ``parse``, ``matrix``, ``check_size``.
+    ApiError: 422, the model cannot do what is asked.
     """
-    asked: AnnotateRequest = parse(AnnotateRequest, body)
-    if (asked.features is None) == (asked.images is None):
+    if request.features_BD is not None and not model.takes_features:
+        raise ApiError(422, "no_features", "this model reads pictures; send images")
+    if request.threshold == "per-tag" and model.threshold_T is None:
+        raise ApiError(
+            422,
+            "no_thresholds",
+            "this model has no per-tag thresholds: it was trained without --data.validation",
+        )
+
+
+def parse_binary(body: bytes, query: AnnotateQuery, dim: int, max_rows: int) -> ScoreRequest:
+    """Raises:
+    ApiError: see ``binary_rows``, ``check_size``.
+    """
+    features_BD = binary_rows(body, dim)
+    check_size(len(features_BD), query.k, max_rows)
+    return ScoreRequest(features_BD, [], query.k, query.threshold)
+
+
+def parse_annotate(body: bytes, dim: int, max_rows: int) -> ScoreRequest:
+    """Raises:
+    ApiError: see ``parse_json``, ``feature_rows``, ``decode_base64``, ``check_size``.
+    """
+    request: AnnotateRequest = parse_json(AnnotateRequest, body)
+    if (request.features is None) == (request.images is None):
         raise ApiError(422, "invalid_request", "give either features or images")
-    if asked.features is not None:
-        check_size(len(asked.features), asked.k, max_rows)
-        return ScoreRequest(matrix(asked.features, dim), [], asked.k, asked.threshold)
-    assert asked.images is not None
-    check_size(len(asked.images), asked.k, max_rows)
-    return ScoreRequest(None, decoded(asked.images), asked.k, asked.threshold)
+    if request.features is not None:
+        check_size(len(request.features), request.k, max_rows)
+        features_BD = feature_rows(request.features, dim)
+        return ScoreRequest(features_BD, [], request.k, request.threshold)
+    assert request.images is not None
+    check_size(len(request.images), request.k, max_rows)
+    return ScoreRequest(None, decode_base64(request.images), request.k, request.threshold)
 
 
-def infer_question(body: bytes, dim: int, max_rows: int) -> tuple[ScoreRequest, str | None]:
-    """The question of an Open Inference request, and its id.
+def parse_infer(body: bytes, dim: int, max_rows: int) -> tuple[ScoreRequest, str | None]:
+    """An Open Inference request, and its id.
 
     Raises:
-        ApiError: as above.
+        ApiError: 400 where it is no JSON, 422 or 413 where it does not fit.
     """
-    asked: InferRequest = parse(InferRequest, body)
-    tensor = asked.inputs[0]
-    k = (asked.parameters or {}).get("k", 5)
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
-        raise ApiError(422, "invalid_request", f"parameters.k must be 1 to {MAX_K}")
+    request: InferRequest = parse_json(InferRequest, body)
+    tensor = request.inputs[0]
+    try:
+        k = _TOP_K.validate_python((request.parameters or {}).get("k", DEFAULT_K), strict=True)
+    except ValidationError:
+        raise ApiError(422, "invalid_request", f"parameters.k must be 1 to {MAX_K}") from None
     rows, columns = tensor.shape
     if columns != dim:
-        raise ApiError(
-            422,
-            "wrong_dimension",
-            f"inputs[0] has shape {tensor.shape}; this model takes [B, {dim}]",
-        )
+        raise _wrong_shape(f"inputs[0] has shape {tensor.shape}; this model takes [B, {dim}]")
     if tensor.data and isinstance(tensor.data[0], list):
-        features_BD = matrix(tensor.data, dim, "inputs[0].data")
+        features_BD = feature_rows(tensor.data, dim, "inputs[0].data")
+        if len(features_BD) != rows:
+            raise _wrong_shape(
+                f"inputs[0].data has {len(features_BD)} rows for shape {tensor.shape}"
+            )
     elif len(tensor.data) != rows * columns:
-        raise ApiError(
-            422,
-            "wrong_dimension",
-            f"inputs[0].data has {len(tensor.data)} numbers for shape {tensor.shape}",
+        raise _wrong_shape(
+            f"inputs[0].data has {len(tensor.data)} numbers for shape {tensor.shape}"
         )
     else:
         features_BD = np.array(tensor.data, dtype=np.float32).reshape(rows, columns)
-    if len(features_BD) != rows:
-        raise ApiError(
-            422,
-            "wrong_dimension",
-            f"inputs[0].data has {len(features_BD)} rows for shape {tensor.shape}",
-        )
     check_size(rows, k, max_rows)
-    return ScoreRequest(features_BD, [], k, None), asked.id
+    return ScoreRequest(features_BD, [], k, None), request.id
+
+
+def _wrong_shape(message: str) -> ApiError:
+    return ApiError(422, "wrong_dimension", message)

@@ -1,4 +1,7 @@
-"""What the HTTP scorer takes and gives: types, limits and errors. Nothing here knows of Ray."""
+"""The forms of what the HTTP scorer takes and gives: types, limits, errors, and their OpenAPI.
+
+How a request is read and checked against a model: ``requests``. Nothing here knows of Ray.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_K = 1000
+DEFAULT_K = 5
 MAX_CELLS = 200_000
 """Most (image, tag) pairs of one answer."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
 TagName = Annotated[str, Field(min_length=1, max_length=1000)]
+TopK = Annotated[int, Field(ge=1, le=MAX_K)]
+"""How many tags of an image: the one rule for query, JSON body and Open Inference parameters."""
 
 
 class ApiError(Exception):
@@ -21,7 +27,8 @@ class ApiError(Exception):
 
     Args:
         status: HTTP status: 400, 404, 413, 415, 422 or 503.
-        code: one word for programs; the message is for people.
+        code: one word, for programs.
+        message: for people.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -42,14 +49,23 @@ class AnnotateRequest(_Strict):
 
     features: list[list[Finite]] | None = Field(None, description="rows of D numbers")
     images: list[str] | None = Field(None, description="encoded pictures in base64")
-    k: int = Field(5, ge=1, le=MAX_K, description="most tags for an image")
+    k: TopK = Field(DEFAULT_K, description="most tags for an image")
     threshold: Finite | Literal["per-tag"] | None = Field(
         None, description="least score of a tag; per-tag: thresholds that were learned in training"
     )
 
 
+class AnnotateQuery(BaseModel):
+    """The query of /v1/annotate: options of binary rows, whose body has no room for them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    k: TopK = Field(DEFAULT_K, description="for binary rows")
+    threshold: float | None = Field(None, allow_inf_nan=False, description="for binary rows")
+
+
 class FeedbackRequest(_Strict):
-    """What a person said of an image. A later word on the same image_id replaces an earlier one."""
+    """Corrections to the tags of an image. Later ones for the same image_id replace earlier ones."""
 
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [{"required": ["features"]}, {"required": ["image"]}]}
@@ -163,3 +179,31 @@ class ErrorBody(BaseModel):
 
 class ErrorResponse(BaseModel):
     error: ErrorBody
+
+
+def body_schema(kind: type[BaseModel], *others: str) -> dict[str, Any]:
+    """OpenAPI of a body that the route reads itself: FastAPI would parse it a second time.
+
+    Args:
+        others: media types that the route takes as well, as bytes.
+    """
+    schema = kind.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, dict):
+            name = str(value.get("$ref", "")).rpartition("/")[2]
+            if name:
+                return inlined(definitions[name])
+            return {key: inlined(item) for key, item in value.items()}
+        return [inlined(item) for item in value] if isinstance(value, list) else value
+
+    content: dict[str, Any] = {"application/json": {"schema": inlined(schema)}}
+    for other in others:
+        content[other] = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's ``responses`` of a route that may answer with these errors."""
+    return {status: {"model": ErrorResponse} for status in statuses}

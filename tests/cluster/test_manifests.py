@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from distributed.serving.config import ServeArgs
+from distributed.serving.config import ScorerConfig
 from jobs.train import parse
 from tests.cluster.rules import (
     CLUSTER,
@@ -275,8 +275,8 @@ def test_serve_configs_fit_serves_schema_and_the_application(name: str) -> None:
     assert set(application) <= set(type(checked.applications[0]).model_fields)
     module, _, function = application["import_path"].partition(":")
     build = getattr(importlib.import_module(module), function)
-    assert next(iter(inspect.signature(build).parameters.values())).annotation is ServeArgs
-    ServeArgs.model_validate(application["args"])
+    assert next(iter(inspect.signature(build).parameters.values())).annotation is ScorerConfig
+    ScorerConfig.model_validate(application["args"])
 
 
 def test_only_the_service_in_its_pod_listens_on_all_addresses() -> None:
@@ -307,7 +307,7 @@ def test_a_wrong_serve_config_does_not_fit(change: Callable[[Any], Any]) -> None
     change(config)
     with pytest.raises(ValidationError):
         ServeDeploySchema.model_validate(config)
-        ServeArgs.model_validate(config["applications"][0]["args"])
+        ScorerConfig.model_validate(config["applications"][0]["args"])
 
 
 # Rules of this project

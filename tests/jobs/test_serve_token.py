@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from ray.serve.config import HTTPOptions
 
 from distributed.serving.auth import OPEN, VARIABLE, allowed, read_token, require
 from drel_core.errors import InputError
-from jobs.serve import ServeConfig
+from jobs.serve import HttpConfig
 from tests.conftest import Job
 from tests.helpers.browser import start_browser
 from tests.helpers.bundles import write_drel
@@ -119,7 +119,7 @@ def test_it_listens_on_loopback_alone_unless_told(guarded: Server) -> None:
         other.listen()
         assert listeners(other.getsockname()[1]) == {"00000000"}  # the look can see more
     assert listeners(int(guarded.address.rpartition(":")[2])) == {"0100007F"}
-    assert ServeConfig(model="x").host == "127.0.0.1"
+    assert HttpConfig().host == "127.0.0.1"
     assert HTTPOptions().host == "127.0.0.1"
 
 
@@ -280,9 +280,9 @@ def test_without_a_token_everybody_may_ask() -> None:
 def test_the_token_is_asked_for_before_anything_else_answers() -> None:
     """Every route of the application, by every method, called without a server: the body is not asked for
     before the token, and no shortcut in front of the router comes first."""
-    from distributed.serving.asgi import app
+    from distributed.serving.asgi import create_app
 
-    importlib.import_module("distributed.serving.app")  # gives it its routes
+    app = create_app(Mock())
 
     async def status(path: str, method: str) -> int:
         sent: list[Any] = []

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed.data.feedback import Word, append
+from distributed.data.feedback import Correction, append
 from distributed.training.config import DataConfig, TrainConfig
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import bundle_folder
@@ -97,7 +97,7 @@ def test_a_model_learns_from_feedback(trained: Path, ray_job: Job) -> None:
     rows = planted_table(80, seed=4, first=9000)
     features = rows.column("features").combine_chunks().flatten().to_numpy().reshape(80, -1)
     words = [
-        Word(image_id, features[place], ["from people"], [], "v")
+        Correction(image_id, features[place], ["from people"], [], "v")
         for place, image_id in enumerate(rows.column("image_id").to_pylist())
         if "tag-05" in rows.column("tags")[place].as_py()
     ]

@@ -27,11 +27,11 @@ def test_what_waits_together_is_answered_together_and_in_order() -> None:
     async def ask() -> None:
         work = Doubler()
         batcher = Batcher(work, lambda _: 1, max_rows=100)
-        assert await asyncio.gather(*(batcher.ask(n) for n in range(5))) == [0, 2, 4, 6, 8]
+        assert await asyncio.gather(*(batcher.submit(n) for n in range(5))) == [0, 2, 4, 6, 8]
         assert work.batches == [[0, 1, 2, 3, 4]]
-        first = asyncio.create_task(batcher.ask(1))
+        first = asyncio.create_task(batcher.submit(1))
         await asyncio.sleep(0.005)  # while 1 is worked on
-        assert await asyncio.gather(first, batcher.ask(2), batcher.ask(3)) == [2, 4, 6]
+        assert await asyncio.gather(first, batcher.submit(2), batcher.submit(3)) == [2, 4, 6]
         assert work.batches[1:] == [[1], [2, 3]]
 
     asyncio.run(ask())
@@ -41,7 +41,7 @@ def test_a_batch_stays_within_its_rows_and_a_large_question_goes_alone() -> None
     async def ask() -> None:
         work = Doubler()
         batcher = Batcher(work, lambda rows: rows, max_rows=10)
-        await asyncio.gather(*(batcher.ask(rows) for rows in (4, 6, 1, 50, 3)))
+        await asyncio.gather(*(batcher.submit(rows) for rows in (4, 6, 1, 50, 3)))
         assert work.batches == [[4, 6], [1], [50], [3]]
 
     asyncio.run(ask())
@@ -50,9 +50,9 @@ def test_a_batch_stays_within_its_rows_and_a_large_question_goes_alone() -> None
 def test_an_error_reaches_its_own_batch_and_the_next_goes_on() -> None:
     async def ask() -> None:
         batcher = Batcher(Doubler(), lambda rows: rows, max_rows=14)
-        told = await asyncio.gather(*map(batcher.ask, (13, 1, 7)), return_exceptions=True)
+        told = await asyncio.gather(*map(batcher.submit, (13, 1, 7)), return_exceptions=True)
         assert [type(one) for one in told] == [ValueError, ValueError, int]
-        assert await batcher.ask(5) == 10
+        assert await batcher.submit(5) == 10
 
     asyncio.run(ask())
 
@@ -61,7 +61,7 @@ def test_what_nobody_waits_for_any_more_is_left_out() -> None:
     async def ask() -> None:
         work = Doubler()
         batcher = Batcher(work, lambda _: 1, max_rows=1)
-        tasks = [asyncio.create_task(batcher.ask(n)) for n in range(3)]
+        tasks = [asyncio.create_task(batcher.submit(n)) for n in range(3)]
         await asyncio.sleep(0.005)
         tasks[0].cancel()  # worked on already
         tasks[1].cancel()  # still waits

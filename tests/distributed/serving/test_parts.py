@@ -14,11 +14,11 @@ import torch
 from distributed.bundles.locate import find_bundle, publish
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
-from distributed.data.feedback import Word, append, read_feedback
+from distributed.data.feedback import Correction, append, read_feedback
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import survey_store
 from distributed.serving.model import ServedModel
-from distributed.serving.requests import annotate_question, binary_rows, infer_question
+from distributed.serving.requests import binary_rows, parse_annotate, parse_infer
 from distributed.serving.schemas import MAX_K, ApiError
 from drel_core.bundle.format import bundle_folder, read_thresholds
 from drel_core.errors import InputError
@@ -61,14 +61,14 @@ def body(**content: object) -> bytes:
 )
 def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str) -> None:
     with pytest.raises(ApiError) as caught:
-        annotate_question(sent, 2, 8)
+        parse_annotate(sent, 2, 8)
     assert caught.value.status == status
     assert word in caught.value.message
 
 
 def test_json_and_binary_give_the_same_rows() -> None:
     features_BD = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    asked = annotate_question(body(features=features_BD.tolist(), k=2), 4, 8)
+    asked = parse_annotate(body(features=features_BD.tolist(), k=2), 4, 8)
     assert asked.features_BD is not None and asked.k == 2
     np.testing.assert_array_equal(asked.features_BD, features_BD)
     np.testing.assert_array_equal(binary_rows(features_BD.tobytes(), 4), features_BD)
@@ -104,11 +104,11 @@ def test_bad_binary_rows_are_refused(sent: bytes, status: int) -> None:
 )
 def test_inference_protocol_checks_shape_and_type(change: dict[str, object]) -> None:
     tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}
-    asked, identity = infer_question(body(id="a", inputs=[tensor], parameters={"k": 3}), 4, 8)
+    asked, identity = parse_infer(body(id="a", inputs=[tensor], parameters={"k": 3}), 4, 8)
     assert asked.features_BD is not None and asked.features_BD.shape == (1, 4)
     assert (asked.k, identity) == (3, "a")
     with pytest.raises(ApiError) as caught:
-        infer_question(body(inputs=[{**tensor, **change}]), 4, 8)
+        parse_infer(body(inputs=[{**tensor, **change}]), 4, 8)
     assert caught.value.status == 422
 
 
@@ -200,8 +200,10 @@ def test_a_model_whose_scores_are_not_finite_is_refused(tmp_path: Path) -> None:
         ServedModel(str(folder))
 
 
-def word(image_id: str, value: float, add: list[str], remove: list[str] | None = None) -> Word:
-    return Word(image_id, np.full(3, value, dtype=np.float32), add, remove or [], "v")
+def word(
+    image_id: str, value: float, add: list[str], remove: list[str] | None = None
+) -> Correction:
+    return Correction(image_id, np.full(3, value, dtype=np.float32), add, remove or [], "v")
 
 
 def test_of_feedback_the_last_word_on_an_image_counts(tmp_path: Path) -> None:

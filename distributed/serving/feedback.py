@@ -1,0 +1,81 @@
+"""Feedback requests: checked, and kept on disk before they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pyarrow as pa
+from ray import serve
+
+from distributed.data.feedback import Correction, append
+from distributed.serving.model import ServedModel
+from distributed.serving.requests import decode_base64, feature_rows
+from distributed.serving.schemas import ApiError, FeedbackRequest
+from distributed.storage.folder import Folder
+from drel_core.errors import InputError
+from drel_core.images.pictures import BadPicture
+
+_LOG = logging.getLogger("ray.serve")
+
+
+def default_folder(model: str) -> str:
+    """``feedback`` in the training folder or folder of versions: the bundle itself never changes."""
+    place = Folder.of(model)
+    return ((place.parent if place.has("config.json") else place) / "feedback").address
+
+
+class FeedbackWriter:
+    """Writes feedback into a folder, for ``jobs.update`` to learn from.
+
+    Args:
+        folder: path or s3:// prefix.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def keep(self, request: FeedbackRequest, model: ServedModel) -> None:
+        """Returns when the feedback is on disk.
+
+        Raises:
+            ApiError: 422, the request contradicts itself or does not fit the model; 503, it cannot be
+                written.
+        """
+        correction = await asyncio.to_thread(_checked, request, model)
+        await self._append(correction)
+
+    @serve.batch(max_batch_size=256, batch_wait_timeout_s=0.02)
+    async def _append(self, corrections: list[Correction]) -> list[None]:
+        """One file for all that came within the wait."""
+        try:
+            await asyncio.to_thread(append, self.folder, corrections)
+        except (OSError, pa.ArrowException) as error:
+            _LOG.error("feedback could not be written to %s: %s", self.folder, error)
+            raise ApiError(503, "not_kept", "feedback cannot be kept at the moment") from None
+        return [None] * len(corrections)
+
+
+def _checked(request: FeedbackRequest, model: ServedModel) -> Correction:
+    """Raises:
+    ApiError: 422.
+    """
+    contradiction = set(request.add) & set(request.remove)
+    if contradiction:
+        name = min(contradiction)
+        raise ApiError(422, "invalid_request", f"{name!r} is both in add and in remove")
+    if not request.add and not request.remove:
+        raise ApiError(422, "empty", "nothing in add or remove")
+    if (request.features is None) == (request.image is None):
+        raise ApiError(422, "invalid_request", "give either features or image")
+    if request.features is not None:
+        features_D = feature_rows([request.features], model.image_dim)[0]
+    else:
+        assert request.image is not None
+        try:
+            features_D = model.features_of(decode_base64([request.image], "image"))[0]
+        except BadPicture as error:
+            raise ApiError(422, "bad_picture", f"image: {error}") from None
+        except InputError as error:
+            raise ApiError(422, "no_images", str(error)) from None
+    return Correction(request.image_id, features_D, request.add, request.remove, model.version)

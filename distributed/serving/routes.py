@@ -1,0 +1,244 @@
+"""The scorer's routes, in four groups: scoring, model, feedback, health. The forms of bodies are in
+``schemas``.
+
+Every route gets the replica's ``ScorerService``. An ``ApiError`` that it raises is its answer (``asgi``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import HTMLResponse, Response
+from starlette.requests import Request
+
+from distributed.serving.metrics import counted, read_exporter
+from distributed.serving.requests import (
+    ScoreRequest,
+    check_fits,
+    parse_annotate,
+    parse_binary,
+    parse_infer,
+    parse_json,
+    read_body,
+)
+from distributed.serving.responses import annotate_json, infer_json
+from distributed.serving.schemas import (
+    AnnotateQuery,
+    AnnotateRequest,
+    AnnotateResponse,
+    ApiError,
+    ExamplesResponse,
+    FeedbackRequest,
+    FeedbackResponse,
+    InferRequest,
+    InferResponse,
+    ModelResponse,
+    NeighboursResponse,
+    Status,
+    TagsResponse,
+    body_schema,
+    error_responses,
+)
+from distributed.serving.service import ScorerService
+
+ANNOTATE = "/v1/annotate"
+INFER = "/v2/models/drel/infer"
+FEEDBACK = "/v1/feedback"
+PAGE = Path(__file__).with_name("page.html")
+
+scoring, model, feedback, health = APIRouter(), APIRouter(), APIRouter(), APIRouter()
+
+
+async def _service(request: Request) -> ScorerService:
+    found: ScorerService = request.app.state.service
+    return found
+
+
+Service = Annotated[ScorerService, Depends(_service)]
+
+
+@scoring.post(
+    ANNOTATE,
+    response_model=AnnotateResponse,
+    responses=error_responses(400, 413, 415, 422, 503),
+    openapi_extra=body_schema(AnnotateRequest, "application/octet-stream"),
+)
+@counted(ANNOTATE)
+async def annotate(
+    request: Request, service: Service, query: Annotated[AnnotateQuery, Query()]
+) -> Response:
+    """Best tags of rows of features (JSON, or float32 little-endian bytes) or of pictures."""
+    score_request = await _score_request(request, service, query)
+    scored = await service.model.score(score_request)
+    return _json(annotate_json(scored, score_request.threshold))
+
+
+async def _score_request(
+    request: Request, service: ScorerService, query: AnnotateQuery
+) -> ScoreRequest:
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    body = await read_body(request, service.max_body_bytes)
+    served, max_rows = service.model.ready(), service.config.max_rows
+    if kind == "application/octet-stream":
+        score_request = parse_binary(body, query, served.image_dim, max_rows)
+    elif kind == "application/json":
+        score_request = parse_annotate(body, served.image_dim, max_rows)
+    else:
+        raise ApiError(
+            415,
+            "unsupported_media_type",
+            f"content type {kind!r}; send application/json or application/octet-stream",
+        )
+    check_fits(score_request, served)
+    return score_request
+
+
+@scoring.post(
+    INFER,
+    response_model=InferResponse,
+    responses=error_responses(400, 413, 422, 503),
+    openapi_extra=body_schema(InferRequest),
+)
+@counted(INFER)
+async def infer(request: Request, service: Service) -> Response:
+    """Open Inference Protocol: one FP32 input [B, D]; outputs `tags` (BYTES) and `scores`."""
+    body = await read_body(request, service.max_body_bytes)
+    dim = service.model.ready().image_dim
+    score_request, identity = parse_infer(body, dim, service.config.max_rows)
+    return _json(infer_json(await service.model.score(score_request), identity))
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+@model.get("/v1/model", response_model=ModelResponse, responses=error_responses(503))
+async def describe(service: Service) -> Any:
+    served = service.model.ready()
+    info = served.info
+    return {
+        "version": served.version,
+        "method": info.method,
+        "tags": len(served.names),
+        "D": served.image_dim,
+        "trained_at": info.trained_at,
+        "metrics": info.train,
+        "takes": ["features"] * served.takes_features + ["images"] * served.takes_images,
+        "thresholds": served.threshold_T is not None,
+        "parent": info.parent,
+        "refused": service.model.refused,
+    }
+
+
+@model.get("/v1/tags", response_model=TagsResponse, responses=error_responses(422, 503))
+async def tags(
+    service: Service,
+    prefix: Annotated[str, Query(max_length=1000)] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> Any:
+    """Tags that begin with prefix, the most frequent first."""
+    served = service.model.ready()
+    names, counts = served.names, served.counts
+    found = served.find_tags(prefix, limit)
+    listed = [{"tag": names[tag], "count": int(counts[tag])} for tag in found]
+    return {"model": served.version, "tags": listed}
+
+
+@model.get(
+    "/v1/neighbours", response_model=NeighboursResponse, responses=error_responses(404, 422, 503)
+)
+async def neighbours(
+    service: Service,
+    tag: Annotated[str, Query(min_length=1, max_length=1000)],
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Any:
+    """Tags nearest to a tag, by the cosine of their latents."""
+    served = service.model.ready()
+    try:
+        found = await asyncio.to_thread(served.neighbours, tag, limit)
+    except KeyError:
+        raise ApiError(404, "unknown_tag", f"no tag {tag!r}; see /v1/tags") from None
+    if found is None:
+        raise ApiError(422, "no_latents", f"method {served.info.method} has no tag latents")
+    nearest = [{"tag": name, "score": score} for name, score in found]
+    return {"model": served.version, "tag": tag, "neighbours": nearest}
+
+
+@model.get("/v1/examples", response_model=ExamplesResponse, responses=error_responses(422, 503))
+async def examples(service: Service, limit: Annotated[int, Query(ge=1, le=50)] = 12) -> Any:
+    """Rows to try the scorer on: images of training that the model keeps for jobs.update."""
+    served = service.model.ready()
+    return {"examples": await asyncio.to_thread(served.examples, limit)}
+
+
+@model.get("/v2/models/drel", responses=error_responses(503))
+async def metadata(service: Service) -> dict[str, Any]:
+    served = service.model.ready()
+    return {
+        "name": "drel",
+        "versions": [served.version],
+        "platform": "drel",
+        "inputs": [{"name": "features", "datatype": "FP32", "shape": [-1, served.image_dim]}],
+        "outputs": [
+            {"name": "tags", "datatype": "BYTES", "shape": [-1, -1]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
+        ],
+    }
+
+
+@model.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def page() -> Response:
+    return HTMLResponse(PAGE.read_text(encoding="utf-8"))
+
+
+@feedback.post(
+    FEEDBACK,
+    response_model=FeedbackResponse,
+    responses=error_responses(400, 413, 422, 503),
+    openapi_extra=body_schema(FeedbackRequest),
+)
+@counted(FEEDBACK)
+async def give_feedback(request: Request, service: Service) -> Any:
+    """Tags that an image has (add) or has not (remove); kept on disk when this answers."""
+    body = await read_body(request, service.max_body_bytes)
+    served = service.model.ready()
+    given = parse_json(FeedbackRequest, body)
+    await service.feedback.keep(given, served)
+    return {"image_id": given.image_id, "kept": True}
+
+
+@health.get("/v1/health/live", response_model=Status)
+async def live() -> Any:
+    return {"status": "live"}
+
+
+@health.get("/v1/health/ready", response_model=Status, responses=error_responses(503))
+async def ready(service: Service) -> Any:
+    """Ready only when the model scores."""
+    served = await service.model.probe()
+    return {"status": "ready", "model": served.version}
+
+
+@health.get("/v2/health/live", response_model=Status)
+async def live_v2() -> Any:
+    return await live()
+
+
+@health.get("/v2/health/ready", response_model=Status, responses=error_responses(503))
+async def ready_v2(service: Service) -> Any:
+    return await ready(service)
+
+
+@health.get("/v2/models/drel/ready", response_model=Status, responses=error_responses(503))
+async def model_ready(service: Service) -> Any:
+    return await ready(service)
+
+
+@health.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **error_responses(503)})
+async def metrics() -> Response:
+    """What Ray's exporter on this node says of the scorer, for Prometheus."""
+    text = await asyncio.to_thread(read_exporter)
+    return Response(text, media_type="text/plain; version=0.0.4")

@@ -1,0 +1,25 @@
+"""What the routes of a replica share."""
+
+from __future__ import annotations
+
+from distributed.serving.config import ScorerConfig
+from distributed.serving.feedback import FeedbackWriter, default_folder
+from distributed.serving.hot_swap import HotSwapModel
+from distributed.serving.metrics import RequestMetrics
+
+
+class ScorerService:
+    """The model that answers, where feedback goes, and the metrics of one replica.
+
+    For one event loop. ``model`` holds no version before its ``follow`` has returned.
+    """
+
+    def __init__(self, config: ScorerConfig) -> None:
+        self.config = config
+        self.model = HotSwapModel(config.backbone, config.max_rows, config.queue_rows)
+        self.feedback = FeedbackWriter(config.feedback or default_folder(config.model))
+        self.metrics = RequestMetrics()
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.config.max_body_mib << 20

@@ -1,0 +1,132 @@
+"""The application without a server: errors have one form on every way, and every answer is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed.serving.asgi import create_app
+from distributed.serving.hot_swap import Scored
+from distributed.serving.requests import ScoreRequest
+from distributed.serving.routes import ANNOTATE, FEEDBACK, INFER
+from distributed.serving.schemas import ApiError
+
+D = 4
+
+
+class FakeService:
+    """Scores every row with the numbers of its tags; fails as it is told."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self.failure = failure
+        self.counted: list[tuple[str, int, str]] = []
+        self.config = SimpleNamespace(max_rows=8)
+        self.max_body_bytes = 1000
+        self.model = self.metrics = self
+        self.version, self.image_dim, self.threshold_T = "v1", D, None
+        self.takes_features = True
+        self.names = np.array(["a", "b", "c"], dtype=object)
+
+    def ready(self) -> Any:
+        return self
+
+    async def score(self, request: ScoreRequest) -> Scored:
+        if self.failure is not None:
+            raise self.failure
+        tag_Bk = np.tile(np.arange(3), (request.rows, 1))[:, : request.k]
+        return Scored(self, tag_Bk.astype(np.float32), tag_Bk)  # type: ignore[arg-type]
+
+    def record(self, route: str, status: int, version: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.counted.append((route, status, version))
+
+
+def post(service: FakeService, path: str, query: str, body: bytes, kind: str) -> tuple[int, Any]:
+    sent: list[Any] = []
+    coming = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http"},
+        **{"path": path, "query_string": query.encode(), "root_path": ""},
+        **{"headers": [(b"content-type", kind.encode())], "client": None, "server": None},
+    }
+    asyncio.run(create_app(service)(scope, receive, send))  # type: ignore[arg-type]
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+ROW = np.zeros((1, D), dtype="<f4").tobytes()
+BINARY = "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("query", "tags"),
+    [("", 3), ("k=1", 1), ("k=2&threshold=0.5", 1), ("k=1&k=2", 2), ("&k=2&", 2), ("other=1", 3)],
+)
+def test_the_query_of_binary_rows(query: str, tags: int) -> None:
+    service = FakeService()
+    status, answer = post(service, ANNOTATE, query, ROW, BINARY)
+    assert (status, len(answer["results"][0]["tags"])) == (200, tags)
+    assert service.counted == [(ANNOTATE, 200, "v1")]
+
+
+@pytest.mark.parametrize(
+    ("query", "place"),
+    [("k=0", "query.k"), ("k=1001", "query.k"), ("k=", "query.k"), ("threshold=nan", "threshold")],
+)
+def test_a_wrong_query_is_told_by_the_router(query: str, place: str) -> None:
+    service = FakeService()
+    status, answer = post(service, ANNOTATE, query, ROW, BINARY)
+    assert (status, answer["error"]["code"]) == (422, "invalid_request")
+    assert place in answer["error"]["message"]
+    assert service.counted == []  # the route was not reached
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (ANNOTATE, {"features": [[0.0] * D]}),
+        (
+            INFER,
+            {"inputs": [{"name": "x", "shape": [1, D], "datatype": "FP32", "data": [0.0] * D}]},
+        ),
+    ],
+)
+def test_an_error_of_the_scorer_is_the_answer_and_is_counted(path: str, body: Any) -> None:
+    """/v1/annotate goes past the router, /v2 through it."""
+    service = FakeService(ApiError(503, "overloaded", "try again"))
+    status, answer = post(service, path, "", json.dumps(body).encode(), "application/json")
+    assert (status, answer) == (503, {"error": {"code": "overloaded", "message": "try again"}})
+    assert service.counted == [(path, 503, "v1")]
+
+
+def test_what_nobody_thought_of_is_counted_as_500() -> None:
+    service = FakeService(OSError("a disk is gone"))
+    with pytest.raises(OSError, match="a disk is gone"):  # Starlette raises it again, for the log
+        post(service, ANNOTATE, "", ROW, BINARY)
+    assert service.counted == [(ANNOTATE, 500, "v1")]
+
+
+def test_a_request_that_was_given_up_is_no_success() -> None:
+    service = FakeService(asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        post(service, ANNOTATE, "", ROW, BINARY)
+    assert service.counted == [(ANNOTATE, 499, "v1")]
+
+
+def test_a_body_above_the_limit_is_refused_on_every_way() -> None:
+    for path in (ANNOTATE, INFER, FEEDBACK):
+        service = FakeService()
+        status, answer = post(service, path, "", b" " * 1001, "application/json")
+        assert (status, answer["error"]["code"]) == (413, "too_large")
+        assert service.counted == [(path, 413, "v1")]
