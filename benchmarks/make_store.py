@@ -160,7 +160,7 @@ def main() -> None:
     out, dtype = args.pop("out"), args.pop("dtype")
     source = Planted(**args)
     options = StoreOptions(dtype=dtype, chunk_rows=4096)
-    manifest = ingest(source, None, options, out, say=lambda line: print(line, flush=True))
+    manifest = ingest(source, None, options, out, log=lambda line: print(line, flush=True))
     print(f"{manifest['rows']}, D = {manifest['D']}, {manifest['T']} tags in training")
     metrics = planted_metrics(source, Path(out), 10_000)
     print(

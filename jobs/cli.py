@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
-from distributed.storage.files import write_bytes
 from drel_core.errors import InputError
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
@@ -87,15 +85,6 @@ def _given(arguments: list[str], option: str) -> str | None:
         elif argument.startswith(f"{option}="):
             found = argument.split("=", 1)[1]
     return found
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file, local or on s3://, whole or not at all."""
-    write_bytes(str(path), text.encode())
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _underscores(argument: str) -> str:

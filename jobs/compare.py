@@ -15,13 +15,14 @@ from distributed.driver import train
 from distributed.inference.evaluate import evaluate_store, upper_bound
 from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
+from distributed.storage.files import write_json
 from distributed.storage.folder import Folder
 from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError
-from jobs.cli import OneLineParser, build, run_job, write_json
+from jobs.cli import OneLineParser, build, run_job
 from jobs.comparison import Entry, write_comparison
 from jobs.train import parse, write_config
 

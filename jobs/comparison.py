@@ -9,8 +9,8 @@ from typing import Any
 
 import matplotlib
 
+from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
-from jobs.cli import write_json, write_text
 
 matplotlib.use("agg")
 QUALITY = ("mP", "mR", "F1", "N+", "mAP", "oF1")

@@ -13,10 +13,11 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver import train
 from distributed.inference.evaluate import evaluate_store
+from distributed.storage.files import write_json
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import format_table
-from jobs.cli import run_job, write_json
+from jobs.cli import run_job
 from jobs.train import parse, write_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,10 @@ from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow, survey_store
 from distributed.inference.evaluate import evaluate_store
 from distributed.inference.open_for import open_for
+from distributed.storage.files import write_json
 from drel_core.bundle.format import read_thresholds
 from drel_core.scoring.metrics import format_table
-from jobs.cli import OneLineParser, build, run_job, write_json
+from jobs.cli import OneLineParser, build, run_job
 
 
 @dataclass(kw_only=True)

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
         extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
     store = only(config, StoreOptions)
     manifest = ingest(
-        source, extraction, store, config.out, say=lambda line: print(line, flush=True)
+        source, extraction, store, config.out, log=lambda line: print(line, flush=True)
     )
     rows = manifest["rows"]
     print(

@@ -7,10 +7,11 @@ from jsonargparse import Namespace
 
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
+from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
 from drel_core.scoring.metrics import format_table
-from jobs.cli import OneLineParser, build, preset_files, run_job, write_json, write_text
+from jobs.cli import OneLineParser, build, preset_files, run_job
 
 
 def training_parser(verb: str, arguments: list[str]) -> OneLineParser:

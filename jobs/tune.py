@@ -14,8 +14,9 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
 from distributed.driver.train import fingerprint
+from distributed.storage.files import write_json, write_text
 from drel_core.errors import InputError
-from jobs.cli import run_job, write_json, write_text
+from jobs.cli import run_job
 from jobs.train import parse, training_parser
 
 VALIDATION = 0.15

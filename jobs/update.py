@@ -11,11 +11,12 @@ from distributed.bundles.locate import local_bundle, publish
 from distributed.driver import update
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.update import UpdateConfig
+from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_info
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table
-from jobs.cli import OneLineParser, build, run_job, write_json, write_text
+from jobs.cli import OneLineParser, build, run_job
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.parquet_files import list_files, read_footer
-from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.files import READ_ERRORS, one_line, read_bytes
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
@@ -69,11 +69,8 @@ class PictureColumns(Columns):
 
 
 def _read(path: str) -> bytes:
-    filesystem, name = resolve(path)
     try:
-        with filesystem.open_input_stream(name) as stream:
-            data: bytes = stream.read()
-            return data
+        return read_bytes(path)
     except READ_ERRORS as error:
         raise BadPicture(f"{path} cannot be read ({one_line(error)})") from None
 

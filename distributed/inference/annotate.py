@@ -189,7 +189,7 @@ def group_units(
 
 
 def run(
-    plan: AnnotatePlan, store: FeatureStore, version: str, workers: int, say: Log
+    plan: AnnotatePlan, store: FeatureStore, version: str, workers: int, log: Log
 ) -> dict[str, Any]:
     """Annotate a store into ``plan.out``; what is there from before is kept.
 
@@ -214,11 +214,11 @@ def run(
     done = _take_up(plan.out, text)
     finished = _read(Folder.of(plan.out), "_done.json")
     if finished is not None:
-        say(f"{plan.out} is there already: {finished['rows']} rows in {finished['files']} files")
+        log(f"{plan.out} is there already: {finished['rows']} rows in {finished['files']} files")
         return finished
     todo = [number for number in range(len(groups)) if part_name(number) not in done]
     if len(todo) < len(groups):
-        say(f"{len(groups) - len(todo)} of {len(groups)} files are there already")
+        log(f"{len(groups) - len(todo)} of {len(groups)} files are there already")
     started = said = time.perf_counter()
     total = sum(unit.rows for number in todo for unit in groups[number])
     rows, left_out = 0, []
@@ -230,11 +230,11 @@ def run(
         if now - said > _SAY_SECONDS:
             said = now
             rate = rows / (now - started)
-            say(
+            log(
                 f"{rows:,} of {total:,} rows  {rate:,.0f} rows/s  left {(total - rows) / rate:,.0f} s"
             )
     for path, row, reason in sorted(left_out)[:20]:
-        say(f"left out: {path}: row {row}: {reason}")
+        log(f"left out: {path}: row {row}: {reason}")
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "rows": store.num_rows - len(left_out),

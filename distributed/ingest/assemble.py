@@ -1,9 +1,9 @@
-"""Parts become a feature store: duplicates and rare tags go, files get their size, and the rest is told."""
+"""Parts become a feature store: duplicates and rare tags go, files get their size; vocabulary and report."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from distributed.ingest.sources.base import (
     TAGS,
     rejected,
 )
+from distributed.runtime.progress import Log
 from drel_core.errors import InputError
 
-Log = Callable[[str], object]
 SPLITS = ("train", "test")
 GROUP_BYTES = 16 << 20
 
@@ -58,7 +58,7 @@ def assemble(
     min_tag_count: int,
     file_mib: int,
     random: RandomSplit | None,
-    say: Log,
+    log: Log,
 ) -> dict[str, Any]:
     """Write ``store/{train,test}/part-*.parquet``, vocabulary, rejected rows and the report.
 
@@ -79,23 +79,73 @@ def assemble(
     counts = _count_tags(facts, dropped, paths)
     kept = counts.filter(pc.greater_equal(counts.column("count"), min_tag_count))
     keep = None if len(kept) == len(counts) else kept.column("tag").combine_chunks()
-    store.mkdir(parents=True, exist_ok=True)
-    rows_of = {
-        name: [
-            int(_kept(fact, drop, name).sum()) for fact, drop in zip(facts, dropped, strict=True)
-        ]
-        for name in SPLITS
+    answers = _write_files(
+        paths, facts, dropped, keep, store, (file_mib << 20) // _row_bytes(plan, facts), log
+    )
+    files = {
+        name: [a["file"] for a in answers if a["split"] == name and a["file"]] for name in SPLITS
     }
+    _remove_empty(store, files)
+    all_gone = pa.concat_tables(
+        [
+            *(pq.read_table(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)),
+            *(_rejected_duplicates(path, drop) for path, drop in zip(paths, dropped, strict=True)),
+            *(answer["rejected"] for answer in answers),
+        ]
+    )
+    if not files["train"]:
+        raise InputError(
+            f"no training row is left: {len(all_gone)} rows were rejected "
+            f"({_most_common(all_gone)}); mend the input"
+        )
+    vocabulary = pa.concat_tables([a["tags"] for a in answers if a["split"] == "train"])
+    vocabulary = vocabulary.group_by("tag").aggregate([("count", "sum")])
+    vocabulary = vocabulary.rename_columns(["tag", "count"]).sort_by("tag")
+    pq.write_table(vocabulary, store / "vocabulary.parquet")
+    pq.write_table(all_gone, store / "rejected.parquet")
+    write_report(store, Overview.of(store, files, vocabulary, all_gone, IMAGE_HASH))
+    return {
+        "rows": {name: sum(file["rows"] for file in files[name]) for name in SPLITS},
+        "D": max(fact.dim for fact in facts),
+        "T": len(vocabulary),
+        "dtype": plan.dtype,
+        "rejected": len(all_gone),
+        "files": files,
+    }
+
+
+def _row_bytes(plan: PartPlan, facts: Sequence[PartFacts]) -> int:
+    """Of a row in a file, about."""
+    dim = max((fact.dim for fact in facts), default=0)
+    return dim * np.dtype(plan.dtype).itemsize + 64
+
+
+def _write_files(
+    paths: Sequence[str],
+    facts: Sequence[PartFacts],
+    dropped: Sequence[np.ndarray],
+    keep: pa.Array | None,
+    store: Path,
+    file_rows: int,
+    log: Log,
+) -> list[dict[str, Any]]:
+    """``store/{train,test}/part-*.parquet`` out of all parts, a Ray task a file; what ``_write_file`` gives.
+
+    Args:
+        keep: the tags that stay, None for all.
+        file_rows: rows of a file, about.
+    """
     jobs: list[tuple[str, str, list[int]]] = []
     for name in SPLITS:
-        (store / name).mkdir(exist_ok=True)
-        dim = max((fact.dim for fact in facts), default=0)
-        row_bytes = dim * np.dtype(plan.dtype).itemsize + 64
-        for number, group in enumerate(_groups(rows_of[name], (file_mib << 20) // row_bytes)):
+        (store / name).mkdir(parents=True, exist_ok=True)
+        rows = [
+            int(_kept(fact, drop, name).sum()) for fact, drop in zip(facts, dropped, strict=True)
+        ]
+        for number, group in enumerate(_groups(rows, file_rows)):
             jobs.append((name, str(store / name / f"part-{number:05d}.parquet"), group))
-    say(f"writing {len(jobs)} files")
-    write = ray.remote(num_cpus=1)(_write_file)
-    answers = ray.get(
+    log(f"writing {len(jobs)} files")
+    write: Any = ray.remote(num_cpus=1)(_write_file)
+    answers: list[dict[str, Any]] = ray.get(
         [
             write.remote(
                 name,
@@ -107,39 +157,16 @@ def assemble(
             for name, path, group in jobs
         ]
     )
-    gone = [pq.read_table(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)]
-    gone += [_duplicates_told(path, drop) for path, drop in zip(paths, dropped, strict=True)]
-    gone += [answer["rejected"] for answer in answers]
-    all_gone = pa.concat_tables(gone)
-    files = {
-        name: [a["file"] for a in answers if a["split"] == name and a["file"]] for name in SPLITS
-    }
-    kept_rows = {name: sum(file["rows"] for file in files[name]) for name in SPLITS}
+    return answers
+
+
+def _remove_empty(store: Path, files: dict[str, list[dict[str, Any]]]) -> None:
+    """Folders of splits without rows; an earlier, stopped run may have left files in them."""
     for name in SPLITS:
         if not files[name]:
             for stray in (store / name).iterdir():
                 stray.unlink()
             (store / name).rmdir()
-    if not kept_rows["train"]:
-        raise InputError(
-            f"no training row is left: {len(all_gone)} rows were rejected "
-            f"({_most_common(all_gone)}); mend the input"
-        )
-    vocabulary = pa.concat_tables([a["tags"] for a in answers if a["split"] == "train"])
-    vocabulary = vocabulary.group_by("tag").aggregate([("count", "sum")])
-    vocabulary = vocabulary.rename_columns(["tag", "count"]).sort_by("tag")
-    pq.write_table(vocabulary, store / "vocabulary.parquet")
-    pq.write_table(all_gone, store / "rejected.parquet")
-    overview = Overview.of(store, files, vocabulary, all_gone, IMAGE_HASH)
-    write_report(store, overview)
-    return {
-        "rows": kept_rows,
-        "D": max(fact.dim for fact in facts),
-        "T": len(vocabulary),
-        "dtype": plan.dtype,
-        "rejected": len(all_gone),
-        "files": files,
-    }
 
 
 def _facts(path: str, random: RandomSplit | None) -> PartFacts:
@@ -173,7 +200,7 @@ def _duplicate_rows(facts: Sequence[PartFacts]) -> list[np.ndarray]:
     return [np.flatnonzero(part) for part in np.split(again, cuts)]
 
 
-def _duplicates_told(path: str, drop: np.ndarray) -> pa.Table:
+def _rejected_duplicates(path: str, drop: np.ndarray) -> pa.Table:
     if not len(drop):
         return rejected([])
     ids = pq.read_table(path, columns=[IMAGE_ID]).column(IMAGE_ID).take(pa.array(drop)).to_pylist()

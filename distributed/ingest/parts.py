@@ -27,7 +27,7 @@ from distributed.ingest.sources.base import (
     Source,
     rejected,
 )
-from distributed.storage.files import READ_ERRORS, one_line, resolve, write_bytes
+from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_bytes
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
 IMAGE_HASH = "image_hash"
@@ -107,7 +107,7 @@ def _decode(table: pa.Table, max_pixels: int) -> tuple[pa.Table, list[Image.Imag
 
     def one(row: int) -> Image.Image | str:
         try:
-            data = column[row].as_py() if held else _read_file(column[row].as_py())
+            data = column[row].as_py() if held else read_bytes(column[row].as_py())
             return decode(data, max_pixels)
         except BadPicture as error:
             return str(error)
@@ -129,13 +129,6 @@ def _decode(table: pa.Table, max_pixels: int) -> tuple[pa.Table, list[Image.Imag
     keep = table.filter(pa.array(good, pa.bool_())).drop_columns([IMAGE if held else "path"])
     hashes = pa.array([difference_hash(picture) for picture in pictures], pa.uint64())
     return keep.append_column(IMAGE_HASH, hashes), pictures, rejected(bad)
-
-
-def _read_file(path: str) -> bytes:
-    filesystem, name = resolve(path)
-    with filesystem.open_input_stream(name) as stream:
-        data: bytes = stream.read()
-        return data
 
 
 def with_features(

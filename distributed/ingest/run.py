@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distributed.ingest.assemble import RandomSplit, assemble
-from distributed.ingest.extraction.base import Extraction, Log, extract
+from distributed.ingest.extraction.base import Extraction, extract
 from distributed.ingest.parts import PartPlan
 from distributed.ingest.sources.base import Source
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.files import write_bytes
 from drel_core.errors import InputError
@@ -53,7 +54,7 @@ class StoreOptions:
 
 
 def ingest(
-    source: Source, extraction: Extraction | None, options: StoreOptions, out: str, say: Log = print
+    source: Source, extraction: Extraction | None, options: StoreOptions, out: str, log: Log = print
 ) -> dict[str, Any]:
     """Build a feature store from a source.
 
@@ -79,7 +80,7 @@ def ingest(
         "features": None if extraction is None else extraction.describe(),
     }
     if target.exists():
-        manifest = _finished(target, plan_text, say)
+        manifest = _finished(target, plan_text, log)
         shutil.rmtree(work, ignore_errors=True)  # killed between the rename and the clean-up
         return manifest
     _take_up(work, plan_text)
@@ -92,15 +93,15 @@ def ingest(
     )
     chunks = -(-source.num_rows // options.chunk_rows)
     todo = [c for c in range(chunks) if not Path(plan.part(c)).is_file()]
-    say(
+    log(
         f"{source.num_rows} rows in {chunks} parts"
         + (f", {chunks - len(todo)} there already" if len(todo) < chunks else "")
     )
     start_ray(1)
     started = time.perf_counter()
-    features = None if extraction is None else extraction.prepare(source, plan, say)
+    features = None if extraction is None else extraction.prepare(source, plan, log)
     if todo:
-        _extract(source, extraction, plan, todo, say)
+        _extract(source, extraction, plan, todo, log)
     store = work / "store"
     manifest = assemble(
         plan,
@@ -109,7 +110,7 @@ def ingest(
         options.min_tag_count,
         options.file_mib,
         RandomSplit(test_count, options.seed) if test_count else None,
-        say,
+        log,
     )
     manifest = {
         "format": FORMAT,
@@ -126,7 +127,7 @@ def ingest(
     return manifest
 
 
-def _finished(target: Path, plan_text: dict[str, Any], say: Log) -> dict[str, Any]:
+def _finished(target: Path, plan_text: dict[str, Any], log: Log) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -136,7 +137,7 @@ def _finished(target: Path, plan_text: dict[str, Any], say: Log) -> dict[str, An
             f"{target}: holds a feature store made from other input or with other options; "
             "choose a new --out"
         )
-    say(f"{target} is there already, from the same input and options")
+    log(f"{target} is there already, from the same input and options")
     return manifest
 
 
@@ -169,7 +170,7 @@ def _test_count(options: StoreOptions) -> int:
 
 
 def _extract(
-    source: Source, extraction: Extraction | None, plan: PartPlan, todo: list[int], say: Log
+    source: Source, extraction: Extraction | None, plan: PartPlan, todo: list[int], log: Log
 ) -> None:
     """Write the missing parts, with a line of progress every few seconds."""
     started = last = time.perf_counter()
@@ -180,7 +181,7 @@ def _extract(
         if now - last >= 3 or done == len(todo):
             rate = (rows + gone) / (now - started)
             left = int((now - started) * (len(todo) - done) / done)
-            say(
+            log(
                 f"part {done}/{len(todo)}  {rows} rows  {gone} rejected  {rate:,.0f} rows/s  "
                 f"left {left // 60}:{left % 60:02d}"
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -39,6 +41,27 @@ def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file, local or on s3://, whole or not at all."""
+    write_bytes(str(path), text.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file, local or at a URI.
+
+    Raises:
+        OSError, ArrowException: see ``READ_ERRORS``.
+    """
+    filesystem, name = resolve(path)
+    with filesystem.open_input_stream(name) as stream:
+        data: bytes = stream.read()
+        return data
 
 
 # What Arrow raises for files that are damaged (UnicodeDecodeError: a name in the footer), gone or

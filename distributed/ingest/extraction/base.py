@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import ray
 
 from distributed.ingest.parts import PartPlan, matrix, read_chunk, write_part
 from distributed.ingest.sources.base import Source
-
-Log = Callable[[str], object]
+from distributed.runtime.progress import Log
 
 
 class Extraction(Protocol):
@@ -21,7 +20,7 @@ class Extraction(Protocol):
         """What was asked for; a run that is taken up again must ask for the same."""
         ...
 
-    def prepare(self, source: Source, plan: PartPlan, say: Log) -> dict[str, Any]:
+    def prepare(self, source: Source, plan: PartPlan, log: Log) -> dict[str, Any]:
         """Make what is needed before the first part; gives what the manifest says of the features."""
         ...
 

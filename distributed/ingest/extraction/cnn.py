@@ -12,6 +12,7 @@ import ray
 
 from distributed.ingest.parts import PartPlan, Read, read_chunk, write_part
 from distributed.ingest.sources.base import Source
+from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC
 from drel_core.images.backbone import Backbone, Precision, load_backbone
 
@@ -33,7 +34,7 @@ class CnnExtraction:
         backbone = load_backbone(self.backbone, precision=self.precision)
         return {"kind": "cnn", **backbone.describe()}
 
-    def prepare(self, source: Source, plan: PartPlan, say: Any) -> dict[str, Any]:
+    def prepare(self, source: Source, plan: PartPlan, log: Log) -> dict[str, Any]:
         return self.describe()
 
     def parts(self, chunks: Any, source: Any, plan: PartPlan) -> Any:

@@ -13,6 +13,7 @@ import ray
 
 from distributed.ingest.parts import PartPlan, read_chunk, write_part
 from distributed.ingest.sources.base import SPLIT, Source
+from distributed.runtime.progress import Log
 from drel_core.images.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
 from drel_core.model.sampling import mix_seed
 
@@ -43,12 +44,12 @@ class LowLevelExtraction:
             return {"kind": "lowlevel", "codebook_sha256": Codebook.load(self.codebook).sha256}
         return {"kind": "lowlevel", "words": self.words, "sample": self.sample, "seed": self.seed}
 
-    def prepare(self, source: Source, plan: PartPlan, say: Any) -> dict[str, Any]:
+    def prepare(self, source: Source, plan: PartPlan, log: Log) -> dict[str, Any]:
         """Put the codebook beside the parts."""
         kept = Path(plan.codebook())
         if not kept.is_file():
             codebook = Codebook.load(self.codebook) if self.codebook else self._make(source, plan)
-            say(f"codebook of {len(codebook.word_K128)} visual words")
+            log(f"codebook of {len(codebook.word_K128)} visual words")
             partial = kept.with_suffix(".partial")
             codebook.save(partial)
             partial.rename(kept)

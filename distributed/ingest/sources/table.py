@@ -6,7 +6,6 @@ checked, range by range. Shapes: B rows, D feature size, F rows of the array.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,9 +55,7 @@ class TableOptions:
     row_column: str = ""
     """column of the table with the row in the array, from 0; empty: rows of both lie side by side"""
     split: str = "none"
-    """none: all train; random:N: N test rows; else a column that says train or test; empty: not said"""
-    seed: int = 0
-    """decides a random split"""
+    """none: all train; else a column that says train or test; empty: not said"""
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,9 @@ class TableSource:
         }[int(fault)]
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "table", "input": self.path, "D": self.dim, "options": asdict(self.options)}
+        # The seed stays: a store made before is known again by it.
+        options = {**asdict(self.options), "seed": 0}
+        return {"kind": "table", "input": self.path, "D": self.dim, "options": options}
 
 
 # ---- opening
@@ -216,8 +215,6 @@ class TableSource:
 def _check_options(path: str, options: TableOptions) -> None:
     if not options.separator:
         raise InputError("--separator is empty; give the text between two tags")
-    if _random_rows(options.split) == 0:
-        raise InputError(f"--split {options.split}: use random:N with N of 1 or more")
     if options.ids_array and options.row_column:
         raise InputError("--ids_array and --row_column both say which row is whose; give one")
     if options.features_file:
@@ -236,17 +233,8 @@ def _check_options(path: str, options: TableOptions) -> None:
         )
 
 
-def _random_rows(split: str) -> int | None:
-    """N of random:N, 0 where that is no number; None of another split."""
-    if not split.startswith("random:"):
-        return None
-    match = re.fullmatch(r"random:([1-9]\d*)", split)
-    return int(match.group(1)) if match else 0
-
-
 def _split_column(options: TableOptions) -> str | None:
-    plain = options.split in ("", "none") or options.split.startswith("random:")
-    return None if plain else options.split
+    return None if options.split in ("", "none") else options.split
 
 
 def _parquet_columns(options: TableOptions, features: bool) -> dict[str, str]:
@@ -305,7 +293,7 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
         starts,
         fault_B,
         array_row_B,
-        facts.test_bits(fault_B),
+        facts.test_bits(),
     )
 
 
@@ -324,18 +312,7 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
     starts = _starts(units)
     count = starts[-1] + units[-1].rows
     return TableSource(
-        path,
-        options,
-        dim,
-        half,
-        count,
-        None,
-        None,
-        units,
-        starts,
-        fault_B,
-        None,
-        facts.test_bits(fault_B),
+        path, options, dim, half, count, None, None, units, starts, fault_B, None, facts.test_bits()
     )
 
 
@@ -461,23 +438,11 @@ class _Facts:
         fault_B[pc.equal(ids, "").to_numpy().astype(bool)] = _NO_ID
         return fault_B
 
-    def test_bits(self, fault_B: np.ndarray) -> np.ndarray | None:
-        """Test rows, packed; of a random split, exactly N among the rows without a fault."""
-        if _split_column(self.options):
-            return np.packbits(np.concatenate(self._split) == 1)
-        rows = _random_rows(self.options.split)
-        if rows is None:
+    def test_bits(self) -> np.ndarray | None:
+        """Test rows, packed; None where no column says which they are."""
+        if not _split_column(self.options):
             return None
-        candidates = np.flatnonzero(fault_B == _OK)
-        if rows >= len(candidates):
-            raise InputError(
-                f"--split {self.options.split}: {self.path} has {len(candidates)} usable rows; "
-                "use a smaller N"
-            )
-        test_B = np.zeros(len(fault_B), dtype=bool)
-        generator = np.random.default_rng(self.options.seed)
-        test_B[generator.choice(candidates, rows, replace=False)] = True
-        return np.packbits(test_B)
+        return np.packbits(np.concatenate(self._split) == 1)
 
 
 def _row_numbers(path: str, column: pa.ChunkedArray, name: str) -> np.ndarray:

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distributed.ingest.sources import nuswide
-from distributed.ingest.sources.nuswide import NusWideSource, index_lines
+from distributed.ingest.sources import line_files
+from distributed.ingest.sources.line_files import index_lines
+from distributed.ingest.sources.nuswide import NusWideSource
 from drel_core.errors import InputError
 from tests.helpers.nuswide_layout import CONCEPTS, SIZES, Layout, write_layout
 
@@ -93,23 +94,11 @@ def test_features_can_be_chosen_and_keep_their_order(whole: Layout) -> None:
     assert source.describe()["features"] == ["CH", "WT"]
 
 
-@pytest.mark.parametrize("tags", ["tags1k", "concepts"])
-def test_a_random_split_has_exactly_n_rows_with_tags(whole: Layout, tags: str) -> None:
-    def split(seed: int) -> list[str]:
-        source = NusWideSource.open(str(whole.root), tags, "random:37", seed)  # type: ignore[arg-type]
-        splits: list[str] = source.read(0, 300).table.column("split").to_pylist()
-        return splits
-
-    assert split(0).count("test") == 37
-    assert split(0) == split(0) != split(1)
-    assert "test" in split(0)[:150] and "test" in split(0)[150:]
-
-
-@pytest.mark.parametrize("options", [{}, {"tags": "concepts", "split": "random:50", "seed": 3}])
+@pytest.mark.parametrize("options", [{}, {"tags": "concepts"}])
 def test_any_range_equals_a_slice_of_the_whole(
     whole: Layout, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nuswide, "_EVERY_BYTES", 5000)
+    monkeypatch.setattr(line_files, "_EVERY_BYTES", 5000)
     source = NusWideSource.open(str(whole.root), **options)  # type: ignore[arg-type]
     table, gone = source.read(0, 300).table, source.read(0, 300).rejected
     again = pickle.loads(pickle.dumps(source))
@@ -126,7 +115,7 @@ def test_any_range_equals_a_slice_of_the_whole(
 
 
 def test_a_pickled_source_is_small(whole: Layout) -> None:
-    assert len(pickle.dumps(NusWideSource.open(str(whole.root), split="random:9"))) < 20_000
+    assert len(pickle.dumps(NusWideSource.open(str(whole.root)))) < 20_000
 
 
 def test_files_beside_their_folders_are_found(folder: Path) -> None:
@@ -145,10 +134,10 @@ def test_files_beside_their_folders_are_found(folder: Path) -> None:
 def test_lines_are_counted_over_block_borders(
     text: bytes, lines: int, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nuswide, "_BLOCK_BYTES", block)
-    monkeypatch.setattr(nuswide, "_EVERY_BYTES", 2)
+    monkeypatch.setattr(line_files, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(line_files, "_EVERY_BYTES", 2)
     (tmp_path / "file").write_bytes(text)
-    file, _ = index_lines(tmp_path / "file")
+    file = index_lines(tmp_path / "file")
     assert file.lines == lines
     expected = text.split(b"\n")
     for start in range(lines):
@@ -323,9 +312,6 @@ def test_a_file_that_changes_is_noticed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "random:300"}, "images with tags; use a smaller N"),
-        ({"split": "random:0"}, "use official, or random:N"),
-        ({"split": "half"}, "use official, or random:N"),
         ({"tags": "tags5k"}, "use tags1k or concepts"),
         ({"features": ["CH", "SIFT"]}, "'SIFT': use some of CH, CORR"),
         ({"features": []}, "no features chosen"),

@@ -281,26 +281,6 @@ def test_parquet_columns_can_be_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix(chunk.table), VALUE_BD)
 
 
-@pytest.mark.parametrize("joined", [True, False])
-def test_a_random_split_has_exactly_n_usable_rows(joined: bool, tmp_path: Path) -> None:
-    tags = [[] if row < 10 else ["x"] for row in range(B)]
-    path = tmp_path / "t.parquet"
-    pq.write_table(parquet_of(VALUE_BD.tolist(), pa.list_(pa.float32()), tags=tags), path)
-    np.save(tmp_path / "f.npy", VALUE_BD)
-    file = str(tmp_path / "f.npy") if joined else ""
-
-    def split(seed: int, count: int = 9) -> list[str]:
-        options = TableOptions(features_file=file, split=f"random:{count}", seed=seed)
-        source = TableSource.open(str(path), options)
-        splits: list[str] = check_ranges(source).table.column("split").to_pylist()
-        return splits
-
-    assert split(0).count("test") == 9
-    assert split(0) == split(0) != split(1)
-    with pytest.raises(InputError, match=r"random:30: .* has 30 usable rows; use a smaller N"):
-        split(0, 30)
-
-
 def test_a_split_can_be_left_to_others(tmp_path: Path) -> None:
     pq.write_table(parquet_of(VALUE_BD.tolist(), pa.list_(pa.float32())), tmp_path / "t.parquet")
     source = TableSource.open(str(tmp_path / "t.parquet"), TableOptions(split=""))
@@ -555,7 +535,6 @@ def test_wrong_options_are_refused(tmp_path: Path, npy: str) -> None:
     table = tmp_path / "t.csv"
     refused(table, "a table without features; name them with --features_file")
     refused(table, "--separator is empty", features_file=npy, separator="")
-    refused(table, "use random:N", features_file=npy, split="random:x")
     refused(table, "give one", features_file=npy, row_column="a", ids_array="b")
     refused(tmp_path / "no.csv", "no such file", features_file=npy)
     refused(tmp_path / "no.parquet", "no such file or folder")
