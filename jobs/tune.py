@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from distributed.data.survey import survey_store
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
 from distributed.driver.train import fingerprint
 from distributed.storage.files import write_json, write_text
+from distributed.storage.folder import Folder
+from distributed.storage.resume import claim
 from drel_core.errors import InputError
 from jobs.cli import run_job
 from jobs.train import parse, training_parser
@@ -61,16 +62,12 @@ def main(arguments: list[str]) -> None:
     if not survey.validation_rows:
         raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")
     mark = {**fingerprint(config, survey), "space": space, "trials": extra.trials}
-    kept = Path(config.out) / "tune.json"
-    if kept.is_file():
-        before = json.loads(kept.read_text("utf-8"))
-        different = [key for key in mark if before.get(key) != json.loads(json.dumps(mark))[key]]
-        if different:
-            raise InputError(
-                f"{config.out}: holds a search with another {', '.join(different)}; "
-                "choose a new --out"
-            )
-    write_json(kept, mark)
+    claim(
+        Folder.of(config.out),
+        "tune.json",
+        mark,
+        "holds a search with another {names}; choose a new --out",
+    )
 
     def say(line: str) -> None:
         print(line, flush=True)

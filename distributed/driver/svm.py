@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import time
 from functools import partial
@@ -21,6 +20,7 @@ from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES, map_units
 from distributed.storage.folder import Folder
+from distributed.storage.resume import differing, read_note, write_note
 from drel_core.annotators.knn import tag_matrix
 from drel_core.annotators.svm import SVMAnnotator, SVMConfig, TagSVM, fit_tag
 
@@ -108,7 +108,7 @@ def fit_svm(
         seed,
     )
     del features_ND
-    done = _take_up(kept, mark)
+    done = _finished(kept, mark)
     batches = [range(low, min(low + _BATCH, num_tags)) for low in range(0, num_tags, _BATCH)]
     todo = [batch for batch in batches if batch.start not in done]
     if done:
@@ -138,13 +138,13 @@ def _keep(kept: Folder, batch: range, machines: list[TagSVM]) -> None:
     kept.write(f"tags-{batch.start:08d}.npz", buffer.getvalue())
 
 
-def _take_up(kept: Folder, mark: dict[str, Any]) -> dict[int, list[TagSVM]]:
+def _finished(kept: Folder, fingerprint: dict[str, Any]) -> dict[int, list[TagSVM]]:
     """Machines of finished batches, when they were fitted to the same data in the same way."""
-    text = json.dumps(mark, sort_keys=True).encode()
     batches = [name for name in kept.files() if re.fullmatch(r"tags-\d+\.npz", name)]
-    if kept.read("mark.json") != text:
+    before = read_note(kept, "mark.json")
+    if before is None or differing(before, fingerprint):
         kept.remove(batches)
-        kept.write("mark.json", text)
+        write_note(kept, "mark.json", fingerprint)
         return {}
     done: dict[int, list[TagSVM]] = {}
     for name in batches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
+from distributed.storage.resume import check_same, read_note, write_note
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
 from drel_core.annotators.cnn import picture_preprocessing
@@ -190,7 +190,7 @@ def make_ready(out: Folder) -> None:
 
 def write_fingerprint(out: Folder, mark: dict[str, Any]) -> None:
     """Beside a finished model: what it was trained with."""
-    out.write("fingerprint.json", (json.dumps(mark, indent=1) + "\n").encode())
+    write_note(out, "fingerprint.json", mark)
 
 
 def check_finished(out: Folder, mark: dict[str, Any]) -> None:
@@ -198,11 +198,12 @@ def check_finished(out: Folder, mark: dict[str, Any]) -> None:
     InputError: the finished model in ``out`` was trained with something else.
     """
     try:
-        before = json.loads(out.read("fingerprint.json") or b"")
-    except ValueError:
-        before = mark  # killed between the model's last file and this one: the run was this one
-    different = [key for key in mark if before.get(key) != mark[key]]
-    if different:
-        raise InputError(
-            f"{out}: holds a model trained with another {', '.join(different)}; choose a new --out"
+        before = read_note(out, "fingerprint.json")
+    except InputError:
+        before = None
+    if (
+        before is not None
+    ):  # else killed between the model's last file and this one: the run was this one
+        check_same(
+            out, before, mark, "holds a model trained with another {names}; choose a new --out"
         )

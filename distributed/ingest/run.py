@@ -6,7 +6,6 @@ is renamed to ``OUT`` when it is whole.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -19,7 +18,8 @@ from distributed.ingest.parts import PartPlan
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
-from distributed.storage.files import write_bytes
+from distributed.storage.folder import Folder
+from distributed.storage.resume import check_same, claim, read_note, write_note
 from drel_core.errors import InputError
 
 FORMAT = 1
@@ -83,7 +83,7 @@ def ingest(
         manifest = _finished(target, plan_text, log)
         shutil.rmtree(work, ignore_errors=True)  # killed between the rename and the clean-up
         return manifest
-    _take_up(work, plan_text)
+    _begin(work, plan_text)
     plan = PartPlan(
         folder=str(work / "parts"),
         chunk_rows=options.chunk_rows,
@@ -121,42 +121,45 @@ def ingest(
     }
     if Path(plan.codebook()).is_file():
         shutil.copyfile(plan.codebook(), store / "codebook.npz")
-    write_bytes(str(store / "manifest.json"), json.dumps(manifest, indent=1).encode())
+    write_note(Folder(str(store)), "manifest.json", manifest)
     store.rename(target)
     shutil.rmtree(work)
     return manifest
 
 
-def _finished(target: Path, plan_text: dict[str, Any], log: Log) -> dict[str, Any]:
+def _finished(target: Path, plan: dict[str, Any], log: Log) -> dict[str, Any]:
+    """The manifest of the store that is there already.
+
+    Raises:
+        InputError: it is none, or was made otherwise.
+    """
     try:
-        manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{target}: exists and is no feature store; choose a new --out") from None
-    if manifest.get("plan") != json.loads(json.dumps(plan_text)):
-        raise InputError(
-            f"{target}: holds a feature store made from other input or with other options; "
-            "choose a new --out"
-        )
+        manifest = read_note(Folder(str(target)), "manifest.json")
+    except InputError:
+        manifest = None
+    if manifest is None:
+        raise InputError(f"{target}: exists and is no feature store; choose a new --out")
+    check_same(
+        target,
+        manifest.get("plan") or {},
+        plan,
+        "holds a feature store made from other input or with other options; choose a new --out",
+    )
     log(f"{target} is there already, from the same input and options")
     return manifest
 
 
-def _take_up(work: Path, plan_text: dict[str, Any]) -> None:
+def _begin(work: Path, plan: dict[str, Any]) -> None:
     """Begin in ``work``, or go on there when it was begun with the same plan."""
-    note = work / "plan.json"
-    if work.exists():
-        try:
-            before = json.loads(note.read_text("utf-8"))
-        except (OSError, ValueError):
-            before = None
-        if before != json.loads(json.dumps(plan_text)):
-            raise InputError(
-                f"{work}: an unfinished ingestion of other input or with other options; "
-                "repeat that command, or remove the folder"
-            )
-        return
-    (work / "parts").mkdir(parents=True)
-    write_bytes(str(note), json.dumps(plan_text, indent=1).encode())
+    refusal = (
+        "an unfinished ingestion of other input or with other options; "
+        "repeat that command, or remove the folder"
+    )
+    folder = Folder(str(work))
+    if work.exists() and not folder.has("plan.json"):
+        raise InputError(f"{work}: {refusal}")  # whatever it is, the end of a run would remove it
+    claim(folder, "plan.json", plan, refusal)
+    (work / "parts").mkdir(exist_ok=True)
 
 
 def _test_count(options: StoreOptions) -> int:

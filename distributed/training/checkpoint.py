@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from distributed.data.shard_layout import ShardLayout
+from distributed.storage.resume import check_same
 from distributed.training import collectives
 from distributed.training.learner import Learner
 from drel_core.errors import InputError
@@ -81,12 +82,13 @@ def load(folder: Path, learner: Learner, fingerprint: dict[str, Any]) -> Cursor:
         raise InputError(
             f"{folder}: checkpoint format {meta['format']}; this version reads {FORMAT}"
         )
-    different = [key for key in fingerprint if meta["fingerprint"].get(key) != fingerprint[key]]
-    if different:
-        raise InputError(
-            f"{folder}: the checkpoint was written with another {', '.join(different)}; "
-            "repeat the command that began this --out, or choose a new --out"
-        )
+    check_same(
+        folder,
+        meta["fingerprint"],
+        fingerprint,
+        "the checkpoint was written with another {names}; "
+        "repeat the command that began this --out, or choose a new --out",
+    )
     state = _state(learner)
     try:
         dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
