@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow
 from distributed.inference import annotate
+from distributed.inference.annotate_part import AnnotatePlan
 from distributed.inference.open_for import open_for
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_thresholds
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(
             f"{opened.address}: has no per-tag thresholds; train with --data.validation, or give --threshold"
         )
-    plan = annotate.AnnotatePlan(
+    plan = AnnotatePlan(
         opened.address,
         out.address,
         opened.store.columns,

@@ -197,13 +197,9 @@ def check_finished(out: Folder, mark: dict[str, Any]) -> None:
     """Raises:
     InputError: the finished model in ``out`` was trained with something else.
     """
-    try:
-        before = read_note(out, "fingerprint.json")
-    except InputError:
-        before = None
-    if (
-        before is not None
-    ):  # else killed between the model's last file and this one: the run was this one
+    before = read_note(out, "fingerprint.json")
+    # Without one it was killed between the model's last file and this one: the run was this one.
+    if before is not None:
         check_same(
             out, before, mark, "holds a model trained with another {names}; choose a new --out"
         )

@@ -1,176 +1,34 @@
 """Annotating stores of any size: units in, one Parquet file out for each few of them.
 
 A file appears under its name when it is whole, so what was stopped goes on with those missing.
-Shapes: B rows, D feature size, k tags an image at most.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
 import pickle
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
 
-from distributed.bundles.locate import local_bundle
-from distributed.bundles.open import open_annotator
-from distributed.data.check_rows import bad_rows
-from distributed.data.columns import Columns
-from distributed.data.feature_store import (
-    FeatureStore,
-    RowGroupSlice,
-    feature_matrix,
-    one_chunk,
-    read_table,
-)
-from distributed.data.survey import OnBadRow
+from distributed.data.feature_store import FeatureStore, RowGroupSlice
+from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, part_name
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
-from distributed.storage.files import resolve, write_bytes
+from distributed.storage.files import resolve
 from distributed.storage.folder import Folder
-from drel_core.annotators.base import TrainedAnnotator
-from drel_core.bundle.format import read_thresholds
+from distributed.storage.resume import check_same, claim, read_note, write_note
 from drel_core.errors import InputError
 
-_BATCH = 1024
 _FILE_ROWS = 32768
-_SAY_SECONDS = 5.0
-SCHEMA = pa.schema(
-    {
-        "image_id": pa.string(),
-        "tags": pa.list_(pa.string()),
-        "scores": pa.list_(pa.float32()),
-        "model": pa.string(),
-    }
-)
-
-
-@dataclass(frozen=True)
-class AnnotatePlan:
-    """Everything that decides what a part file holds.
-
-    Attributes:
-        bundle: address of the model.
-        out: folder or s3:// prefix of the part files.
-        k: most tags of an image.
-        threshold: least score of a tag, or None.
-        per_tag: use the thresholds of the bundle.
-    """
-
-    bundle: str
-    out: str
-    columns: Columns
-    image_dim: int
-    k: int
-    threshold: float | None
-    per_tag: bool
-    on_bad_row: OnBadRow
-
-    def part(self, number: int) -> str:
-        return Folder.of(self.out).file(part_name(number))
-
-
-def part_name(number: int) -> str:
-    return f"part-{number:07d}.parquet"
-
-
-class PartAnnotator:
-    """A model that writes part files; loaded once a worker."""
-
-    def __init__(self, plan: AnnotatePlan, annotator: TrainedAnnotator | None = None) -> None:
-        self.plan = plan
-        self.annotator = annotator or open_annotator(plan.bundle)
-        self.names = pa.array(self.annotator.vocabulary.names, pa.string())
-        self.version = self.annotator.info.version
-        self.least_T: torch.Tensor | None = None
-        if plan.per_tag:
-            self.least_T = read_thresholds(local_bundle(plan.bundle))
-        elif plan.threshold is not None:
-            self.least_T = torch.full((self.annotator.num_tags,), plan.threshold)
-
-    def write(self, number: int, units: list[RowGroupSlice]) -> dict[str, Any]:
-        """Annotate units and write their file; gives rows, and the bad rows that were left out.
-
-        Raises:
-            InputError: a unit cannot be read, or a row is bad and may not be left out.
-        """
-        tables, bad = [], []
-        for unit in units:
-            table, left_out = self.annotate(unit)
-            tables.append(table)
-            bad += left_out
-        whole = pa.concat_tables(tables)
-        buffer = io.BytesIO()
-        pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
-        write_bytes(self.plan.part(number), buffer.getvalue())
-        return {"rows": len(whole), "bad": bad}
-
-    def annotate(self, unit: RowGroupSlice) -> tuple[pa.Table, list[tuple[str, int, str]]]:
-        """The unit's rows with their tags, and (file, row, reason) of rows left out."""
-        plan, columns = self.plan, self.plan.columns
-        table = read_table(unit, [columns.image_id, columns.features])
-        image_id, features = (
-            one_chunk(table.column(name)) for name in (columns.image_id, columns.features)
-        )
-        bad, features = bad_rows(image_id, features, unit, columns, plan.image_dim)
-        if bad and plan.on_bad_row == "fail":
-            row, reason = bad[0]
-            others = f" (and {len(bad) - 1} more in this unit)" if len(bad) > 1 else ""
-            raise InputError(
-                f"{unit.path}: row {row}: {reason}{others}; mend the file, or leave bad rows out with "
-                "--on_bad_row skip"
-            )
-        if bad:
-            keep = np.ones(len(table), dtype=bool)
-            keep[[row - unit.file_row for row, _ in bad]] = False
-            image_id, features = image_id.filter(pa.array(keep)), features.filter(pa.array(keep))
-        features_BD = torch.from_numpy(feature_matrix(features).copy())
-        scores, tags = [], []
-        for part in features_BD.split(_BATCH):
-            score_Bk, tag_Bk = self.annotator.annotate(part.float(), plan.k)
-            scores.append(score_Bk)
-            tags.append(tag_Bk)
-        return self._table(image_id.cast(pa.string()), scores, tags), [
-            (unit.path, *row) for row in bad
-        ]
-
-    def _table(
-        self, image_id: pa.Array, scores: list[torch.Tensor], tags: list[torch.Tensor]
-    ) -> pa.Table:
-        rows = len(image_id)
-        if not rows:
-            return SCHEMA.empty_table()
-        score_Bk, tag_Bk = torch.cat(scores), torch.cat(tags)
-        if self.least_T is None:
-            count_B = np.full(rows, score_Bk.shape[1])
-            score_n, tag_n = score_Bk.flatten(), tag_Bk.flatten()
-        else:
-            keep_Bk = score_Bk >= self.least_T[tag_Bk]
-            count_B = keep_Bk.sum(1).numpy()
-            score_n, tag_n = score_Bk[keep_Bk], tag_Bk[keep_Bk]
-        offsets = np.zeros(rows + 1, dtype=np.int32)
-        np.cumsum(count_B, out=offsets[1:])
-        names = self.names.take(pa.array(tag_n.numpy()))
-        return pa.table(
-            [
-                image_id,
-                pa.ListArray.from_arrays(pa.array(offsets), names),
-                pa.ListArray.from_arrays(pa.array(offsets), pa.array(score_n.numpy())),
-                pa.repeat(pa.scalar(self.version, pa.string()), rows),
-            ],
-            schema=SCHEMA,
-        )
+_LOG_SECONDS = 5.0
 
 
 def group_units(
@@ -211,15 +69,15 @@ def run(
         "per_tag": plan.per_tag,
         "on_bad_row": plan.on_bad_row,
     }
-    done = _take_up(plan.out, text)
-    finished = _read(Folder.of(plan.out), "_done.json")
+    done = _parts_there(plan.out, text)
+    finished = read_note(Folder.of(plan.out), "_done.json")
     if finished is not None:
         log(f"{plan.out} is there already: {finished['rows']} rows in {finished['files']} files")
         return finished
     todo = [number for number in range(len(groups)) if part_name(number) not in done]
     if len(todo) < len(groups):
         log(f"{len(groups) - len(todo)} of {len(groups)} files are there already")
-    started = said = time.perf_counter()
+    started = logged_at = time.perf_counter()
     total = sum(unit.rows for number in todo for unit in groups[number])
     rows, left_out = 0, []
     steps = _here if store.num_bytes <= INLINE_BYTES else _on_ray
@@ -227,8 +85,8 @@ def run(
         rows += answer["rows"] + len(answer["bad"])
         left_out += answer["bad"]
         now = time.perf_counter()
-        if now - said > _SAY_SECONDS:
-            said = now
+        if now - logged_at > _LOG_SECONDS:
+            logged_at = now
             rate = rows / (now - started)
             log(
                 f"{rows:,} of {total:,} rows  {rate:,.0f} rows/s  left {(total - rows) / rate:,.0f} s"
@@ -247,7 +105,7 @@ def run(
     if len(todo) < len(groups):
         result["rows"] = _rows_in(plan.out)
         result["skipped"] = store.num_rows - result["rows"]
-    Folder.of(plan.out).write("_done.json", json.dumps(result, indent=1).encode())
+    write_note(Folder.of(plan.out), "_done.json", result)
     return result
 
 
@@ -307,34 +165,21 @@ def _on_ray(
         yield answer
 
 
-def _take_up(out: str, text: dict[str, Any]) -> set[str]:
-    """Names of the part files in ``out``, when they come from the same plan."""
+def _parts_there(out: str, plan: dict[str, Any]) -> set[str]:
+    """Names of the part files in ``out``, when they come from the same plan.
+
+    Raises:
+        InputError: it holds something else.
+    """
     folder = Folder.of(out)
     names = set(folder.files())
-    before = _read(folder, "_plan.json") if "_plan.json" in names else None
-    if before is None:
-        if {name for name in names if not name.endswith(".tmp")}:
-            raise InputError(f"{out}: holds other files; choose a new --out")
-        folder.write("_plan.json", json.dumps(text).encode())
-        return set()
-    different = [key for key in text if before.get(key) != text[key] and key != "units"]
-    if different:
-        told = "; ".join(f"{key} {before.get(key)} before, {text[key]} now" for key in different)
-        raise InputError(
-            f"{out}: begun with another {', '.join(different)} ({told}); choose a new --out"
-        )
-    if before.get("units") != text["units"]:
-        raise InputError(f"{out}: the store's files have changed since; choose a new --out")
+    if "_plan.json" not in names and {name for name in names if not name.endswith(".tmp")}:
+        raise InputError(f"{out}: holds other files; choose a new --out")
+    options = {name: value for name, value in plan.items() if name != "units"}
+    before = read_note(folder, "_plan.json") or plan
+    check_same(out, before, options, "begun with another {names} ({values}); choose a new --out")
+    claim(folder, "_plan.json", plan, "the store's files have changed since; choose a new --out")
     return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
-
-
-def _read(out: Folder, name: str) -> dict[str, Any] | None:
-    try:
-        data = out.read(name)
-        content: dict[str, Any] | None = None if data is None else json.loads(data)
-        return content
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out}/{name}: cannot be read ({error}); choose a new --out") from None
 
 
 def _rows_in(out: str) -> int:

@@ -1,0 +1,154 @@
+"""One part file of an annotated store: some units of a store in, their tags out.
+
+Shapes: B rows, k tags an image at most, T tags.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from distributed.bundles.locate import local_bundle
+from distributed.bundles.open import open_annotator
+from distributed.data.check_rows import bad_rows
+from distributed.data.columns import Columns
+from distributed.data.feature_store import RowGroupSlice, feature_matrix, one_chunk, read_table
+from distributed.data.survey import OnBadRow
+from distributed.storage.files import write_bytes
+from distributed.storage.folder import Folder
+from drel_core.annotators.base import TrainedAnnotator
+from drel_core.bundle.format import read_thresholds
+from drel_core.errors import InputError
+
+_BATCH = 1024
+SCHEMA = pa.schema(
+    {
+        "image_id": pa.string(),
+        "tags": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float32()),
+        "model": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class AnnotatePlan:
+    """Everything that decides what a part file holds.
+
+    Attributes:
+        bundle: address of the model.
+        out: folder or s3:// prefix of the part files.
+        k: most tags of an image.
+        threshold: least score of a tag, or None.
+        per_tag: use the thresholds of the bundle.
+    """
+
+    bundle: str
+    out: str
+    columns: Columns
+    image_dim: int
+    k: int
+    threshold: float | None
+    per_tag: bool
+    on_bad_row: OnBadRow
+
+    def part(self, number: int) -> str:
+        return Folder.of(self.out).file(part_name(number))
+
+
+def part_name(number: int) -> str:
+    return f"part-{number:07d}.parquet"
+
+
+class PartAnnotator:
+    """A model that writes part files; loaded once a worker."""
+
+    def __init__(self, plan: AnnotatePlan, annotator: TrainedAnnotator | None = None) -> None:
+        self.plan = plan
+        self.annotator = annotator or open_annotator(plan.bundle)
+        self.names = pa.array(self.annotator.vocabulary.names, pa.string())
+        self.version = self.annotator.info.version
+        self.least_T: torch.Tensor | None = None
+        if plan.per_tag:
+            self.least_T = read_thresholds(local_bundle(plan.bundle))
+        elif plan.threshold is not None:
+            self.least_T = torch.full((self.annotator.num_tags,), plan.threshold)
+
+    def write(self, number: int, units: list[RowGroupSlice]) -> dict[str, Any]:
+        """Annotate units and write their file; gives rows, and the bad rows that were left out.
+
+        Raises:
+            InputError: a unit cannot be read, or a row is bad and may not be left out.
+        """
+        tables, bad = [], []
+        for unit in units:
+            table, left_out = self.annotate(unit)
+            tables.append(table)
+            bad += left_out
+        whole = pa.concat_tables(tables)
+        buffer = io.BytesIO()
+        pq.write_table(whole, buffer, compression="zstd", write_page_checksum=True)
+        write_bytes(self.plan.part(number), buffer.getvalue())
+        return {"rows": len(whole), "bad": bad}
+
+    def annotate(self, unit: RowGroupSlice) -> tuple[pa.Table, list[tuple[str, int, str]]]:
+        """The unit's rows with their tags, and (file, row, reason) of rows left out."""
+        plan, columns = self.plan, self.plan.columns
+        table = read_table(unit, [columns.image_id, columns.features])
+        image_id, features = (
+            one_chunk(table.column(name)) for name in (columns.image_id, columns.features)
+        )
+        bad, features = bad_rows(image_id, features, unit, columns, plan.image_dim)
+        if bad and plan.on_bad_row == "fail":
+            row, reason = bad[0]
+            others = f" (and {len(bad) - 1} more in this unit)" if len(bad) > 1 else ""
+            raise InputError(
+                f"{unit.path}: row {row}: {reason}{others}; mend the file, or leave bad rows out with "
+                "--on_bad_row skip"
+            )
+        if bad:
+            keep = np.ones(len(table), dtype=bool)
+            keep[[row - unit.file_row for row, _ in bad]] = False
+            image_id, features = image_id.filter(pa.array(keep)), features.filter(pa.array(keep))
+        features_BD = torch.from_numpy(feature_matrix(features).copy())
+        scores, tags = [], []
+        for part in features_BD.split(_BATCH):
+            score_Bk, tag_Bk = self.annotator.annotate(part.float(), plan.k)
+            scores.append(score_Bk)
+            tags.append(tag_Bk)
+        return self._table(image_id.cast(pa.string()), scores, tags), [
+            (unit.path, *row) for row in bad
+        ]
+
+    def _table(
+        self, image_id: pa.Array, scores: list[torch.Tensor], tags: list[torch.Tensor]
+    ) -> pa.Table:
+        rows = len(image_id)
+        if not rows:
+            return SCHEMA.empty_table()
+        score_Bk, tag_Bk = torch.cat(scores), torch.cat(tags)
+        if self.least_T is None:
+            count_B = np.full(rows, score_Bk.shape[1])
+            score_n, tag_n = score_Bk.flatten(), tag_Bk.flatten()
+        else:
+            keep_Bk = score_Bk >= self.least_T[tag_Bk]
+            count_B = keep_Bk.sum(1).numpy()
+            score_n, tag_n = score_Bk[keep_Bk], tag_Bk[keep_Bk]
+        offsets = np.zeros(rows + 1, dtype=np.int32)
+        np.cumsum(count_B, out=offsets[1:])
+        names = self.names.take(pa.array(tag_n.numpy()))
+        return pa.table(
+            [
+                image_id,
+                pa.ListArray.from_arrays(pa.array(offsets), names),
+                pa.ListArray.from_arrays(pa.array(offsets), pa.array(score_n.numpy())),
+                pa.repeat(pa.scalar(self.version, pa.string()), rows),
+            ],
+            schema=SCHEMA,
+        )
