@@ -19,8 +19,8 @@ from drel_core.decision.kernel import (
     KernelHead,
     RidgeSums,
     median_square_distance,
-    principal,
-    seen,
+    principal_basis,
+    project,
 )
 from drel_core.model.towers import DREL
 
@@ -61,7 +61,7 @@ def fit_kernel(
         chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:room])
     landmark_RD = _landmarks(chosen, model, reader)
     basis_Dd = _basis(landmark_RD, config.dims) if parent is None else parent.basis_Dd
-    landmark_Rd = seen(landmark_RD, basis_Dd)
+    landmark_Rd = project(landmark_RD, basis_Dd)
     if parent is None:
         sharpness, start_RT = config.width / median_square_distance(landmark_Rd), None
     else:
@@ -82,7 +82,7 @@ def fit_kernel(
 
 def _basis(landmark_RD: Tensor, dims: int) -> Tensor | None:
     """The first rank's, on all: sums over ranks that see features differently would mean nothing."""
-    basis_Dd = principal(landmark_RD, dims)
+    basis_Dd = principal_basis(landmark_RD, dims)
     if basis_Dd is None:
         return None
     return collectives.sum_over_ranks(

@@ -1,1 +1,1 @@
-"""Everything that annotates: one face for DREL, WSABIE and the methods they are compared with."""
+"""Annotators: one interface for DREL, WSABIE and the methods that they are compared with."""

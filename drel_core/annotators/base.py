@@ -1,4 +1,7 @@
-"""The one face of everything that annotates images."""
+"""The interface that every method of annotating images has.
+
+Shapes: B images, D feature size, T tags.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from drel_core.scoring.topk import topk
 
 
 class Annotator(Protocol):
-    """Scores every tag of the vocabulary for each image; higher is more relevant."""
+    """Scores every tag of the vocabulary for each image; a higher score is more relevant.
+
+    Attributes:
+        name: the method.
+        num_tags: T.
+    """
 
     name: str
     num_tags: int
@@ -23,16 +31,20 @@ class Annotator(Protocol):
         ...
 
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """Best k scores and tag ids ``[B, min(k, T)]``, best first, ties by lowest id."""
+        """Scores and tag ids ``[B, min(k, T)]`` of the k best tags, best first, ties by lowest id.
+
+        Raises:
+            ValueError: a score is NaN.
+        """
         ...
 
 
 class TrainedAnnotator(Annotator, Protocol):
-    """An annotator that came out of a bundle.
+    """An annotator that was loaded from a bundle.
 
     Attributes:
         vocabulary: tag names and training counts.
-        info: the bundle's ``config.json``.
+        info: what the bundle's ``config.json`` says.
     """
 
     vocabulary: Vocabulary
@@ -45,7 +57,7 @@ class TrainedAnnotator(Annotator, Protocol):
 
 
 class DenseScores(ABC):
-    """``annotate`` for methods whose scores come as a whole ``[B, T]`` anyway."""
+    """``annotate`` for methods that compute all scores ``[B, T]`` anyway."""
 
     @abstractmethod
     def scores(self, features_BD: Tensor) -> Tensor: ...

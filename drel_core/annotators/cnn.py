@@ -1,7 +1,7 @@
-"""Networks that learn from pictures end to end: softmax, pairwise hinge or WARP on top of a pretrained
-network (Gong et al., 2014).
+"""Networks trained end to end from pictures: a pretrained network with softmax, pairwise hinge or WARP loss
+(Gong et al., 2014).
 
-Shapes: B pictures, S side of the square input, D = S * S * 3 bytes of a picture, F features of the
+Shapes: B pictures, S side of the square input, D = S * S * 3 values of a picture, F features of the
 network, T tags, n relevant (picture, tag) pairs.
 """
 
@@ -26,7 +26,7 @@ from drel_core.model.losses import triplet_hinge, warp_weight
 from drel_core.scoring.tag_lists import TagLists
 
 CNNLoss = Literal["softmax", "hinge", "warp"]
-_BATCH = 16  # pictures scored at a time: larger activations leave a CPU's cache
+_BATCH = 16  # pictures scored at a time: with more, activations do not fit a CPU's cache
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class CNNConfig:
     """Networks trained from pictures (methods cnn-softmax, cnn-hinge, cnn-warp)."""
 
     backbone: str = "efficientnet-lite0"
-    """where the network starts: efficientnet-lite0, timm:NAME, torchvision:NAME or file:PATH"""
+    """the pretrained network: efficientnet-lite0, timm:NAME, torchvision:NAME or file:PATH"""
     size: int = 0
     """side of the square that pictures are squeezed into; 0: the size the network was made for"""
     backbone_rate: float = 0.1
@@ -56,7 +56,14 @@ class CNNConfig:
 
 @dataclass(frozen=True)
 class LossSums:
-    """Of one rank's pictures; the mean over all ranks is ``loss`` / ``weight`` after adding both up."""
+    """Sums over one rank's pictures, 0-d tensors: add them up over ranks, then ``loss / weight`` is the mean.
+
+    Attributes:
+        loss: weighted sum of losses.
+        weight: what it is divided by.
+        triplets: (picture, relevant tag, irrelevant tag) triplets.
+        active: those with a loss above 0.
+    """
 
     loss: Tensor
     weight: Tensor
@@ -65,7 +72,7 @@ class LossSums:
 
 
 def cnn_loss(kind: CNNLoss, score_BT: Tensor, tags: TagLists, margin: float = 1.0) -> LossSums:
-    """One of the losses that Gong et al. (2014), section 3, compare.
+    """One of the losses that Gong et al. (2014, section 3) compare.
 
     softmax: cross-entropy between softmax(scores) and equal shares of the picture's tags; mean over
     pictures (Eq 1). hinge: ``max(0, m + s_k - s_j)``, mean over all triplets (Eq 3). warp: the mean
@@ -96,13 +103,13 @@ def cnn_loss(kind: CNNLoss, score_BT: Tensor, tags: TagLists, margin: float = 1.
 
 
 def augment(pixels_B3SS: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """A random crop of each picture, a mirror image of every second, and its brightness and contrast
-    moved by up to ``strength`` / 2; one resampling for all of it.
+    """Crop each picture at random, mirror about half of them, change brightness and contrast by up to
+    ``strength`` / 2. The picture is resampled once.
 
     Args:
         pixels_B3SS: float, 0 to 255.
         strength: the crop's sides are at least ``1 - strength`` of the picture's.
-        generator: of the CPU, so that a place in training always gives the same draws.
+        generator: on the CPU, so that the same seed gives the same draws on every device.
     """
     count = len(pixels_B3SS)
     if not strength or not count:
@@ -124,7 +131,7 @@ def augment(pixels_B3SS: Tensor, strength: float, generator: torch.Generator) ->
 
 
 def picture_preprocessing(config: CNNConfig) -> Preprocessing:
-    """How pictures become this network's input.
+    """How pictures are resized and normalised for the configured network.
 
     Raises:
         InputError: no such network.
@@ -165,7 +172,7 @@ class CNN(nn.Module):
 
     @property
     def image_dim(self) -> int:
-        """D, bytes of a picture."""
+        """D: S * S * 3."""
         return self.size * self.size * 3
 
     def train(self, mode: bool = True) -> CNN:
@@ -176,7 +183,7 @@ class CNN(nn.Module):
         return self
 
     def pixels(self, bytes_BD: Tensor) -> Tensor:
-        """float ``[B, 3, S, S]``, 0 to 255, in channels_last memory."""
+        """float32 ``[B, 3, S, S]``, 0 to 255, in channels_last memory, of pictures as rows ``[B, D]``."""
         side = self.size
         pixels_BSS3 = bytes_BD.reshape(-1, side, side, 3)
         return pixels_BSS3.permute(0, 3, 1, 2).to(self.scale.dtype)
@@ -200,7 +207,7 @@ class CNN(nn.Module):
 
 
 class CNNAnnotator(DenseScores):
-    """A trained network; takes pictures as rows of S * S * 3 pixel values from 0 to 255."""
+    """A trained network. Its features are pixels: rows ``[B, D]`` of S * S * 3 values from 0 to 255."""
 
     def __init__(self, model: CNN, vocabulary: Vocabulary, info: BundleInfo) -> None:
         self.model = model.eval()

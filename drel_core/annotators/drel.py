@@ -1,9 +1,11 @@
-"""A trained DREL (or WSABIE, which it contains) model: its files in a bundle, and the scorer made of them.
+"""A trained DREL model (or WSABIE, a special case of it): its files in a bundle, and the annotator of them.
 
 model.safetensors                        towers, M, feature statistics
-tag_embedding-00000-of-00002.safetensors rows of the table, one file a rank that trained them
+tag_embedding-00000-of-00002.safetensors rows of the tag table, one file per rank that trained them
 kernel.safetensors                       kernel regression beside the towers, where there is one
-decision.safetensors                     how scores become words, where training learned that
+decision.safetensors                     decision rule, where training learned one
+
+Shapes: B images, D feature size, E embedding size, L latent size, T tags, n some of them.
 """
 
 from __future__ import annotations
@@ -36,7 +38,14 @@ def write_table_part(
     weight_nE: Tensor,
     state_n: Tensor | None = None,
 ) -> None:
-    """Write the rows that one rank owns and their optimiser state; ``start`` is the first one's tag id."""
+    """Write the rows of the tag table that one rank owns.
+
+    Args:
+        part, parts: number of this file, and of all files.
+        start: tag id of the first row.
+        weight_nE: the rows.
+        state_n: their row-wise Adagrad state, which ``jobs.update`` goes on from.
+    """
     tensors = {"weight": weight_nE.detach().cpu().contiguous(), "start": torch.tensor(start)}
     if state_n is not None:
         tensors["state"] = state_n.cpu().contiguous()
@@ -51,14 +60,14 @@ def write_towers(folder: Path, model: DREL) -> None:
 
 
 class DRELAnnotator:
-    """A trained DREL model with the tag side computed once: annotating costs one matmul, O(T).
+    """A trained DREL model. The tag side is encoded once, so that annotating an image costs O(T).
 
     Args:
-        model: towers and M, in evaluation mode.
-        tag_TL1: encoded tags with M applied, and their bias as the last column, the prior in it.
+        model: towers and M.
+        tag_TL1: encoded tags with M applied; the last column is their bias with the prior in it.
         vocabulary: names and training counts.
         info: ``config.json``.
-        adjustment: kernel and rule; what they give is the score.
+        adjustment: kernel and rule; the scores given are those after both.
     """
 
     def __init__(
@@ -80,7 +89,7 @@ class DRELAnnotator:
 
     @classmethod
     def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> DRELAnnotator:
-        """Read towers and rows, and compute the tag side.
+        """Read towers and rows, and encode the tags.
 
         Raises:
             InputError: a part is out of place, or rows and vocabulary differ in number.
@@ -106,12 +115,12 @@ class DRELAnnotator:
 
     @torch.inference_mode()
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """Best k scores and tag ids ``[B, k]``, without a B x T of scores."""
+        """Scores and tag ids ``[B, min(k, T)]`` of the k best tags; no matrix of B x T scores is made."""
         image_BL, adjust = self._encode(features_BD)
         return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T, adjust=adjust)
 
     def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:
-        """Latents ``[B, L]`` of raw features, and what adjusts their scores."""
+        """Latents ``[B, L]`` of raw features, and the function that adjusts their scores."""
         image_BL = self.model.encode_images(features_BD, with_metric=False)
         return image_BL, self.adjustment.for_images(self.model, features_BD)
 
@@ -123,7 +132,7 @@ def read_towers(folder: Path, info: BundleInfo) -> DREL:
         Exception: what reading damaged files raises.
     """
     config = dict(info.content["model"])
-    # Sizes come from a file: on "meta" nothing is allocated before they are held against the tensors.
+    # Sizes come from a file: on "meta" nothing is allocated before they are compared with the tensors.
     with torch.device("meta"):
         model = DREL(config.pop("image_dim"), ModelConfig(**config))
     held = load_tensors(folder / "model.safetensors")
@@ -139,7 +148,7 @@ def prior_of(vocabulary: Vocabulary, model: DREL) -> Tensor:
 def encoded_tags(
     folder: Path, info: BundleInfo, vocabulary: Vocabulary, model: DREL, block: int = 65536
 ) -> Iterator[Tensor]:
-    """The tag side ``[n, L + 1]`` with the prior in its bias, at most ``block`` tags at a time, in order.
+    """Encoded tags ``[n, L + 1]`` with the prior in the bias, at most ``block`` tags at a time, in order.
 
     Raises:
         InputError: a part is out of place, or rows and vocabulary differ in number.

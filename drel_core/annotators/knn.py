@@ -1,6 +1,7 @@
 """k nearest neighbours on standardised features (He et al., section 4.2: k = 100), exact, by faiss.
 
 neighbours-00000-of-00002.safetensors   standardised features of some training rows, and their tags
+standardisation.safetensors             mean and standard deviation of each feature
 
 Shapes: N training images in all shards, B queries, D feature size, T tags, k neighbours.
 """
@@ -29,11 +30,11 @@ Weighting = Literal["uniform", "distance"]
 
 
 class NeighbourShard:
-    """Some of the training rows: an index of their features, and their tags.
+    """A part of the training rows: an exact index of their features, and their tags.
 
     Args:
         features_ND: float32, standardised.
-        tags: their tags.
+        tags: tag ids of each row.
         start: number of the first row among all training rows.
     """
 
@@ -48,7 +49,7 @@ class NeighbourShard:
         self.index = index
 
     def nearest(self, query_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances float32 ``[B, min(k, N)]``, nearest first, and the rows' numbers int64."""
+        """Distances (float32) and row numbers (int64), both ``[B, min(k, N)]``, nearest first."""
         k = min(k, len(self.features_ND))
         if k == 0 or len(query_BD) == 0:
             empty = np.zeros((len(query_BD), k), dtype=np.float32)
@@ -81,7 +82,7 @@ class NeighbourShard:
 
 @dataclass(frozen=True)
 class StoredKNN:
-    """What a bundle of kNN says of itself."""
+    """What ``config.json`` says of a kNN model: number of files, neighbours and their weights."""
 
     parts: int
     k: int
@@ -106,7 +107,7 @@ def shard_file(part: int, parts: int) -> str:
 def merge_nearest(
     found: Sequence[tuple[np.ndarray, np.ndarray]], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of several shards' answers; of equal distances the lower row."""
+    """The k nearest of what several shards found, ``[B, k]``; of equal distances the lower row."""
     distance = np.concatenate([d for d, _ in found], axis=1)
     row = np.concatenate([r for _, r in found], axis=1)
     order = np.lexsort((row, distance), axis=1)[:, :k]
@@ -119,6 +120,8 @@ def neighbour_scores(
     """float32 ``[B, T]``: the share of neighbours that carry each tag, weighted or not.
 
     Args:
+        distance_Bk, row_Bk: the neighbours, as ``merge_nearest`` gives them.
+        tag_NT: see ``tag_matrix``.
         weighting: ``uniform``, or ``distance`` for weights 1 / (distance + 1e-6).
     """
     weight_Bk = np.ones_like(distance_Bk, dtype=np.float64)
@@ -134,7 +137,7 @@ def neighbour_scores(
 
 
 def tag_matrix(tags: TagLists, num_tags: int) -> csr_matrix:
-    """Sparse float32 ``[N, T]`` of ones."""
+    """Sparse float32 ``[N, T]``: 1 where the row carries the tag."""
     ones = np.ones(len(tags.values), dtype=np.float32)
     return csr_matrix(
         (ones, tags.values.numpy(), tags.offsets.numpy()), shape=(len(tags), num_tags)
@@ -147,7 +150,7 @@ class KNNAnnotator(DenseScores):
     Args:
         shards: all training rows, in order of their ``start``.
         num_tags: T.
-        mean_D, std_D: what the shards' features were standardised by.
+        mean_D, std_D: the statistics that standardised the shards' features.
         k: neighbours; more than N means all N.
     """
 
@@ -186,7 +189,7 @@ class KNNAnnotator(DenseScores):
         k: int = 100,
         weighting: Weighting = "uniform",
     ) -> KNNAnnotator:
-        """Of raw features in one piece, standardised here."""
+        """From raw features; they are standardised here."""
         mean_D, std_D = features_ND.double().mean(0), features_ND.double().std(0, correction=0)
         std_D = torch.where(std_D > 0, std_D, 1.0)
         standard_ND = ((features_ND - mean_D) / std_D).float()
@@ -223,6 +226,7 @@ class KNNAnnotator(DenseScores):
         return len(self.mean_D)
 
     def standardised(self, features_BD: Tensor) -> np.ndarray:
+        """float32 ``[B, D]`` of raw features."""
         query_BD: np.ndarray = (features_BD.float().numpy() - self.mean_D) / self.std_D
         return query_BD
 

@@ -1,4 +1,4 @@
-"""Loading a bundle of any method, ready to score."""
+"""Load a bundle of any method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOADERS: dict[str, Loader] = {
     "cnn-warp": CNNAnnotator.load,
     "popularity": PopularityAnnotator.load,
 }
-"""By the method that ``config.json`` names."""
+"""What loads a bundle, by the method that its ``config.json`` names."""
 
 
 def load_bundle(folder: str | Path) -> TrainedAnnotator:

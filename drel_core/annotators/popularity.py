@@ -1,4 +1,4 @@
-"""The popularity floor: the most frequent training tags, for every image alike."""
+"""The popularity floor: every image gets the most frequent training tags."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 
 
 class PopularityAnnotator(DenseScores):
-    """Scores a tag by its share of the training pairs, whatever the image."""
+    """The score of a tag is its share of all (image, tag) pairs in training; the image does not matter."""
 
     name = "popularity"
 
@@ -34,6 +34,6 @@ class PopularityAnnotator(DenseScores):
         return self.share_T.expand(len(features_BD), self.num_tags)
 
     def topk(self, batch: int, k: int) -> Tensor:
-        """Tag ids ``[batch, k]``: no B x T of equal rows is made."""
+        """int64 ``[batch, min(k, T)]``: ids of the k most frequent tags, without a matrix of equal rows."""
         order = torch.argsort(self.share_T, descending=True, stable=True)[:k]
         return order.expand(batch, len(order))

@@ -1,5 +1,5 @@
-"""One-vs-all probabilistic linear SVM: a squared-hinge SVM a tag (Fan et al., 2008, LIBLINEAR) and a
-sigmoid over its decision values (Platt, 1999).
+"""One-vs-all probabilistic linear SVM: for each tag a squared-hinge SVM (Fan et al., 2008, LIBLINEAR) and a
+sigmoid of its decision values (Platt, 1999).
 
 Shapes: N training images, B queries, D feature size, T tags.
 """
@@ -21,7 +21,7 @@ from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 
-_CERTAIN = 20.0  # log odds of a tag that every or no training image has
+_CERTAIN = 20.0  # log odds of a tag that every training image has, or none
 
 
 @dataclass(kw_only=True)
@@ -33,9 +33,9 @@ class SVMConfig:
     folds: int = 3
     """folds whose held-out decision values the sigmoid is fitted on"""
     max_rows: int = 100_000
-    """most training images used, which bounds memory: a task needs about 24 bytes a feature of each"""
+    """most training images used, which bounds memory: a task needs about 24 bytes per feature of each"""
     max_iter: int = 1000
-    """most passes of the solver"""
+    """most iterations of the solver"""
 
     def __post_init__(self) -> None:
         if self.C <= 0:
@@ -58,16 +58,17 @@ class TagSVM:
 def fit_tag(
     features_ND: np.ndarray, positive_N: np.ndarray, config: SVMConfig, seed: int
 ) -> TagSVM:
-    """One tag against all others.
+    """Fit one tag against all others.
 
-    A tag with fewer images than folds gets as many folds as images; with a single one the sigmoid is
-    fitted on the decision values of the training images themselves.
+    A tag with fewer images than folds gets as many folds as it has images. With a single image the sigmoid is
+    fitted to the decision values of the training images themselves.
 
     Args:
-        features_ND: float64, standardised (C order: liblinear takes it as it is).
-        positive_N: bool.
+        features_ND: float64, standardised, in C order: liblinear takes it without a copy.
+        positive_N: bool, the image carries the tag.
+        seed: of the solver and the folds.
     """
-    # A second to import, which every job and training worker would pay: they read SVMConfig.
+    # Importing scikit-learn takes a second, which every job would pay: they all read SVMConfig.
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.frozen import FrozenEstimator
@@ -100,8 +101,9 @@ class SVMAnnotator(DenseScores):
     """Probabilities of all tags from one matmul.
 
     Args:
-        weight_TD, bias_T: of the decision values of standardised features.
-        slope_T, offset_T: of the sigmoids.
+        weight_TD, bias_T: decision value ``weight . x + bias`` of standardised features x.
+        slope_T, offset_T: a and c of each tag's sigmoid, see ``TagSVM``.
+        mean_D, std_D: statistics that standardise raw features.
     """
 
     name = "svm"
@@ -124,7 +126,7 @@ class SVMAnnotator(DenseScores):
             "std": std_D,
         }
         self.num_tags, self.image_dim = weight_TD.shape
-        # Standardisation, decision value and sigmoid's argument in one matrix and one vector.
+        # Standardisation, decision value and the sigmoid's argument as one matrix and one vector.
         scaled_TD = weight_TD.double() / std_D.double()
         bias = bias_T.double() - scaled_TD @ mean_D.double()
         self.weight_TD = (-slope_T.double()[:, None] * scaled_TD).float()

@@ -1,1 +1,1 @@
-"""The model bundle on disk."""
+"""The model bundle on disk: writing, finding, checking and reading it."""

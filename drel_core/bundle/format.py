@@ -1,8 +1,8 @@
-"""The model bundle: one immutable folder that evaluation and serving load. No pickle in it.
+"""The model bundle: one folder that never changes, without pickle, which evaluation and serving load.
 
-config.json       format, method, version, who wrote it, D, T, configuration, figures of training
-vocabulary.json   tag names and counts
-*.safetensors     what the method keeps; its annotator says what
+config.json              what the bundle is, see ``BundleInfo``
+vocabulary.json          tag names and training counts
+*.safetensors            the model; the method's annotator says which files
 thresholds.safetensors   per-tag decision thresholds, where training held rows out
 """
 
@@ -28,13 +28,17 @@ from drel_core.version import written_by
 
 THRESHOLDS = "thresholds.safetensors"
 LATEST = "latest"
-"""In a folder of versions: the file that names the one to use."""
+"""In a folder that holds several bundles, the file that names the one to use."""
 
 
 def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[str, Any]) -> str:
-    """Write what describes the tensors that are in ``folder`` already; returns the version.
+    """Write ``vocabulary.json`` and ``config.json`` beside the tensors that are in ``folder`` already.
 
-    The version is a hash of the tensor files and the vocabulary.
+    Args:
+        about: what else ``config.json`` says.
+
+    Returns:
+        The version: a hash of the tensor files and the vocabulary.
     """
     write_json(folder / "vocabulary.json", vocabulary.to_dict())
     version = content_version(folder)
@@ -52,7 +56,7 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
 
 
 def content_version(folder: Path) -> str:
-    """Hash of the tensor files and the vocabulary."""
+    """12 hexadecimal digits: hash of the tensor files and the vocabulary."""
     digest = hashlib.sha256()
     for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json"]:
         with open(path, "rb") as file:
@@ -65,22 +69,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Written under another name, then renamed: a reader never sees half a file."""
+    """Write under another name, then rename: a reader never sees half a file."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
 def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
-    """Where below a folder ``config.json`` is: "" for the folder itself, ``model``, or either in the folder
-    that the file ``latest`` in it names.
+    """Where the bundle lies below a folder that the user gave, as a relative path.
+
+    ``config.json`` is looked for in the folder itself ("") and in ``model``. Where the folder holds a file
+    ``latest``, both are looked for in the folder that this file names.
 
     Args:
-        read: content of a file below the folder; None where it is not there.
+        read: gives the content of a file below the folder, or None where there is none.
         folder: its name, for messages.
 
     Raises:
-        InputError: in none of them.
+        InputError: no bundle is there, or ``latest`` names no folder beside it.
     """
     version = ""
     pointer = read(LATEST)
@@ -103,14 +109,20 @@ def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
 
 
 def bundle_folder(folder: str | Path) -> Path:
-    """The folder of ``bundle_place``."""
+    """The bundle that a local folder means, see ``bundle_place``.
+
+    Raises:
+        InputError: there is none, or a link leads out of the folder.
+    """
     at = Path(folder)
 
     def read(name: str) -> str | None:
         path = at / name
         if not path.is_file():
             return None
-        with open(path, "rb") as file:  # of config.json only whether it is there
+        with open(
+            path, "rb"
+        ) as file:  # the start is enough: of config.json only its presence matters
             return file.read(1024).decode("utf-8", errors="replace")
 
     place = at / bundle_place(read, str(at))
@@ -140,12 +152,21 @@ def parse_info(text: str, folder: str) -> BundleInfo:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
+    """``vocabulary.json``.
+
+    Raises:
+        InputError: it is damaged.
+    """
     with reading(folder):
         return Vocabulary.from_dict(json.loads(read_text(folder / "vocabulary.json")))
 
 
 def read_thresholds(folder: Path) -> Tensor | None:
-    """float32 ``[T]`` decision thresholds; None where the model was trained without held-out rows."""
+    """float32 ``[T]`` decision thresholds; None where the model was trained without held-out rows.
+
+    Raises:
+        InputError: damaged, or of another number of tags.
+    """
     if not (folder / THRESHOLDS).is_file():
         return None
     with reading(folder):
@@ -157,7 +178,7 @@ def read_thresholds(folder: Path) -> Tensor | None:
 
 @contextmanager
 def reading(folder: str | Path) -> Iterator[None]:
-    """Whatever reading damaged files of a bundle raises becomes one line."""
+    """Turn every error of reading a damaged bundle into an ``InputError`` of one line."""
     try:
         yield
     except (

@@ -1,5 +1,5 @@
-"""Reading a bundle as if a stranger had made it: nothing in it runs, and what does not fit is refused in one
-line before it costs memory.
+"""Checks for files that a stranger may have made: nothing in them runs, and what does not fit is refused in
+one line before it costs memory.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from drel_core.bundle.tensor_files import read_tensors
 from drel_core.errors import InputError
 
 JSON_BYTES = {"config.json": 16 << 20, "vocabulary.json": 2 << 30}
-"""Largest files that are parsed; ten million tags take about 300 MB."""
+"""Size in bytes above which a file is not parsed; ten million tags take about 300 MB."""
 _TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 
 
 def check_files(folder: Path) -> None:
-    """A bundle is one folder of plain files: no link leads out of it.
+    """A bundle must be one folder of plain files, and no link may lead out of it.
 
     Raises:
         InputError: names the file.
@@ -35,11 +35,11 @@ def check_files(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text that will be parsed.
+    """The text of ``config.json`` or ``vocabulary.json``.
 
     Raises:
-        InputError: it is too large for that.
-        OSError, UnicodeDecodeError: as reading raises.
+        InputError: it is larger than JSON_BYTES allows.
+        OSError, UnicodeDecodeError: it cannot be read.
     """
     size, largest = path.stat().st_size, JSON_BYTES[path.name]
     if size > largest:
@@ -48,18 +48,22 @@ def read_text(path: Path) -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """The two ends are NaN where any value is, so that no tensor of flags is made beside a large table."""
+    """Whether no value is NaN or infinite.
+
+    Minimum and maximum tell: one of them is NaN where any value is. So no tensor of flags is made beside a
+    large table.
+    """
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return all(math.isfinite(end) for end in torch.stack(torch.aminmax(tensor)).tolist())
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Its header is bounded by the format's own reader.
+    """All tensors of a safetensors file. The library itself limits the size of the header.
 
     Raises:
-        InputError: a tensor holds NaN or Inf, or is of a type that no model here has.
-        Exception: what reading a damaged file raises.
+        InputError: a tensor holds NaN or Inf, or has a type that no model here has.
+        Exception: the file is damaged.
     """
     tensors = read_tensors(path)
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The append-only tag vocabulary: an id, once given, never changes its tag."""
+"""The tag vocabulary. It only grows at its end: an id keeps its tag for ever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drel_core.errors import InputError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tag names and training counts; the id of a tag is its place.
+    """Tag names and training counts; the id of a tag is its position.
 
     Args:
         names: T different, non-empty tag names.
@@ -42,7 +42,12 @@ class Vocabulary:
         return len(self.names)
 
     def extended(self, names: Sequence[str], counts: Sequence[int] | np.ndarray) -> Vocabulary:
-        """Add the counts of known tags, append the unknown ones: old ids stay as they are."""
+        """With more training images: counts of known tags are added, unknown tags appended. Old ids stay.
+
+        Args:
+            names: different tags.
+            counts: how many of the new images carry each.
+        """
         place = {name: tag for tag, name in enumerate(self.names)}
         grown_names, grown_counts = list(self.names), self.counts.tolist()
         for name, count in zip(names, np.asarray(counts).tolist(), strict=True):
@@ -58,10 +63,10 @@ class Vocabulary:
 
     @staticmethod
     def from_dict(state: dict[str, Any]) -> Vocabulary:
-        """Of a parsed file.
+        """The vocabulary of a parsed file.
 
         Raises:
-            ValueError: a name is no text, or a count no number from 0 up.
+            ValueError: a name is no text or empty, or a count is no whole number from 0 up.
         """
         names, counts = state["names"], np.array(state["counts"])
         if not all(isinstance(name, str) and name for name in names):

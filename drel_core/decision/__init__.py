@@ -1,1 +1,1 @@
-"""What is added to scores, and which tags are predicted from them."""
+"""From the towers' scores to predicted tags: kernel regression, decision rule, thresholds."""

@@ -1,10 +1,11 @@
 """Kernel ridge regression of tags on features, in closed form, beside the towers.
 
-What near training images carry is strong evidence where few images carry a tag; towers with dropout blur it.
-Regression weights live on R landmarks (Nystrom; Rudi et al., 2015), so that a store of any size gives a model
-of bounded size: annotating costs D d + R d + R T an image.
+The tags of near training images are strong evidence where few images carry a tag; towers with dropout blur
+it. The regression has its weights on R landmarks, a sample of the training images (Nystrom; Rudi et al.,
+2015). A store of any size therefore gives a model of bounded size: annotating an image costs
+D d + R d + R T multiplications.
 
-Shapes: B images, D feature size, d dimensions that distances are taken in (D, or fewer), R landmarks, T tags.
+Shapes: B images, D feature size, d dimensions of the kernel (D, or fewer), R landmarks, T tags, n some tags.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ class KernelConfig:
     """Kernel ridge regression beside the towers."""
 
     landmarks: int = 0
-    """training images that its weights live on, at most; 0 leaves it out"""
+    """most landmarks: the training images that the weights belong to; 0 leaves the regression out"""
     dims: int = 0
-    """principal components of the features that distances are taken in: fewer cost less; 0: all features"""
+    """principal components of the features that distances use: fewer cost less; 0: all features"""
     width: float = 3.0
     """sharpness of the Gaussian kernel `exp(-width d^2 / m)`, m the median of d^2 between landmarks"""
     ridge: float = 0.3
     """penalty on the weights"""
     factor: float = 3.0
-    """what the log of its estimates counts beside the towers' score"""
+    """weight of the log of its estimates, which is added to the towers' score"""
 
     def __post_init__(self) -> None:
         for name in ("landmarks", "dims"):
@@ -49,15 +50,15 @@ class KernelConfig:
 
 @dataclass(frozen=True)
 class KernelHead:
-    """A fitted regression. It takes features as the model standardises them.
+    """A fitted regression on standardised features (``DREL.standardised``); all tensors are float32.
 
     Args:
-        landmark_Rd: standardised features of the landmarks, in the basis where there is one.
-        sharpness: float32 ``[1]``, ``width / m``.
-        weight_RT, share_T: an estimate of tag t is ``kernel @ weight + share``.
-        floor: float32 ``[1]``, the least estimate that is told apart from none.
-        factor: float32 ``[1]``, what its evidence counts beside the towers' score.
-        basis_Dd: orthonormal; None where distances are those of all features.
+        landmark_Rd: standardised features of the landmarks, projected on the basis where there is one.
+        sharpness: ``[1]``, ``width / m``.
+        weight_RT, share_T: the estimate of tag t is ``kernel @ weight_t + share_t``, about its probability.
+        floor: ``[1]``, above 0: lower estimates count as this one.
+        factor: ``[1]``: evidence is this times the log of the estimate.
+        basis_Dd: orthonormal columns; None where distances are between all features.
     """
 
     landmark_Rd: Tensor
@@ -76,21 +77,21 @@ class KernelHead:
         return KernelHead(**{name: part.to(device) for name, part in self._parts().items()})
 
     def kernel(self, input_BD: Tensor) -> Tensor:
-        """``[B, R]`` of standardised features."""
-        return gaussian(seen(input_BD, self.basis_Dd), self.landmark_Rd, float(self.sharpness))
+        """``[B, R]``: Gaussian kernel between standardised features and landmarks."""
+        return gaussian(project(input_BD, self.basis_Dd), self.landmark_Rd, float(self.sharpness))
 
     def evidence(self, kernel_BR: Tensor, tag_n: Tensor | slice) -> Tensor:
-        """``[B, n]`` for some tags: the factor times the log of the estimate, no lower than the floor's."""
+        """``[B, n]`` of some tags: ``factor log(max(floor, estimate))``."""
         estimate_Bn = torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
         return estimate_Bn.clamp_(min=float(self.floor)).log_().mul_(self.factor)
 
     @property
     def rows(self) -> int:
-        """Training images that it was fitted to."""
+        """Training images that it was fitted to (the floor is half of one in so many)."""
         return round(0.5 / float(self.floor))
 
     def largest(self, most: int) -> KernelHead:
-        """With the landmarks alone whose weights are largest, in their order."""
+        """The same with the ``most`` landmarks whose weights have the largest norms, in their order."""
         if len(self.landmark_Rd) <= most:
             return self
         size_R = self.weight_RT.square().sum(1)
@@ -103,10 +104,11 @@ class KernelHead:
 
     @staticmethod
     def load(folder: Path, image_dim: int, num_tags: int) -> KernelHead | None:
-        """A bundle's regression; None where it has none.
+        """The regression of a bundle; None where it has none.
 
         Raises:
-            InputError: it is of other features or tags.
+            InputError: its shapes do not fit D, T or each other.
+            Exception: what reading a damaged file raises.
         """
         path = folder / KERNEL
         if not path.is_file():
@@ -141,13 +143,15 @@ _BASIS = "basis_Dd"
 
 
 def _key(part: str) -> str:
-    """What a file calls it: as it did when there was no basis yet, so that older bundles load."""
+    """Its name in the file: that of before there was a basis, so that older bundles load."""
     return "landmark_RD" if part == "landmark_Rd" else part
 
 
-def principal(input_RD: Tensor, dims: int) -> Tensor | None:
-    """Basis ``[D, dims]`` of the leading principal components of standardised features, by a randomised SVD
-    (Halko et al., 2011); None where ``dims`` is 0 or leaves nothing out."""
+def principal_basis(input_RD: Tensor, dims: int) -> Tensor | None:
+    """Basis ``[D, dims]`` of the leading principal components of standardised features.
+
+    By a randomised SVD (Halko et al., 2011) with a fixed seed. None where ``dims`` is 0 or not below D and R.
+    """
     if not 0 < dims < min(input_RD.shape):
         return None
     with torch.random.fork_rng():
@@ -157,8 +161,8 @@ def principal(input_RD: Tensor, dims: int) -> Tensor | None:
     return basis_Dw[:, :dims].contiguous()
 
 
-def seen(input_BD: Tensor, basis_Dd: Tensor | None) -> Tensor:
-    """Standardised features as the kernel sees them, ``[B, d]``."""
+def project(input_BD: Tensor, basis_Dd: Tensor | None) -> Tensor:
+    """``[B, d]``: standardised features in the basis; unchanged without one."""
     return input_BD if basis_Dd is None else input_BD @ basis_Dd
 
 
@@ -170,18 +174,19 @@ def gaussian(input_Bd: Tensor, landmark_Rd: Tensor, sharpness: float) -> Tensor:
 
 
 def median_square_distance(landmark_Rd: Tensor, most: int = 2048) -> float:
-    """Median of squared distances between (some of the) landmarks; above 0."""
+    """Median of squared distances between the first ``most`` landmarks; above 0."""
     some_rd = landmark_Rd[:most].double()
     return max(float(torch.pdist(some_rd).square().median()), 1e-12) if len(some_rd) > 1 else 1.0
 
 
 class RidgeSums:
-    """``K^T K`` and ``K^T (Y - share)`` over training images: they add up over batches and ranks.
+    """The sums ``K^T K`` and ``K^T (Y - share)`` over training images; sums of batches and ranks add up.
 
     Args:
-        landmark_Rd: standardised features of the landmarks, in the basis where there is one.
+        landmark_Rd: standardised features of the landmarks, projected on the basis where there is one.
+        sharpness: of the Gaussian kernel.
         share_T: float32, share of training images with each tag.
-        basis_Dd: what distances are taken in.
+        basis_Dd: see ``KernelHead``.
     """
 
     def __init__(
@@ -194,10 +199,10 @@ class RidgeSums:
         self.hits_RT = landmark_Rd.new_zeros(marks, len(share_T))
 
     def add(self, input_BD: Tensor, relevant_BT: Tensor) -> None:
-        """Take in images: standardised features, and which tags they carry (bool)."""
+        """Add images: standardised features, and which tags they carry (bool)."""
         for start in range(0, len(input_BD), _BLOCK):
             part = slice(start, start + _BLOCK)
-            input_bd = seen(input_BD[part], self.basis_Dd)
+            input_bd = project(input_BD[part], self.basis_Dd)
             kernel_bR = gaussian(input_bd, self.landmark_Rd, self.sharpness)
             self.gram_RR.addmm_(kernel_bR.T, kernel_bR)
             self.hits_RT.addmm_(kernel_bR.T, relevant_BT[part].to(kernel_bR.dtype) - self.share_T)
@@ -205,17 +210,21 @@ class RidgeSums:
     def solve(
         self, ridge: float, factor: float, rows: int, start_RT: Tensor | None = None
     ) -> KernelHead:
-        """Minimises ``|Y - share - K W|^2 + ridge tr((W - S)^T K_RR (W - S))``, S = 0 where no start is
-        given; with every training image a landmark that is kernel ridge regression itself.
+        """The weights W that minimise ``|Y - share - K W|^2 + ridge tr((W - S)^T K_RR (W - S))``.
+
+        S is ``start_RT``, or 0. With S = 0 and all training images as landmarks it is kernel ridge
+        regression.
 
         Args:
-            factor: what its evidence counts beside the towers' score.
-            rows: training images; half of one in so many is the least estimate that counts.
-            start_RT: weights that the solution stays near: what is known of images that are not taken in.
+            ridge: weight of the penalty.
+            factor: see ``KernelHead``.
+            rows: training images; the floor of estimates is half of one in so many.
+            start_RT: weights that the solution stays near: what is known of images that were not added.
         """
         own_RR = gaussian(self.landmark_Rd, self.landmark_Rd, self.sharpness).double()
         system_RR = self.gram_RR.double().add_(own_RR, alpha=ridge)
-        # Sums in float32 are exact to about as much, and landmarks may be alike: raised until it factors.
+        # The sums are float32 and landmarks may be alike: the diagonal is raised until Cholesky succeeds. The
+        # first step is about the rounding error.
         more = 1e-6 * float(system_RR.diagonal().mean())
         system_RR.diagonal().add_(more)
         factor_RR, failed = torch.linalg.cholesky_ex(system_RR)

@@ -1,13 +1,15 @@
-"""Which k tags to say of an image when every tag counts alike: the rule that maximises macro F1.
+"""Choose the k tags to predict per image so that expected macro F1 is maximal.
 
-The best k scores are not the best k words. Where few tags are true, k forced words hold wrong ones, and on
-which tags those fall decides mean precision. With calibrated probabilities the optimal rule says the k tags
-with the largest ``gain_t p(t | i) + offset_t`` (Schultheis et al., 2023; 2024, "Consistent algorithms for
-multi-label classification with macro-at-k metrics"): the gain is what a hit adds to the tag's recall and
-precision, the offset what a word costs its precision. Both follow from how often the rule itself says the
-tag and hits, so they are found by Frank-Wolfe on images that the model was not fitted to.
+Macro F1 is that of mean precision and mean recall over tags, so that every tag counts alike. The k best
+scores do not maximise it. An image with fewer than k relevant tags gets wrong predictions, and mean
+precision depends on which tags these are. With calibrated probabilities p the optimal rule predicts the k
+tags with the largest ``gain_t p(t | i) + offset_t`` (Schultheis et al., NeurIPS 2023; ICLR 2024,
+"Consistent algorithms for multi-label classification with macro-at-k metrics"). The gain is what a hit adds
+to the tag's recall and precision; the offset is what a prediction costs its precision. Both depend on how
+often the rule itself predicts the tag and is right. They are therefore found by Frank-Wolfe iterations, on
+images that the model was not fitted to.
 
-Shapes: n images held out, T tags.
+Shapes: n held-out images, T tags, m = n T (image, tag) pairs.
 """
 
 from __future__ import annotations
@@ -23,26 +25,26 @@ from drel_core.bundle.tensor_files import save_tensors
 from drel_core.errors import InputError
 
 DECISION = "decision.safetensors"
-_NEIGHBOURS = (
-    20  # tags on either side, by training count, that a rare tag's statistics are drawn to
-)
-_PSEUDO_COUNT = 2.0  # how many training images that pull is worth
+# A rare tag's statistics are shrunk towards those of this many tags of like training count on either side,
+_NEIGHBOURS = 20
+# as if their mean had been seen on so many training images of its own.
+_PSEUDO_COUNT = 2.0
 _ITERATIONS = 40
 
 
 @dataclass(kw_only=True)
 class DecisionConfig:
-    """How scores become words: learned from fits that leave out some training rows each."""
+    """The decision rule: learned from extra fits that each leave out some training rows."""
 
     fits: int = 0
-    """extra fits, each without `held_out` of the rows; 0: an image's words are its k best scores"""
+    """extra fits, each without `held_out` of the rows; 0: the k best scores are predicted, without a rule"""
     held_out: float = 0.1
     """share of the training rows that each extra fit leaves out"""
     images: int = 500
-    """images over which precision and recall are counted: the fewer, the less a rare tag's words are worth"""
+    """images over which expected precision and recall are counted: the fewer, the less a rare tag gains"""
     hit: float = 0.003
-    """worth of a hit of any tag, where 1 is that of a whole tag's precision or recall: more raises overall \
-    precision, and lowers N+"""
+    """gain of every correct prediction, where 1 is the whole precision or recall of one tag: more raises \
+    overall precision, and lowers N+"""
 
     def __post_init__(self) -> None:
         if self.fits < 0:
@@ -62,13 +64,14 @@ class DecisionConfig:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """Turns a score into what saying the tag is worth: ``gain sigmoid(slope score + shift) + offset``.
+    """Turns a score into the utility of predicting the tag: ``gain sigmoid(slope score + shift) + offset``.
 
-    Grows with the score of each tag, so that no tag's order of images changes.
+    The utility grows with the score, so that each tag ranks images as its scores do.
 
     Args:
-        slope: float32 ``[1]``, above 0.
-        shift_T, gain_T, offset_T: float32 ``[T]``; gains are above 0.
+        slope: float32 ``[1]``, above 0: calibration of the score.
+        shift_T: float32 ``[T]``: calibration of each tag, from its training count.
+        gain_T, offset_T: float32 ``[T]``: see the head of this file; gains are above 0.
     """
 
     slope: Tensor
@@ -83,15 +86,21 @@ class DecisionRule:
         return DecisionRule(*(getattr(self, name).to(device) for name in _PARTS))
 
     def utility(self, score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
-        """``[B, n]`` of the scores of some tags; takes the place of the scores."""
+        """``[B, n]``: utilities of the tags ``tag_n``, of their scores ``[B, n]``."""
         probability_Bn = (
             score_Bn.mul(self.slope.to(score_Bn.dtype)).add_(self.shift_T[tag_n]).sigmoid_()
         )
         return probability_Bn.mul_(self.gain_T[tag_n]).add_(self.offset_T[tag_n])
 
     def extended(self, old_count_T: Tensor, count_T: Tensor) -> DecisionRule:
-        """The rule of a vocabulary that grew at its end: a new tag takes the mean of the old tags that are
-        nearest to it in training count."""
+        """The rule of a vocabulary that grew at its end.
+
+        A new tag takes the mean of the 20 old tags that are nearest to it in log training count.
+
+        Args:
+            old_count_T: int64, training images of the old tags.
+            count_T: the same of all tags, the old ones first.
+        """
         new_n = count_T[len(self) :]
         if not len(new_n) or not len(self):
             return self
@@ -105,16 +114,17 @@ class DecisionRule:
         return DecisionRule(self.slope, *grown)
 
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
-        """Write the file, with what else to say in its header."""
+        """Write the file; ``about`` goes into its header."""
         tensors = {name: getattr(self, name).cpu().contiguous() for name in _PARTS}
         save_tensors(tensors, path, about)
 
     @staticmethod
     def load(folder: Path, num_tags: int) -> DecisionRule | None:
-        """A bundle's rule; None where it has none.
+        """The rule of a bundle; None where it has none.
 
         Raises:
-            InputError: the rule is of another number of tags.
+            InputError: the rule has another number of tags.
+            Exception: what reading a damaged file raises.
         """
         path = folder / DECISION
         if not path.is_file():
@@ -133,14 +143,14 @@ _PARTS = ("slope", "shift_T", "gain_T", "offset_T")
 def learn_rule(
     score_nT: Tensor, hit_nT: Tensor, count_T: Tensor, rows: int, k: int, config: DecisionConfig
 ) -> DecisionRule:
-    """The rule from the scores of images that the model was not fitted to.
+    """Learn the rule from held-out images: calibrate their scores, then find gains and offsets.
 
     Args:
-        score_nT: their scores.
+        score_nT: their scores, by a model that was not fitted to them.
         hit_nT: bool, the tag is relevant to the image.
-        count_T: training images with each tag.
-        rows: training images.
-        k: words for each image.
+        count_T: int64, training images with each tag.
+        rows: training images in all.
+        k: tags predicted for each image.
     """
     share_T = image_share(count_T, rows)
     slope, at_zero, on_share = calibrate(score_nT, hit_nT, share_T)
@@ -153,15 +163,17 @@ def learn_rule(
 
 
 def image_share(count_T: Tensor, rows: int) -> Tensor:
-    """float64 ``[T]``: share of images that carry a tag; one not seen in training counts as half an image."""
+    """float64 ``[T]``: share of training images with each tag; a tag without any counts as half an image."""
     return count_T.double().clamp(min=0.5) / rows
 
 
 def calibrate(score_nT: Tensor, hit_nT: Tensor, share_T: Tensor) -> tuple[float, float, float]:
-    """Logistic regression of relevance on score and log share, over all pairs, by Newton's method.
+    """Logistic regression of relevance on score and log share, over all (image, tag) pairs.
+
+    Newton's method with a line search, in float64.
 
     Returns:
-        slope of the score, constant, slope of the log share. The first is kept above 0.
+        Slope of the score (kept above 0), constant, slope of the log share.
     """
     columns = [
         score_nT.double().flatten(),
@@ -199,12 +211,21 @@ def calibrate(score_nT: Tensor, hit_nT: Tensor, share_T: Tensor) -> tuple[float,
 def frank_wolfe(
     probability_nT: Tensor, share_T: Tensor, count_T: Tensor, k: int, config: DecisionConfig
 ) -> tuple[Tensor, Tensor]:
-    """Gains and offsets ``[T]`` of the rule with the highest expected F1 of mean precision and recall.
+    """Gains and offsets, float64 ``[T]``, that maximise the expected F1 of mean precision and recall.
 
-    With M_t images of ``config.images`` that carry tag t, said S_t times with H_t hits, a tag's
-    expected precision is ``H/S (1 - exp(-S))`` (0 where it is never said), its recall ``H/M`` where it
-    occurs at all, which it does with probability ``1 - exp(-M)``. Statistics of a rare tag are drawn to
-    those of tags of like count.
+    Of ``config.images`` images, M_t carry tag t, and the rule predicts it S_t times with H_t hits. The
+    tag's expected precision is ``H/S (1 - exp(-S))`` (0 where it is never predicted). Its recall is ``H/M``
+    where it occurs at all, which it does with probability ``1 - exp(-M)`` (Poisson). Statistics of a rare
+    tag are shrunk towards those of tags of like count.
+
+    Each iteration takes the best rule for the current gains and offsets, and moves S and H towards its
+    statistics by 2 / (iteration + 2) (the usual Frank-Wolfe step).
+
+    Args:
+        probability_nT: calibrated probabilities of held-out images.
+        share_T: see ``image_share``.
+        count_T: float64, training images with each tag.
+        k: tags predicted for each image.
     """
     tags = len(share_T)
     expected_T = config.images * share_T
@@ -213,16 +234,16 @@ def frank_wolfe(
     order = share_T.argsort(stable=True)
     scale = config.images / len(probability_nT)
     gain_T, offset_T = expected_T.rsqrt(), torch.zeros_like(expected_T)
-    said_T, hits_T = torch.zeros_like(expected_T), torch.zeros_like(expected_T)
+    predicted_T, hits_T = torch.zeros_like(expected_T), torch.zeros_like(expected_T)
     for iteration in range(_ITERATIONS):
-        worth_nT = probability_nT * gain_T.float() + offset_T.float()
-        best_nk = worth_nT.topk(min(k, tags), dim=1).indices
-        now_said_T = torch.bincount(best_nk.flatten(), minlength=tags).double()
+        utility_nT = probability_nT * gain_T.float() + offset_T.float()
+        best_nk = utility_nT.topk(min(k, tags), dim=1).indices
+        now_predicted_T = torch.bincount(best_nk.flatten(), minlength=tags).double()
         now_hits_T = torch.zeros_like(expected_T).index_add_(
             0, best_nk.flatten(), probability_nT.gather(1, best_nk).flatten().double()
         )
         step = 2 / (iteration + 2)
-        for total_T, now_T in ((said_T, now_said_T), (hits_T, now_hits_T)):
+        for total_T, now_T in ((predicted_T, now_predicted_T), (hits_T, now_hits_T)):
             like_T = (
                 expected_T
                 * _neighbourhood(now_T * scale, order)
@@ -230,29 +251,29 @@ def frank_wolfe(
             )
             drawn_T = own_T * now_T * scale + (1 - own_T) * like_T
             total_T.lerp_(drawn_T, step)
-        gain_T, offset_T = _slopes(said_T, hits_T, expected_T, occurs_T, config.hit)
+        gain_T, offset_T = _slopes(predicted_T, hits_T, expected_T, occurs_T, config.hit)
     return gain_T, offset_T
 
 
 def _slopes(
-    said_T: Tensor, hits_T: Tensor, expected_T: Tensor, occurs_T: Tensor, hit: float
+    predicted_T: Tensor, hits_T: Tensor, expected_T: Tensor, occurs_T: Tensor, hit: float
 ) -> tuple[Tensor, Tensor]:
-    """What a hit adds to the F1 of the means, and what a word takes, in units of one tag's share."""
-    said_T = said_T.clamp(min=1e-6)
-    ever_T = -torch.expm1(-said_T)  # said at least once
-    precision_T = hits_T / said_T
+    """Derivatives of the F1 of the means: by a tag's hits (gain) and by its predictions (offset), times T."""
+    predicted_T = predicted_T.clamp(min=1e-6)
+    ever_T = -torch.expm1(-predicted_T)  # predicted at least once
+    precision_T = hits_T / predicted_T
     mean_precision = (precision_T * ever_T).sum() / occurs_T.sum()
     mean_recall = (hits_T / expected_T * occurs_T).sum() / occurs_T.sum()
     total = (mean_precision + mean_recall).clamp(min=1e-12)
     on_precision = 2 * (mean_recall / total) ** 2
     on_recall = 2 * (mean_precision / total) ** 2
-    gain_T = on_recall * occurs_T / expected_T + on_precision * ever_T / said_T + hit
-    offset_T = on_precision * precision_T * ((-said_T).exp() - ever_T / said_T)
+    gain_T = on_recall * occurs_T / expected_T + on_precision * ever_T / predicted_T + hit
+    offset_T = on_precision * precision_T * ((-predicted_T).exp() - ever_T / predicted_T)
     return gain_T, offset_T
 
 
 def _neighbourhood(value_T: Tensor, order: Tensor) -> Tensor:
-    """Sum over each tag and its neighbours in ``order``."""
+    """``[T]``: sum over each tag and its 20 neighbours on either side in ``order``."""
     summed = torch.cat([value_T.new_zeros(1), value_T[order].cumsum(0)])
     place = torch.arange(len(order))
     low, high = (place - _NEIGHBOURS).clamp(min=0), (place + _NEIGHBOURS + 1).clamp(max=len(order))

@@ -1,4 +1,4 @@
-"""Per-tag decision thresholds: from which score on a tag is said of an image.
+"""Per-tag decision thresholds: the least score at which a tag is predicted for an image.
 
 Shapes: n (image, tag) pairs, T tags.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 DEPTH = 50
-"""Tags of an image that a threshold decides on: its best by score. No image gets more than these."""
+"""Thresholds are applied to the best 50 tags of an image by score; no image gets more than these."""
 
 
 def learn_thresholds(
@@ -18,16 +18,17 @@ def learn_thresholds(
     relevant_T: np.ndarray,
     least: int = 3,
 ) -> np.ndarray:
-    """float32 ``[T]``: the tag is predicted where its score is at least this.
+    """float32 ``[T]``: a tag is predicted where its score is at least its threshold.
 
-    Each tag's threshold maximises its F1 over the given pairs (Lipton et al., 2014), halfway between the
-    last score taken and the next one left. A tag with fewer than ``least`` relevant images takes the
-    threshold that maximises F1 over all pairs together: too few to tell its own.
+    Each tag's threshold maximises its F1 over the given pairs (Lipton et al., 2014). It lies halfway
+    between the lowest score predicted and the next one below. Fewer than ``least`` relevant images say too
+    little of a tag: it takes the threshold that maximises F1 over all pairs together, or infinity where no
+    pair is relevant.
 
     Args:
-        tag_n, score_n: tags and their scores; pairs not listed count as not predicted.
+        tag_n, score_n: tag ids and scores of n (image, tag) pairs; other pairs count as not predicted.
         hit_n: bool, the tag is relevant to the image.
-        relevant_T: images that each tag is relevant to, listed or not.
+        relevant_T: int64, images that each tag is relevant to, listed or not.
     """
     common = _best_cut(np.zeros_like(tag_n), score_n, hit_n, relevant_T.sum(keepdims=True))
     own_T = _best_cut(tag_n, score_n, hit_n, relevant_T)
@@ -40,7 +41,7 @@ def learn_thresholds(
 def _best_cut(
     group_n: np.ndarray, score_n: np.ndarray, hit_n: np.ndarray, relevant_G: np.ndarray
 ) -> np.ndarray:
-    """Of each group the cut with the highest F1; NaN for a group without a hit."""
+    """float64 ``[G]``: the threshold with the highest F1 of each group; NaN for a group without a hit."""
     cut_G = np.full(len(relevant_G), np.nan)
     if not len(group_n):
         return cut_G

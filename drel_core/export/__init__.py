@@ -1,1 +1,1 @@
-"""A model for use without this project."""
+"""Exporting a model for use without this project."""

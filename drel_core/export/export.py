@@ -4,9 +4,9 @@ model.json                      method, version, D, L, T, and how the image towe
 vocabulary.json                 names and training counts
 image_tower.safetensors         weights of the image tower; empty where features are compared as they are
 image_tower.onnx, .pt2          the same as a program (cnn-*: the network, which has no other form here)
-tags-00000.safetensors          tag, bias and threshold (where there are any) of some tags, in order
-kernel.safetensors                   kernel regression beside the tower, where there is one
-decision.safetensors                 how scores become words, where there is a rule
+tags-00000.safetensors          vector, bias and (where there are any) threshold of some tags, in order
+kernel.safetensors              kernel regression, where there is one
+decision.safetensors            decision rule, where there is one
 examples/annotate.py, README.md
 
 Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S side of a picture.
@@ -30,7 +30,7 @@ from drel_core.bundle.tensor_files import save_tensors
 from drel_core.decision.kernel import KERNEL
 from drel_core.decision.rule import DECISION
 from drel_core.errors import InputError
-from drel_core.export.two_tower import Portable, portable
+from drel_core.export.two_tower import TwoTower, two_tower
 
 Format = Literal["onnx", "torch", "both"]
 FORMAT = 1
@@ -38,10 +38,16 @@ _FILES = Path(__file__).parent / "example"
 
 
 def export_bundle(bundle: Path, out: Path, form: Format) -> dict[str, Any]:
-    """Write ``out`` whole or not at all; gives its ``model.json``.
+    """Export a bundle to the new folder ``out``, whole or not at all.
+
+    Args:
+        form: which programs of the image tower to write beside its weights.
+
+    Returns:
+        The content of ``model.json``.
 
     Raises:
-        InputError: the method or network has no such form, the bundle is damaged, or ``out`` is not free.
+        InputError: the method or network cannot be exported, the bundle is damaged, or ``out`` holds files.
     """
     info = read_info(bundle)
     check_out(bundle, out)
@@ -60,8 +66,10 @@ def export_bundle(bundle: Path, out: Path, form: Format) -> dict[str, Any]:
 
 
 def check_out(bundle: Path, out: Path) -> None:
-    """Raises:
-    InputError: ``out`` cannot be a new folder.
+    """Check that a bundle can be exported to ``out``.
+
+    Raises:
+        InputError: ``out`` holds files, is a file, or lies in the bundle.
     """
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: --out holds files; give a new or empty folder")
@@ -74,7 +82,7 @@ def check_out(bundle: Path, out: Path) -> None:
 def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[str, Any]:
     vocabulary = read_vocabulary(bundle)
     with reading(bundle):
-        model = portable(bundle, info, vocabulary)
+        model = two_tower(bundle, info, vocabulary)
         threshold_T = read_thresholds(bundle)
         files = _write_tags(model, len(vocabulary), threshold_T, folder)
     save_tensors(model.tower, folder / "image_tower.safetensors")
@@ -109,8 +117,8 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
     return described
 
 
-def _write_tags(model: Portable, total: int, threshold_T: Tensor | None, folder: Path) -> list[str]:
-    """One file for each piece of the tag side, so that no more than one is held."""
+def _write_tags(model: TwoTower, total: int, threshold_T: Tensor | None, folder: Path) -> list[str]:
+    """Write one file for each piece of the tag matrix, holding one at a time; gives their names."""
     names: list[str] = []
     start = 0
     for tag_nL1 in model.tags:
@@ -125,9 +133,11 @@ def _write_tags(model: Portable, total: int, threshold_T: Tensor | None, folder:
     return names
 
 
-def _write_programs(model: Portable, folder: Path, form: Format) -> list[str]:
-    """Raises:
-    InputError: the network cannot be written as a program.
+def _write_programs(model: TwoTower, folder: Path, form: Format) -> list[str]:
+    """Write the image tower as programs; gives the names of the files.
+
+    Raises:
+        InputError: the network cannot be written as a program.
     """
     if model.network is None:
         return []
@@ -135,7 +145,7 @@ def _write_programs(model: Portable, folder: Path, form: Format) -> list[str]:
     name = "pixels" if model.sample.dtype == torch.uint8 else "features"
     written = []
     batch = ({0: torch.export.Dim.DYNAMIC},)
-    # Both tell at length, on warnings and on standard error, about what is fine.
+    # Both write long texts, as warnings and on standard error, about what is fine.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -235,7 +245,7 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
 
 
 def _further(about: dict[str, Any]) -> list[str]:
-    """What becomes of the score, where something does."""
+    """Formulas of kernel and rule, where the model has them."""
     lines = []
     if about["kernel"]:
         lines.append(

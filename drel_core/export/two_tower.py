@@ -1,6 +1,6 @@
-"""What any method comes down to outside this project: an image side, and tags to multiply it with.
+"""The two-tower form of a model: an image tower, and a matrix of tags that its output is multiplied with.
 
-Shapes: B images, D feature size, L latent size, T tags, n tags at a time, S side of a picture.
+Shapes: B images, D feature size, L latent size, T tags, n tags of a piece, S side of a picture.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from drel_core.errors import InputError
 from drel_core.model.towers import DREL, Tower
 
 PIECE_BYTES = 128 << 20
-"""Most bytes of a tag side in one piece."""
+"""Most bytes of a piece of the tag matrix."""
 
 
 @dataclass(frozen=True)
-class Portable:
-    """A score is ``tag_t . image + bias_t``, of SVMs its sigmoid.
+class TwoTower:
+    """The score of tag t is ``tag_t . image + bias_t``; for SVMs, the sigmoid of that.
 
     Attributes:
         latent: L.
-        tags: tag side ``[n, L + 1]`` in order, the bias last.
-        tower: weights of the image tower by the names that the example knows.
-        how: how the example reads them.
+        image_dim: D.
+        tags: pieces ``[n, L + 1]`` of the tag matrix in order; the last column is the bias.
+        tower: weights of the image tower, by the names that the example reads.
+        how: entries of ``model.json`` that tell the example how to use them.
         network: the image tower as a module, or None; takes ``sample``, whose first size is the batch.
     """
 
@@ -49,7 +50,7 @@ class Portable:
 
 
 class _Features(nn.Module):
-    """Latents of raw features."""
+    """The image tower as a module: raw features ``[B, D]`` to latents ``[B, L]``."""
 
     def __init__(self, model: DREL) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class _Features(nn.Module):
 
 
 class _Pixels(nn.Module):
-    """Features of uint8 pixels ``[B, S, S, 3]``."""
+    """The image tower of cnn-*: uint8 pixels ``[B, S, S, 3]`` to features."""
 
     def __init__(self, annotator: CNNAnnotator) -> None:
         super().__init__()
@@ -70,9 +71,11 @@ class _Pixels(nn.Module):
         return self.model.features(pixels.permute(0, 3, 1, 2).float())
 
 
-def portable(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable:
-    """Raises:
-    InputError: a method without an image side of its own.
+def two_tower(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTower:
+    """The two-tower form of a bundle.
+
+    Raises:
+        InputError: the method has none (kNN), or the bundle is damaged.
     """
     if info.method == "knn":
         raise InputError(
@@ -88,7 +91,7 @@ def portable(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable
         how = {"side": annotator.model.size, "resample": preprocessing.resample}
         side = annotator.model.size
         sample = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-        return Portable(
+        return TwoTower(
             annotator.image_dim,
             head.in_features,
             iter([tag_TL1]),
@@ -100,12 +103,12 @@ def portable(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable
     if isinstance(annotator, SVMAnnotator):
         tag_TL1 = torch.cat([annotator.weight_TD, annotator.bias_T[:, None]], 1)
         dim = annotator.image_dim
-        return Portable(dim, dim, iter([tag_TL1]), {}, {})
+        return TwoTower(dim, dim, iter([tag_TL1]), {}, {})
     assert isinstance(annotator, PopularityAnnotator)
-    return Portable(annotator.image_dim, 0, iter([annotator.share_T[:, None]]), {}, {})
+    return TwoTower(annotator.image_dim, 0, iter([annotator.share_T[:, None]]), {}, {})
 
 
-def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable:
+def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTower:
     model = read_towers(bundle, info)
     config, tower = model.config, {"mean": model.mean_D, "std": model.std_D}
     layers: dict[str, nn.Module | None] = {"linear": model.image_tower}
@@ -129,6 +132,6 @@ def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> Portable
     block = max(1, PIECE_BYTES // (4 * (config.latent + 1)))
     tags = encoded_tags(bundle, info, vocabulary, model, block)
     sample = torch.zeros(2, model.image_dim)
-    return Portable(
+    return TwoTower(
         model.image_dim, config.latent, tags, tower, how, _Features(model).eval(), sample
     )

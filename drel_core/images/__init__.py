@@ -1,1 +1,1 @@
-"""From encoded pictures to features."""
+"""From encoded pictures to pixels and features."""

@@ -1,6 +1,6 @@
 """Pretrained networks that turn pictures into feature vectors.
 
-    efficientnet-lite0     weights come in a package: works without a network connection
+    efficientnet-lite0     its weights are an installed package: works without a network connection
     timm:NAME              any model of timm, where it is installed
     torchvision:NAME       any classifier of torchvision, where it is installed
     file:PATH              a torch.export program (.pt2) or TorchScript module: [B, 3, S, S] -> [B, D]
@@ -40,7 +40,13 @@ _RESAMPLE = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input: the whole of it, squeezed into a square."""
+    """How a picture becomes the input of a network: the whole picture is squeezed into a square.
+
+    Args:
+        size: S, side of the square.
+        resample: bicubic, bilinear or lanczos.
+        mean, std: of each channel, for pixel values from 0 to 1.
+    """
 
     size: int = 224
     resample: str = "bicubic"
@@ -92,13 +98,15 @@ class Preprocessing:
 
 
 class Backbone:
-    """A network that gives features.
+    """A network that turns pictures into features.
 
     Args:
         name: as the user gave it.
         features: maps normalised ``[B, 3, S, S]`` to ``[B, D]``.
-        preprocessing: belongs to the weights.
-        weights_sha256: tells whether two stores come from the same weights.
+        preprocessing: what the weights were trained with.
+        weights_sha256: hash of the weights: stores of equal hashes come from the same network.
+        device: None: the CPU.
+        precision: of the network's computation; features are float32.
     """
 
     def __init__(
@@ -162,7 +170,7 @@ class Backbone:
         return module.eval()
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest keeps: pictures prepared and run like this give the same features."""
+        """What a manifest keeps of it. Backbones of equal descriptions give the same features."""
         return {
             "name": self.name,
             "weights_sha256": self.weights_sha256,
@@ -177,16 +185,19 @@ _told: set[str] = set()
 
 
 def trust_backbone(name: str) -> None:
-    """The person who started this process named it: a bundle may name it too."""
+    """Allow bundles to name this network, because the user of this process did."""
     _told.add(name)
 
 
 def check_named_by_bundle(name: Any) -> None:
-    """A bundle must not choose what code runs: a network file is a program, and timm fetches from wherever a
-    name says. What this process was told itself (an option), or the environment lists, may be named.
+    """Refuse a network whose code a bundle must not choose to run.
+
+    A network file is a program, and timm downloads from where a name points. A bundle may name the packaged
+    network, plain names of timm and torchvision, and what the user named (``trust_backbone``,
+    DREL_TRUSTED_BACKBONES).
 
     Raises:
-        InputError: it is none of these and not one of the well-known names.
+        InputError: it names another one.
     """
     plain = r"efficientnet-lite0|(timm|torchvision):[A-Za-z0-9_.-]+"
     trusted = _told.union(os.environ.get(TRUSTED, "").split(",")) - {""}
@@ -267,7 +278,7 @@ def _efficientnet_lite0() -> _Loaded:
 
 
 def _fold_batch_norms(model: nn.Module) -> None:
-    """Put each batch norm's fixed scale and shift into the convolution before it (a fifth faster)."""
+    """Fold each batch norm's fixed scale and shift into the convolution before it: a fifth faster."""
     for block in [model, *model.get_submodule("_blocks").children()]:
         for conv, norm in (
             ("_conv_stem", "_bn0"),

@@ -1,5 +1,6 @@
 """The six low-level image features of the paper (He et al., 2015, section 3.2), as published with NUS-WIDE
-(Chua et al., CIVR 2009). Each takes a uint8 RGB picture ``[H, W, 3]`` of any size and gives float32.
+(Chua et al., CIVR 2009). Each function takes a uint8 RGB picture ``[H, W, 3]`` of any size and gives a
+float32 vector.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ LOWLEVEL_BLOCKS = {
     "colour_moments": 225,
     "bag_of_words": 500,
 }
-"""In this order 1134 numbers; a codebook of another size changes the last."""
+"""Names and sizes, in this order: 1134 numbers. A codebook of another size changes the last."""
 _DISTANCES = (1, 3, 5, 7)
 _HUES, _COLOURS = 9, 36
 _GRID = 5
 _LEVELS = 3
 _WAVELET = "db1"
-_LONGEST = 400  # of a picture's sides: larger ones are made smaller first
+_LONGEST = 400  # pixels: a picture with a longer side is made smaller first
 
 
 def colour_histogram(image_HW3: np.ndarray) -> np.ndarray:
@@ -72,7 +73,7 @@ def auto_correlogram(image_HW3: np.ndarray) -> np.ndarray:
 
 
 def _half_ring(distance: int) -> list[tuple[int, int]]:
-    """Half of the shifts at a chessboard distance; the others are their opposites."""
+    """Half of the shifts (down, right) at a chessboard distance; the other half are their opposites."""
     side = range(-distance, distance + 1)
     ring = [s for s in itertools.product(side, side) if max(map(abs, s)) == distance]
     return [(down, right) for down, right in ring if (down, right) > (0, 0)]
@@ -199,7 +200,7 @@ class Codebook:
 
     def words(self, descriptor_n128: np.ndarray) -> np.ndarray:
         """int64 ``[n]``: the nearest word of each descriptor."""
-        # |d - w|^2 = |d|^2 - 2 d.w + |w|^2, of which the first does not choose.
+        # |d - w|^2 = |d|^2 - 2 d.w + |w|^2; |d|^2 is the same for all words.
         cost_nK = (self.word_K128**2).sum(1) - 2 * descriptor_n128 @ self.word_K128.T
         return cost_nK.argmin(1)
 
@@ -221,7 +222,7 @@ def bounded(image_HW3: np.ndarray) -> np.ndarray:
 
 
 def lowlevel(image_HW3: np.ndarray, codebook: Codebook) -> np.ndarray:
-    """All six in the order of ``LOWLEVEL_BLOCKS``: ``[1134]`` with 500 words."""
+    """``[1134]`` with 500 words: all six features in the order of ``LOWLEVEL_BLOCKS``."""
     image_HW3 = bounded(image_HW3)
     parts: Sequence[np.ndarray] = (
         colour_histogram(image_HW3),

@@ -1,4 +1,4 @@
-"""Encoded pictures to RGB pixels: whatever people have in their folders, or a reason why not."""
+"""Decode pictures of any common format to RGB, or say why one cannot be used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 64_000_000
-# Those whose decoders are part of Pillow: it would hand an EPS file, whatever its name, to Ghostscript.
+# Only formats that Pillow decodes itself: it would pass an EPS file, whatever its name, to Ghostscript.
 Image.init()
 _FORMATS: list[str] = [
     kind
@@ -43,10 +43,11 @@ class BadPicture(ValueError):
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """RGB, turned as its EXIF orientation says.
+    """The picture in RGB, turned as its EXIF orientation says.
 
-    Of an animation the first frame counts. Transparency is laid on white. 16-bit and float greys
-    are scaled to their own range. CMYK and palettes are converted.
+    Of an animation the first frame is taken. Transparent parts become white. 16-bit greys are scaled from
+    their full range, float greys from their smallest to their largest value. CMYK and palettes are
+    converted.
 
     Raises:
         BadPicture: empty, no picture, truncated, damaged, or more than ``max_pixels`` pixels.
@@ -56,7 +57,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # of large pictures and odd metadata: both are dealt with here
+        )  # about large pictures and odd metadata: both are handled here
         try:
             picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         except Image.DecompressionBombError:
@@ -100,9 +101,9 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def difference_hash(picture: Image.Image) -> int:
-    """64 bits, each telling whether brightness rises between neighbours of a 9 x 8 thumbnail.
+    """dHash (Krawetz, 2013), 64 bits: whether brightness rises between neighbours of a 9 x 8 thumbnail.
 
-    dHash (Krawetz, 2013): equal for the same picture in another size or compression.
+    The same picture in another size or compression has the same hash, or nearly so.
     """
     grey_HW = np.asarray(
         picture.convert("L").resize((9, 8), Image.Resampling.BILINEAR), dtype=np.int16

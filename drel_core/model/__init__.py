@@ -1,1 +1,1 @@
-"""Towers, tag embeddings and the pooled training step."""
+"""Model and training step: towers, tag embeddings, losses, miners, samplers, the pooled step."""

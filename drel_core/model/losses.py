@@ -12,7 +12,7 @@ from torch import Tensor
 def triplet_hinge(
     positive_n: Tensor, negative_nK: Tensor, valid_nK: Tensor, margin: float = 1.0
 ) -> Tensor:
-    """``max(0, m + s(i, k) - s(i, j))`` for each triplet, 0 where not valid (He et al., Eq 5-6).
+    """``max(0, m + s(i, k) - s(i, j))`` of each triplet, 0 where not valid (He et al., 2015, Eq 5-6).
 
     Args:
         positive_n: scores ``s(i, j)`` of relevant pairs.
@@ -29,14 +29,18 @@ def triplet_hinge(
 def smooth_triplet_loss(
     positive_n: Tensor, score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, log_left_out_B: Tensor
 ) -> Tensor:
-    """``log(1 + sum_k exp(s(i, k) - s(i, j)))`` over all irrelevant tags k: every triplet of a relevant
-    pair in one smooth maximum (the N-pair loss of Sohn, 2016, with all other tags as negatives).
+    """``log(1 + sum_k exp(s(i, k) - s(i, j)))`` over all irrelevant tags k of each relevant pair (i, j).
+
+    All triplets of the pair in one smooth maximum: the N-pair loss (Sohn, 2016) with all other tags as
+    negatives.
 
     Args:
         positive_n: scores ``s(i, j)`` of relevant pairs.
+        score_BP: scores of all P pool tags.
+        relevant_BP: bool, the pool tag is relevant to the image.
         row_n: the image of each pair.
-        log_left_out_B: log of how many times more irrelevant tags there are than the pool holds; 0 when
-            the pool is every tag. It keeps the sum's size that of the whole vocabulary.
+        log_left_out_B: log of (irrelevant tags in the vocabulary / irrelevant tags in the pool), 0 when the
+            pool is every tag. It scales the sum up to the whole vocabulary.
 
     Returns:
         ``[n]`` losses; 0 for an image to which every tag is relevant.
@@ -47,7 +51,10 @@ def smooth_triplet_loss(
 
 
 def harmonic(rank_n: Tensor) -> Tensor:
-    """``sum of 1/i for i = 1 .. rank``; 0 for rank 0. Euler-Maclaurin above 16, exact below."""
+    """``[n]``: harmonic numbers, the sum of 1/i for i = 1 .. rank; 0 for rank 0.
+
+    Exact up to 16, above by the Euler-Maclaurin formula.
+    """
     small = torch.cat([rank_n.new_zeros(1), (1.0 / torch.arange(1, 17)).to(rank_n).cumsum(0)])
     large = rank_n.clamp(min=16)
     tail = large.log() + 0.5772156649015329 + 0.5 / large - 1 / (12 * large * large)
@@ -55,10 +62,10 @@ def harmonic(rank_n: Tensor) -> Tensor:
 
 
 def warp_weight(violations_n: Tensor, sampled_n: Tensor, irrelevant_n: Tensor) -> Tensor:
-    """WARP's weight ``sum_{i<=rank} 1/i`` of each relevant pair (Weston et al., 2011, section 4).
+    """``[n]``: WARP's weight ``sum_{i<=rank} 1/i`` of each relevant pair (Weston et al., 2011, section 4).
 
-    The rank is read from the pool: the share of its irrelevant tags that violate the margin, times
-    all irrelevant tags. With the pool being every tag, the rank is exact.
+    The rank is estimated from the pool: the share of its irrelevant tags that violate the margin, times all
+    irrelevant tags. It is exact when the pool is every tag.
 
     Args:
         violations_n: irrelevant tags of the pool that violate the margin.
@@ -70,9 +77,9 @@ def warp_weight(violations_n: Tensor, sampled_n: Tensor, irrelevant_n: Tensor) -
 
 
 def tag_frequency_weight(count_T: Tensor, power: float) -> Tensor:
-    """Weight of each tag ``count^-power`` in float32, scaled so that a mean training pair weighs 1.
+    """float32 ``[T]``: weights ``count^-power``, scaled so that the mean weight of all training pairs is 1.
 
-    Tags without a count (new ones) weigh as those seen once.
+    New tags, whose count is 0, weigh as much as those seen once.
     """
     weight_T = count_T.clamp(min=1).double().pow(-power)
     pairs = count_T.clamp(min=1).double()

@@ -1,7 +1,9 @@
 """Miners choose irrelevant tags for every relevant (image, tag) pair; losses consume their indices.
 
-Shapes: B images, P pool columns, n relevant pairs, K triplets per pair. A miner is given the full
-relevance of each image over the pool, and never returns a relevant column as valid.
+A miner knows which pool tags are relevant to each image, and never returns a relevant one as valid.
+
+Shapes: B images, P pool columns, n relevant pairs, K triplets per pair. Arguments that all miners share:
+score_BP scores, relevant_BP bool, row_n and column_n the image and the pool column of each relevant pair.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ MinerName = Literal["uniform", "semi-hard", "hard", "violating"]
 
 @dataclass(frozen=True)
 class Mined:
-    """``column_nK`` int64 pool columns and ``valid_nK`` bool; invalid places must be ignored."""
+    """Mined irrelevant columns.
+
+    Args:
+        column_nK: int64 pool columns.
+        valid_nK: bool; where it is False there is no triplet, and the column means nothing.
+    """
 
     column_nK: Tensor
     valid_nK: Tensor
@@ -32,7 +39,7 @@ def _largest(key_nP: Tensor, k: int) -> Mined:
 def mine_uniform(
     relevant_BP: Tensor, row_n: Tensor, k: int, generator: torch.Generator | None = None
 ) -> Mined:
-    """K different irrelevant columns for each pair, uniformly; ``k = 0`` means all of them."""
+    """K different irrelevant columns for each pair, drawn uniformly; all of them with ``k = 0``."""
     pool = relevant_BP.shape[1]
     if k == 0 or k >= pool:
         column_nK = torch.arange(pool, device=row_n.device).expand(len(row_n), pool)
@@ -43,7 +50,7 @@ def mine_uniform(
 
 @torch.no_grad()
 def mine_hard(score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, k: int) -> Mined:
-    """The K best-scored irrelevant columns of the pair's image (found once an image)."""
+    """The K irrelevant columns with the highest scores of the pair's image; found once per image."""
     per_image = _largest(score_BP.detach().masked_fill(relevant_BP, -torch.inf), k)
     return Mined(per_image.column_nK[row_n], per_image.valid_nK[row_n])
 
@@ -52,10 +59,10 @@ def mine_hard(score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, k: int) -> M
 def mine_violating(
     score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, column_n: Tensor, margin: float = 1.0
 ) -> Mined:
-    """Every irrelevant column that scores above the relevant one less the margin.
+    """Every irrelevant column whose score is above that of the relevant one minus the margin.
 
-    WSABIE draws one of these at random (Weston et al., 2011, Algorithm 1); the mean over all of
-    them is what that draw gives on average.
+    WSABIE draws one of these at random (Weston et al., 2011, Algorithm 1); the mean over all of them is the
+    expectation of that draw.
     """
     bar_n1 = score_BP[row_n, column_n][:, None] - margin
     column_nK = torch.arange(score_BP.shape[1], device=row_n.device).expand(len(row_n), -1)
@@ -71,10 +78,10 @@ def mine_semi_hard(
     k: int,
     margin: float = 1.0,
 ) -> Mined:
-    """The K best-scored irrelevant columns that score below the relevant one but within the margin.
+    """The K highest-scored irrelevant columns below the relevant one but within the margin.
 
-    As FaceNet's semi-hard triplets (Schroff et al., 2015): ``s_j - m < s_k < s_j``. A pair without
-    one takes the hardest irrelevant columns instead, so that no pair goes unused.
+    These are FaceNet's semi-hard triplets (Schroff et al., 2015): ``s_j - m < s_k < s_j``. A pair without any
+    takes the hardest irrelevant columns instead, so that every pair is used.
     """
     score_nP = score_BP.detach()[row_n]
     positive_n1 = score_nP.gather(1, column_n[:, None])
@@ -85,10 +92,14 @@ def mine_semi_hard(
 
 
 def ramped_negatives(pool: int, hardest: int, progress: float, ramp: float) -> int:
-    """How many of the hardest columns to take: from the whole pool down to ``hardest``, geometrically.
+    """How many of the hardest columns to take: falls geometrically from the whole pool to ``hardest``.
 
-    Hardest-only from the first step collapses; so the share of easy tags shrinks over the first
-    ``ramp`` part of training. ``progress`` runs from 0 to 1.
+    Training on the hardest alone from the first step collapses, so easy tags leave over the first ``ramp``
+    share of training.
+
+    Args:
+        pool: P.
+        progress: share of all steps done, 0 to 1.
     """
     if hardest >= pool or pool == 0:
         return max(pool, 1)

@@ -1,7 +1,10 @@
-"""The pooled step: every tag computed once, all triplets of a batch from one matmul (Eq 5-6).
+"""The pooled step: every pool tag is encoded once, and one matmul scores all triplets of a batch (Eq 5-6).
 
-Shapes: B images of this rank, P pool tags, p pool tags computed on this rank, n relevant pairs.
-One device runs this as it is; many devices pass two functions that communicate.
+One device runs this as it is. With many, each encodes its part of the pool, and the caller passes two
+functions that communicate.
+
+Shapes: B images of this rank, P pool tags, p pool tags encoded on this rank, E embedding size, L latent size,
+n relevant pairs, K mined tags for each.
 """
 
 from __future__ import annotations
@@ -33,19 +36,19 @@ class LossConfig:
     """The pairwise hinge and its miner."""
 
     kind: Literal["hinge", "smooth"] = "hinge"
-    """hinge: Eq 5-6 over mined triplets. smooth: all triplets of a relevant pair in one soft maximum; it \
-    has no margin, miner or weighting"""
+    """hinge: Eq 5-6 over mined triplets. smooth: all triplets of a relevant pair in one soft maximum, \
+    without margin, miner or weighting"""
     margin: float = 1.0
     """m of Eq 5"""
     miner: MinerName = "uniform"
-    """which irrelevant tags a relevant one is compared with"""
+    """how irrelevant tags are chosen for a relevant one"""
     negatives: int = 0
     """irrelevant tags for each relevant pair; 0 takes every tag of the pool (miner uniform). The miner \
     violating takes all that violate the margin"""
     ramp: float = 0.3
     """share of training over which the miners `hard` and `semi-hard` narrow down to `negatives`"""
     weighting: Literal["none", "warp"] = "none"
-    """warp weighs each relevant pair by the harmonic number of its rank"""
+    """warp: weigh each relevant pair by the harmonic number of its rank"""
     tag_weight_power: float = 0.0
     """weigh each relevant tag by frequency^-power"""
 
@@ -58,14 +61,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class PooledBatch:
-    """What one rank needs for a step.
+    """The input of one rank's step.
 
     Args:
         features_BD: raw features.
         tags: the images' relevant tags, as tag ids.
-        pool_P: sorted, different tag ids; holds every relevant tag of every rank's batch.
+        pool_P: sorted, different tag ids; includes every relevant tag of every rank's batch.
         vocabulary_size: T.
-        metric_on_tags: apply M to the tags (fewer than images) rather than to the images.
+        metric_on_tags: apply M to the tags, where they are fewer, instead of the images.
     """
 
     features_BD: Tensor
@@ -77,7 +80,15 @@ class PooledBatch:
 
 @dataclass(frozen=True)
 class StepStats:
-    """Sums over this rank, each a 0-d tensor: a reader divides after adding up ranks."""
+    """Sums over this rank's batch, each a 0-d tensor: add them up over ranks, then divide.
+
+    Attributes:
+        loss: weighted losses of relevant pairs.
+        weight: the weights of these pairs; ``loss / weight`` is the mean loss.
+        triplets: triplets compared.
+        active: those with a loss above 0.
+        violation: their hinges, unweighted.
+    """
 
     loss: Tensor
     weight: Tensor
@@ -91,17 +102,17 @@ def _identity(value: Tensor) -> Tensor:
 
 
 class PooledStep(nn.Module):
-    """Scores a batch against a pool and gives the hinge, scaled for gradient averaging over ranks.
+    """Scores a batch against a pool; gives the loss, scaled for gradients that are averaged over ranks.
 
     Args:
         model: the towers and M.
-        config: hinge and miner.
+        config: loss and miner.
         tag_weight_T: float32 weight of each tag as a relevant one.
         gather: turns this rank's encoded tags ``[p, L + 1]`` into all ranks' ``[P, L + 1]``, with
             gradient; the identity on one rank.
-        sum_over_ranks: adds a detached scalar up over ranks; the identity on one rank.
-        world: number of ranks. The loss is multiplied by it because data-parallel averaging divides
-            by it, so that gradients are those of the mean over the global batch.
+        sum_over_ranks: sums a detached scalar over ranks; the identity on one rank.
+        world: number of ranks. Data-parallel training averages gradients over ranks. The loss is multiplied
+            by this number, so that the average is the gradient of the mean over the global batch.
     """
 
     def __init__(
@@ -124,7 +135,14 @@ class PooledStep(nn.Module):
     def forward(
         self, batch: PooledBatch, embedding_pE: Tensor, progress: float, mining_seed: int = 0
     ) -> tuple[Tensor, StepStats]:
-        """The loss of this rank (its share of the global mean, times ``world``) and its sums."""
+        """The loss of this rank (its share of the global mean, times ``world``) and its sums.
+
+        Args:
+            batch: images and pool.
+            embedding_pE: rows of the tag table that this rank encodes.
+            progress: share of all steps done, 0 to 1; narrows the miners.
+            mining_seed: of the uniform miner with a limited number of negatives.
+        """
         image_BL = self.model.encode_images(batch.features_BD, with_metric=not batch.metric_on_tags)
         tag_PL1 = self.gather(
             self.model.encode_tags(embedding_pE, with_metric=batch.metric_on_tags)
@@ -190,7 +208,7 @@ class PooledStep(nn.Module):
                 loss=local_loss.detach(),
                 weight=weight,
                 triplets=triplets_n.sum(),
-                # A pair that all its triplets together outscore.
+                # All triplets of a pair count as active where together they outscore its relevant tag.
                 active=(triplets_n * (loss_n > math.log(2.0))).sum(),
                 violation=(loss_n * triplets_n).sum(),
             )
@@ -236,10 +254,10 @@ class PooledStep(nn.Module):
 def literal_triplet_loss(
     model: DREL, features_BD: Tensor, negative_nE: Tensor, positive_nE: Tensor, margin: float
 ) -> Tensor:
-    """The step as the paper prints it: every triplet runs its image and both tags through the towers.
+    """The loss as the paper prints it: every triplet runs its image and both tags through the towers.
 
-    Row i is the triplet (irrelevant tag, image, relevant tag). Kept as the plain form that the
-    pooled step is measured and tested against.
+    Row i is the triplet (irrelevant tag, image, relevant tag). The pooled step is tested and timed against
+    this plain form.
     """
     image_BL = model.encode_images(features_BD, with_metric=True)
     negative_nL1 = model.encode_tags(negative_nE, with_metric=False)

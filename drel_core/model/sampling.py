@@ -1,7 +1,9 @@
-"""Candidate samplers: which tags join the pool of a step beside the relevant ones.
+"""Candidate samplers: which tags join the relevant ones in the pool of a step.
 
-All ranks draw with the same seed, so the candidates need no communication and do not depend on the
-world size. Shapes: T tags.
+All ranks draw with the same seed, so that candidates need no communication and do not depend on the world
+size.
+
+Shapes: T tags.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class CandidateSampler:
         self.kind = kind
         self.cumulative_T: Tensor | None = None
         if kind != "uniform":
-            # Inverse-transform sampling: one log2(T) search a draw, and T doubles of memory.
+            # Inverse-transform sampling: a binary search per draw, and T float64 of memory.
             self.cumulative_T = count_T.clamp(min=1).double().pow(power).cumsum(0)
 
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
@@ -43,15 +45,15 @@ class CandidateSampler:
 
 
 def step_generator(seed: int, *place: int) -> torch.Generator:
-    """A CPU generator that depends on ``(seed, *place)`` alone, such as (seed, epoch, step).
+    """A CPU generator seeded by ``(seed, *place)``, for example by (seed, epoch, step).
 
-    Randomness made from its place needs no state in a checkpoint: resuming at a step is exact.
+    Random numbers that follow from their place in training need no state in a checkpoint: resuming is exact.
     """
     return torch.Generator().manual_seed(mix_seed(seed, *place))
 
 
 def mix_seed(seed: int, *place: int) -> int:
-    """One 63-bit seed out of several integers (FNV-1a over their 8-byte words, then a finaliser)."""
+    """A 63-bit seed from several integers (FNV-1a over their 8-byte words, then a finaliser)."""
     state = 0xCBF29CE484222325
     for word in (seed, *place):
         state = ((state ^ (word & 0xFFFFFFFFFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF

@@ -1,7 +1,9 @@
 """Rows of the tag-embedding table and their optimiser, on one device.
 
-Shapes: T tags, E embedding size, P pool rows. The table is no ``nn.Parameter``: a step reads the
-rows that it needs, gets their gradient and writes them back, so that its cost does not grow with T.
+The table is no ``nn.Parameter``. A step reads the rows that it needs, gets their gradient and writes them
+back, so that its cost does not grow with T.
+
+Shapes: T tags, n of them held here, E embedding size, P pool rows.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ class TableConfig:
     """How tag embeddings learn."""
 
     optimiser: TableOptimiser = "rowwise-adagrad"
-    """row-wise Adagrad keeps one number a row; sgd is the paper's"""
+    """rowwise-adagrad keeps one number per row; sgd is the paper's"""
     lr: float = 0.05
-    """learning rate of the table, scheduled like the towers'"""
+    """learning rate of the table; follows the same schedule as the towers'"""
     eps: float = 1e-8
-    """added to the root of the row state"""
+    """added to the square root of a row's state"""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -38,7 +40,7 @@ class TagEmbedding:
 
     Args:
         start, stop: the tag ids held here; a plain, unsharded table holds ``0, T``.
-        model: gives E and the start of each row.
+        model: gives E and the distribution of first values.
         config: optimiser.
         seed: with the tag id, decides a row's first value.
     """
@@ -57,12 +59,12 @@ class TagEmbedding:
         return self
 
     def rows(self, tag_P: Tensor) -> Tensor:
-        """A copy ``[P, E]`` of the rows of these tags, a leaf that collects their gradient."""
+        """A copy ``[P, E]`` of these tags' rows: a leaf tensor, which collects their gradient."""
         return self.weight_nE.index_select(0, tag_P - self.start).requires_grad_()
 
     @torch.no_grad()
     def apply_gradient(self, tag_P: Tensor, gradient_PE: Tensor, lr: float) -> None:
-        """Update the rows of ``tag_P`` (all different)."""
+        """Update the rows of these tags, which must be different, by one step of the optimiser."""
         row_P = tag_P - self.start
         if self.config.optimiser == "rowwise-adagrad":
             gradient_PE = row_wise_adagrad(self.state_n, row_P, gradient_PE, self.config.eps)
@@ -73,10 +75,11 @@ class TagEmbedding:
 
 
 def row_wise_adagrad(state_n: Tensor, row_P: Tensor, gradient_PE: Tensor, eps: float) -> Tensor:
-    """Scale gradients by the root of each row's summed mean square; updates the state in place.
+    """Gradients ``[P, E]`` divided by the square root of each row's accumulator, which is updated in place.
 
-    Adagrad (Duchi et al., 2011) with one accumulator a row, as large embedding tables use it
-    (Lerer et al., 2019, PyTorch-BigGraph, section 3). Rows must be different.
+    Adagrad (Duchi et al., 2011) with one accumulator per row, the sum of the mean squares of its gradients,
+    as large embedding tables use it (Lerer et al., 2019, PyTorch-BigGraph, section 3). Rows must be
+    different.
     """
     seen_P = state_n.index_select(0, row_P) + gradient_PE.square().mean(1)
     state_n.index_copy_(0, row_P, seen_P)

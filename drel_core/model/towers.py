@@ -1,6 +1,6 @@
-"""DREL: two towers into one latent space and a metric matrix between them (He et al., 2015, Eq 1-4).
+"""DREL: two towers into one latent space, and a metric matrix between them (He et al., 2015, Eq 1-4).
 
-Shapes: B images, D feature size, P tags, E tag-embedding size, L latent size.
+Shapes: B images, D feature size, P tags, E tag-embedding size, L latent size, T tags of the vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ModelConfig:
     """Sizes and parts of the model. The feature size D always comes from the data."""
 
     image_hidden: int = 0
-    """hidden units of the image tower; 0 follows D: 2048 from D = 2048 up, else 1024 (paper, section 3.2)"""
+    """hidden units of the image tower; 0: 2048 where D is 2048 or more, else 1024 (paper, section 3.2)"""
     tag_dim: int = 256
     """E, size of a tag embedding"""
     tag_hidden: int = 512
@@ -39,23 +39,23 @@ class ModelConfig:
     normalise: bool = False
     """scale latents to length 1 and learn one temperature for all scores"""
     scale: float = 10.0
-    """first value of that temperature"""
+    """initial value of that temperature"""
     tag_bias: bool = False
     """add a bias per tag, read from its embedding by one linear unit"""
     tag_prior: float = 0.0
     """when annotating, lower each tag's bias by this times log(training count); training does not see it \
     (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones"""
     metric: Literal["normal", "identity", "none"] = "normal"
-    """how the metric matrix M starts; none leaves it out"""
+    """initial metric matrix M; none leaves M out"""
     image_tower: Literal["deep", "linear"] = "deep"
-    """linear: latents of images are one matrix times features, as in WSABIE (Weston et al., 2011)"""
+    """linear: an image latent is one matrix times the features, as in WSABIE (Weston et al., 2011)"""
     tag_tower: Literal["deep", "none"] = "deep"
     """none: tag embeddings are the latents (tag_dim = latent), as in WSABIE"""
     max_norm: float = 0.0
-    """longest tag embedding and column of the linear image map, kept so after each step (WSABIE); 0: no \
-    limit"""
+    """largest norm of a tag embedding and of a column of the linear image map, enforced after each step \
+    (WSABIE); 0: no limit"""
     power: float = 1.0
-    """replace each feature x by sign(x)|x|^power first; 0.5 tames histograms (Perronnin et al., 2010)"""
+    """replace each feature x by sign(x)|x|^power first; 0.5 suits histograms (Perronnin et al., 2010)"""
     standardise: bool = True
     """subtract the mean and divide by the standard deviation of each training feature"""
     input_dropout: float = 0.0
@@ -65,7 +65,7 @@ class ModelConfig:
     dropout: float = 0.0
     """share of hidden units dropped in training"""
     embedding_std: float = 1.0
-    """standard deviation of a tag embedding at its start"""
+    """standard deviation of initial tag embeddings"""
 
     def __post_init__(self) -> None:
         for name in ("tag_dim", "tag_hidden", "latent"):
@@ -89,16 +89,17 @@ class ModelConfig:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be in [0, 1)")
 
     def hidden_for(self, image_dim: int) -> int:
+        """Hidden units of the image tower."""
         return self.image_hidden or (2048 if image_dim >= 2048 else 1024)
 
 
 def prior_bias(count_T: Tensor, config: ModelConfig) -> Tensor:
-    """float32 ``[T]``: what ``tag_prior`` adds to each tag's bias; a tag not seen yet counts as one image."""
+    """float32 ``[T]``: ``-tag_prior log(count)``, the prior in each tag's bias; count 0 is taken as 1."""
     return -config.tag_prior * count_T.clamp(min=1).double().log().float()
 
 
 def signed_power(value: Tensor, power: float) -> Tensor:
-    """``sign(x) |x|^power``; the values themselves for power 1."""
+    """``sign(x) |x|^power``, elementwise (Perronnin et al., 2010); with power 1 the same tensor."""
     if power == 1.0:
         return value
     size = value.abs()
@@ -106,7 +107,7 @@ def signed_power(value: Tensor, power: float) -> Tensor:
 
 
 class Tower(nn.Module):
-    """f(W2 f(W1 x + b1) + b2), with the optional parts of ``ModelConfig`` (Eq 1-2)."""
+    """``f(W2 f(W1 x + b1) + b2)`` (Eq 1-2), with the optional parts of ``ModelConfig``."""
 
     def __init__(self, inputs: int, hidden: int, latent: int, config: ModelConfig) -> None:
         super().__init__()
@@ -126,16 +127,16 @@ class Tower(nn.Module):
 
 
 class DREL(nn.Module):
-    """Everything of the model but the tag-embedding table, which lives in rows of its own.
+    """The model without the tag-embedding table, whose rows are kept apart (``TagEmbedding``).
 
     A score is ``s(i, t) = scale * y_t^T M x_i + bias_t`` (Eq 3-4; scale 1 and bias 0 as printed).
-    M may be applied to the images or to the tags, whichever are fewer: both sides take the flag
-    ``with_metric`` and exactly one of them must set it.
+    M is applied to the images or to the tags, whichever are fewer: exactly one of ``encode_images`` and
+    ``encode_tags`` must be called with ``with_metric``.
 
     Args:
         image_dim: D.
         config: sizes and parts.
-        mean_D, std_D: statistics of the training features after ``signed_power``; None means 0, 1.
+        mean_D, std_D: statistics of the training features after ``signed_power``; None: 0 and 1.
     """
 
     mean_D: Tensor
@@ -177,12 +178,16 @@ class DREL(nn.Module):
             nn.init.zeros_(self.bias_head.weight)
 
     def standardised(self, features_BD: Tensor) -> Tensor:
-        """Raw features after ``signed_power``, less their mean, over their standard deviation."""
+        """``[B, D]``: ``(signed_power(features) - mean) / std``."""
         input_BD = signed_power(features_BD.to(self.mean_D.dtype), self.config.power)
         return (input_BD - self.mean_D).div_(self.std_D)  # in place: features need no gradient
 
     def encode_images(self, features_BD: Tensor, *, with_metric: bool) -> Tensor:
-        """Latents ``[B, L]`` of raw features ``[B, D]``; M applied when asked (Eq 1, 3)."""
+        """Latents ``[B, L]`` of raw features ``[B, D]``, with M applied where asked (Eq 1, 3).
+
+        Raises:
+            ValueError: the features have another size.
+        """
         if features_BD.dim() != 2 or features_BD.shape[1] != self.image_dim:
             raise ValueError(
                 f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
@@ -202,7 +207,7 @@ class DREL(nn.Module):
         return image_BL
 
     def encode_tags(self, embedding_PE: Tensor, *, with_metric: bool) -> Tensor:
-        """Tag side ``[P, L + 1]`` of embeddings ``[P, E]``: scaled latents, then the bias (Eq 2, 3)."""
+        """``[P, L + 1]`` of embeddings ``[P, E]``: scaled latents, then the bias (Eq 2, 3)."""
         tag_PL = self.tag_tower(embedding_PE)
         if self.config.normalise:
             tag_PL = F.normalize(tag_PL, dim=1)
@@ -218,7 +223,7 @@ class DREL(nn.Module):
 
     @torch.no_grad()
     def limit_norms(self) -> None:
-        """Shorten the columns of a linear image map to ``max_norm`` (Weston et al., 2011, Eq 3)."""
+        """Scale columns of a linear image map down to ``max_norm`` (Weston et al., 2011, Eq 3)."""
         if self.config.max_norm and isinstance(self.image_tower, nn.Linear):
             weight_LD = self.image_tower.weight
             weight_LD.copy_(weight_LD.renorm(2, 1, self.config.max_norm))
@@ -233,10 +238,11 @@ class DREL(nn.Module):
 
 
 def init_embedding_rows(tag_ids: Tensor, config: ModelConfig, seed: int) -> Tensor:
-    """Random rows ``[len(tag_ids), E]`` that depend on (seed, tag id) alone.
+    """Normal random rows ``[len(tag_ids), E]`` that depend on (seed, tag id) alone.
 
-    So every world size, and a table that grows later, starts a tag at the same place. Uses a
-    counter-based hash (the splitmix64 finaliser, Steele et al. 2014) and Box-Muller, in blocks.
+    A tag therefore has the same first row at every world size, and in a table that grows later. The numbers
+    come from a counter-based hash (the splitmix64 finaliser, Steele et al., 2014) and the Box-Muller
+    transform.
     """
     dim = config.tag_dim
     rows = torch.empty(len(tag_ids), dim)
@@ -250,7 +256,7 @@ def init_embedding_rows(tag_ids: Tensor, config: ModelConfig, seed: int) -> Tens
 
 
 def _uniform(counter: Tensor, seed: int) -> Tensor:
-    """splitmix64 of int64 counters, as float32 in (0, 1). int64 wraps around like uint64 does."""
+    """splitmix64 of int64 counters, as float32 in (0, 1). int64 wraps around as uint64 does."""
 
     def logical_shift(value: Tensor, bits: int) -> Tensor:
         return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,1 +1,1 @@
-"""Top k, metrics and ragged tags."""
+"""Top k, metrics, and tag lists of images."""

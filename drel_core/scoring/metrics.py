@@ -25,8 +25,8 @@ class MetricCounts:
     Args:
         num_tags: T.
         k: tags predicted for each image.
-        keep_scores_bytes: mAP needs all scores of a tag at once; they are kept up to this many
-            bytes, above which mAP is not given.
+        keep_scores_bytes: mAP needs all scores of a tag at once. They are kept up to this many bytes; with
+            more, mAP is None.
     """
 
     def __init__(self, num_tags: int, k: int = 5, keep_scores_bytes: int = 1 << 30) -> None:
@@ -40,7 +40,7 @@ class MetricCounts:
         self.kept: list[tuple[Tensor, TagLists]] | None = []
 
     def update(self, score_BT: Tensor, relevant: TagLists) -> None:
-        """Count a batch by its scores.
+        """Count a batch of images by their scores ``[B, T]``.
 
         Raises:
             ValueError: shapes differ or a score is NaN.
@@ -56,19 +56,23 @@ class MetricCounts:
             self.kept = kept
 
     def update_topk(self, topk_id_Bk: Tensor, relevant: TagLists) -> None:
-        """Count a batch by its top k tag ids alone (-1: a place left empty); mAP is not given then."""
+        """Count a batch by predicted tag ids ``[B, k]`` alone; -1 predicts nothing. mAP is None then.
+
+        Raises:
+            ValueError: not as many rows as images.
+        """
         if len(topk_id_Bk) != len(relevant):
             raise ValueError(f"{len(topk_id_Bk)} predictions for {len(relevant)} images")
         self.images += len(relevant)
         row_Bk = torch.arange(len(relevant))[:, None].expand_as(topk_id_Bk)
         # Both sides as sorted keys image * T + tag: a hit is a key in both.
         topk_id_Bk = topk_id_Bk.cpu()
-        said_Bk = topk_id_Bk >= 0
-        predicted = (row_Bk * self.num_tags + topk_id_Bk)[said_Bk]
+        given_Bk = topk_id_Bk >= 0
+        predicted = (row_Bk * self.num_tags + topk_id_Bk)[given_Bk]
         wanted = (relevant.row_ids() * self.num_tags + relevant.values).unique()
         hit = predicted[torch.isin(predicted, wanted)]
         self.hit_T += torch.bincount(hit % max(self.num_tags, 1), minlength=self.num_tags)
-        self.predicted_T += torch.bincount(topk_id_Bk[said_Bk], minlength=self.num_tags)
+        self.predicted_T += torch.bincount(topk_id_Bk[given_Bk], minlength=self.num_tags)
         self.relevant_T += torch.bincount(wanted % max(self.num_tags, 1), minlength=self.num_tags)
         if len(relevant):
             self.kept = None
@@ -94,6 +98,10 @@ class MetricCounts:
 
         Args:
             trained_T: bool, the tag occurs in training.
+
+        Returns:
+            k, images, tags, tags_scored; mP, mR, F1 of the two means, N+ (tags with a hit), mAP; oP, oR, oF1
+            over all (image, tag) pairs.
         """
         scored_T = (self.relevant_T > 0) & trained_T
         hit = self.hit_T[scored_T].double()
@@ -168,7 +176,7 @@ def harmonic_mean(a: float, b: float) -> float:
 
 
 def average_precision(score_NT: np.ndarray, relevant_NT: np.ndarray) -> np.ndarray:
-    """Average precision of each column that has a relevant row, with ties taken as one step.
+    """float64 ``[T]``: average precision of each column; equal scores are taken as one step.
 
     The sum over thresholds of precision times the gain in recall, as scikit-learn defines it.
     """
@@ -187,7 +195,7 @@ def average_precision(score_NT: np.ndarray, relevant_NT: np.ndarray) -> np.ndarr
 
 
 def format_table(rows: list[tuple[str, dict[str, Any]]]) -> str:
-    """Methods and their metrics as aligned columns."""
+    """A table of methods and their metrics, as aligned text."""
     keys = ("mP", "mR", "F1", "N+", "mAP", "oF1")
 
     def cell(value: Any) -> str:

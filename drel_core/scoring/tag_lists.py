@@ -1,4 +1,4 @@
-"""Ragged tag lists as values + offsets (CSR), so that no Python list exists per image.
+"""Tag lists of images as values and offsets (CSR): no Python list per image.
 
 Shapes: N rows (images), T tags, nnz = all (image, tag) pairs.
 """
@@ -36,7 +36,7 @@ class TagLists:
             raise ValueError("values must be [nnz] and offsets [rows + 1]")
 
     def check(self, num_tags: int) -> None:
-        """For lists out of a file: sparse products read wherever an id or an offset points.
+        """Check lists that come from a file: sparse products read wherever an id or an offset points.
 
         Raises:
             ValueError: an id is no tag, or offsets do not rise from 0 to the number of ids.

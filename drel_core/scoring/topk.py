@@ -1,4 +1,4 @@
-"""Exact top-k over many tags by blocks, so that no B x T of scores is ever held.
+"""Exact top k over many tags in blocks, so that no matrix of B x T scores is ever held.
 
 Shapes: B images, L latent size, T tags.
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best scores and their columns, best first; of equal scores the lowest column wins.
+    """The k best scores and their columns ``[B, min(k, T)]``, best first; of equals the lowest column wins.
 
-    ``torch.topk`` leaves the choice among equals open. One column more than asked for shows whether there
-    are any; only then are they put in order, and rows where the k-th score is shared with a column left
-    out are sorted again, stably.
+    ``torch.topk`` does not say which of equal scores it takes. Taking k + 1 columns shows whether there are
+    equal scores. Only then are they put in order, and rows whose k-th score is shared with a column left
+    out are sorted whole, stably.
 
     Raises:
         ValueError: a score is NaN.
@@ -44,7 +44,7 @@ def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def merge_topk(
     score_a: Tensor, id_a: Tensor, score_b: Tensor, id_b: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k best of two lists a row, where every id of ``a`` is below every id of ``b``."""
+    """The k best of two lists per row ``[B, *]``, where every id of ``a`` is below every id of ``b``."""
     score, place = topk(torch.cat([score_a, score_b], dim=1), k)
     return score, torch.cat([id_a, id_b], dim=1).gather(1, place)
 

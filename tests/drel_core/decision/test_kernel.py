@@ -20,7 +20,7 @@ from drel_core.decision.kernel import (
     RidgeSums,
     gaussian,
     median_square_distance,
-    principal,
+    principal_basis,
 )
 from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
@@ -134,7 +134,7 @@ def test_principal_components_are_those_of_an_exact_svd() -> None:
     torch.manual_seed(0)
     input_RD = torch.randn(200, 40) * 0.8 ** torch.arange(40)
     random_state = torch.random.get_rng_state()
-    basis_Dd = principal(input_RD, 6)
+    basis_Dd = principal_basis(input_RD, 6)
     assert torch.equal(torch.random.get_rng_state(), random_state)
     assert basis_Dd is not None
     torch.testing.assert_close(basis_Dd.T @ basis_Dd, torch.eye(6), atol=1e-5, rtol=0)
@@ -145,12 +145,12 @@ def test_principal_components_are_those_of_an_exact_svd() -> None:
 
 @pytest.mark.parametrize(("rows", "dims"), [(50, 0), (50, 8), (50, 9), (5, 5), (5, 7), (0, 3)])
 def test_there_is_no_basis_where_nothing_would_be_left_out(rows: int, dims: int) -> None:
-    assert principal(torch.randn(rows, 8), dims) is None
+    assert principal_basis(torch.randn(rows, 8), dims) is None
 
 
 def test_in_a_basis_it_is_the_regression_on_features_in_that_basis() -> None:
     input_ND, relevant_NT = problem()
-    basis_Dd = principal(input_ND, 3)
+    basis_Dd = principal_basis(input_ND, 3)
     assert basis_Dd is not None
     inside = fitted(input_ND @ basis_Dd, relevant_NT, input_ND[::3] @ basis_Dd, 0.3)
     sums = RidgeSums(inside.landmark_Rd, float(inside.sharpness), inside.share_T, basis_Dd)
@@ -170,7 +170,7 @@ def test_a_basis_is_kept_in_the_bundle(tmp_path: Path) -> None:
     folder = write_drel(tmp_path / "model")
     model = load_bundle(folder)
     input_ND, relevant_NT = torch.randn(80, model.image_dim), torch.rand(80, model.num_tags) > 0.8
-    basis_Dd = principal(input_ND, 3)
+    basis_Dd = principal_basis(input_ND, 3)
     assert basis_Dd is not None
     sums = RidgeSums(input_ND[:9] @ basis_Dd, 0.1, relevant_NT.float().mean(0), basis_Dd)
     sums.add(input_ND, relevant_NT)
