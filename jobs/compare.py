@@ -130,10 +130,11 @@ def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
     """Train (or take up) one entry and score it: its metrics, the bytes of its bundle, what is in it."""
     settings, text, _ = parse(train_arguments(config, name, seed))
 
-    def say(line: str) -> None:
-        print(f"  {line}", flush=True)
-
-    metrics = train.run(settings, say=say, begin=lambda: write_config(settings, text))
+    metrics = train.run(
+        settings,
+        log=lambda line: print(f"  {line}", flush=True),
+        begin=lambda resolved: write_config(resolved, text),
+    )
     assert metrics is not None
     out = Folder.of(settings.out)
     write_json(out.file("metrics.json"), metrics)

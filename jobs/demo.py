@@ -37,7 +37,9 @@ def main(arguments: list[str]) -> None:
     out = Path(config.out)
     print("Training DREL on 4601 public-domain clip-art images with 2 workers", flush=True)
     metrics = train.run(
-        config, say=lambda line: print(line, flush=True), begin=lambda: write_config(config, text)
+        config,
+        log=lambda line: print(line, flush=True),
+        begin=lambda resolved: write_config(resolved, text),
     )
     assert metrics is not None and config.data.test is not None
     write_json(out / "metrics.json", metrics)

@@ -58,8 +58,8 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
     config, text, _ = parse(arguments)
     metrics = train.run(
         config,
-        say=lambda line: print(line, flush=True),
-        begin=lambda: write_config(config, text),
+        log=lambda line: print(line, flush=True),
+        begin=lambda resolved: write_config(resolved, text),
         launcher=launcher,
     )
     out = Folder.of(config.out)

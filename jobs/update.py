@@ -10,7 +10,7 @@ import yaml
 from distributed.bundles.locate import local_bundle, publish
 from distributed.driver import update
 from distributed.driver.launch import Launcher, launch
-from distributed.driver.update import UpdateConfig
+from distributed.driver.update_config import UpdateConfig
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_info
@@ -48,7 +48,7 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
     resolved.pop("config", None)
     write = lambda: write_text(out.file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
     metrics = update.run(
-        config, say=lambda line: print(line, flush=True), begin=write, launcher=launcher
+        config, log=lambda line: print(line, flush=True), begin=write, launcher=launcher
     )
     info = read_info(local_bundle(out.address))
     if metrics is not None:

@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distributed.data.columns import Columns
 from distributed.data.parquet_files import list_files, read_footer
 from distributed.storage.files import READ_ERRORS, one_line, write_bytes
 from distributed.storage.folder import Folder
@@ -108,3 +110,40 @@ def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.
     _, from_end = np.unique(code[::-1], return_index=True)
     last = np.sort(len(code) - 1 - from_end)
     return table.take(pa.array(last)).combine_chunks()
+
+
+def feedback_rows(said: pa.Table, kept: pa.Table | None, columns: Columns) -> pa.Table:
+    """Feedback as rows to learn from: the tags that were added, and those that the image is known to have
+    less those removed. On an image that nothing is known of, a removed tag needs no mention: every tag
+    that a row does not name is irrelevant to it.
+
+    Args:
+        said: the last word on each image.
+        kept: the model's reservoir, which knows some images.
+
+    Raises:
+        InputError: no image has a tag.
+    """
+    known: dict[str, list[str]] = {}
+    if kept is not None:
+        mine = kept.filter(pc.is_in(kept.column("image_id"), value_set=said.column("image_id")))
+        known = dict(
+            zip(mine.column("image_id").to_pylist(), mine.column("tags").to_pylist(), strict=True)
+        )
+    tags = []
+    for image_id, add, remove in zip(
+        *(said.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
+    ):
+        before = known.get(image_id, [])
+        tags.append(sorted((set(before) | set(add)) - set(remove)))
+    keep = pa.array([bool(row) for row in tags])
+    table = pa.table(
+        {
+            columns.image_id: said.column("image_id"),
+            columns.features: said.column("features"),
+            columns.tags: pa.array(tags, pa.list_(pa.string())),
+        }
+    ).filter(keep)
+    if not len(table):
+        raise InputError("--from_feedback: no image there has a tag left; nothing to learn")
+    return table

@@ -19,20 +19,20 @@ from distributed.training.run_spec import RunSpec
 Fit = Callable[[RunSpec, Log, Launcher], None]
 
 
-def fit(spec: RunSpec, say: Log, launcher: Launcher) -> None:
+def fit(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     """Fit the configured method and leave its bundle in ``OUT/model``.
 
     Args:
         launcher: starts what trains in epochs.
     """
-    _FITS[spec.config.method](spec, say, launcher)
+    _FITS[spec.config.method](spec, log, launcher)
 
 
-def _in_epochs(spec: RunSpec, say: Log, launcher: Launcher) -> None:
-    launcher(spec, say)
+def _in_epochs(spec: RunSpec, log: Log, launcher: Launcher) -> None:
+    launcher(spec, log)
 
 
-def _popularity(spec: RunSpec, say: Log, launcher: Launcher) -> None:
+def _popularity(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     keep(spec, lambda draft: None, time.perf_counter())
 
 
@@ -69,13 +69,13 @@ def keep(
     finish_bundle(draft, config.method, survey, config.data.columns, about)
 
 
-def _knn(spec: RunSpec, say: Log, launcher: Launcher) -> None:
+def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
     config, survey = spec.config, spec.survey
     k, weighting = config.knn.k, config.knn.weighting
     if k == 0:
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
-        say(f"chosen on training rows: k = {k}, weighting {weighting}")
+        log(f"chosen on training rows: k = {k}, weighting {weighting}")
 
     def save(draft: BundleWriter) -> dict[str, Any]:
         write_shards(survey, config.data.columns, config.workers.most, draft)
@@ -84,12 +84,12 @@ def _knn(spec: RunSpec, say: Log, launcher: Launcher) -> None:
     keep(spec, save, started)
 
 
-def _svm(spec: RunSpec, say: Log, launcher: Launcher) -> None:
+def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
     config = spec.config
     kept = Folder.of(config.out) / "checkpoints"
     fitted = fit_svm(
-        spec.survey, config.data.columns, config.svm, config.seed, kept, spec.fingerprint, say
+        spec.survey, config.data.columns, config.svm, config.seed, kept, spec.fingerprint, log
     )
     keep(spec, lambda draft: fitted.save(draft.folder), started)
 

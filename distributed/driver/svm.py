@@ -88,13 +88,13 @@ def fit_svm(
     config: SVMConfig,
     seed: int,
     kept: Folder,
-    mark: dict[str, Any],
-    say: Log,
+    fingerprint: dict[str, Any],
+    log: Log,
 ) -> SVMAnnotator:
     """Fit every tag's machine, going on with the batches that an earlier call left in ``kept``."""
     rows = _read(survey, columns, config.max_rows, seed)
     if len(rows) < survey.train_rows:
-        say(f"fitting on {len(rows)} of {survey.train_rows} images (svm.max_rows)")
+        log(f"fitting on {len(rows)} of {survey.train_rows} images (svm.max_rows)")
     features_ND = rows.features_BD.numpy().astype(np.float64)
     features_ND -= survey.mean_D
     features_ND /= survey.std_D
@@ -108,11 +108,11 @@ def fit_svm(
         seed,
     )
     del features_ND
-    done = _finished(kept, mark)
+    done = _finished(kept, fingerprint)
     batches = [range(low, min(low + _BATCH, num_tags)) for low in range(0, num_tags, _BATCH)]
     todo = [batch for batch in batches if batch.start not in done]
     if done:
-        say(f"{num_tags - sum(map(len, todo))} of {num_tags} tags are fitted already")
+        log(f"{num_tags - sum(map(len, todo))} of {num_tags} tags are fitted already")
     started = last = time.perf_counter()
     fitted = 0
     for batch, machines in map_units(work, todo, INLINE_BYTES + 1):
@@ -122,7 +122,7 @@ def fit_svm(
         now = time.perf_counter()
         if now - last >= 3:
             left = int((now - started) * (sum(map(len, todo)) - fitted) / fitted)
-            say(f"tags {fitted}/{sum(map(len, todo))}  left {left // 60}:{left % 60:02d}")
+            log(f"tags {fitted}/{sum(map(len, todo))}  left {left // 60}:{left % 60:02d}")
             last = now
     ordered = [machine for batch in batches for machine in done[batch.start]]
     return SVMAnnotator.of(ordered, survey.mean_D, survey.std_D)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,16 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
 
 def run(
     config: TrainConfig,
-    say: Log = print,
-    begin: Callable[[], None] = lambda: None,
+    log: Log = print,
+    begin: Callable[[TrainConfig], None] = lambda config: None,
     launcher: Launcher = launch,
 ) -> dict[str, Any] | None:
     """Train as configured, and score the test store when there is one.
 
     Args:
-        say: takes a line for the person who watches.
-        begin: called before training, once the input has proved good.
+        log: takes a line for the person who watches.
+        begin: called before training, once the input has proved good; is given the configuration with
+            absolute paths.
         launcher: starts what trains in epochs.
 
     Returns:
@@ -81,69 +82,28 @@ def run(
     Raises:
         InputError: the data or ``--out`` do not fit.
     """
-    out = Folder.of(config.out)
-    config.out = out.address
-    for name in ("train", "test"):
-        path = getattr(config.data, name)
-        if path is not None and "://" not in path:
-            setattr(config.data, name, str(Path(path).expanduser().absolute()))
+    config = _with_absolute_paths(config)
+    out = Folder(config.out)
     out.check("--out")
-
-    pictures = config.method in PICTURE_METHODS
-    if pictures:
-        config.data.columns = picture_columns(
-            config.data.train, config.data.columns, picture_preprocessing(config.cnn)
-        )
-    store = FeatureStore.open(config.data.train, config.data.columns)
-    test = None
-    if config.data.test is not None:
-        test = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
-        check_same_dim(
-            config.data.test, test.image_dim, f"but {config.data.train} has", store.image_dim
-        )
-    features = features_of(config.data.train)
-    if config.data.test is not None:
-        check_same_features(
-            features, config.data.train, features_of(config.data.test), config.data.test
-        )
-    validation = Validation(config.data.validation, config.seed) if config.data.validation else None
-    power = config.model.power if config.method in ("drel", "wsabie") else 1.0
-    survey = survey_store(
-        store,
-        config.data.on_bad_row,
-        validation,
-        statistics=not pictures,
-        power=power,
-        workers=config.workers.least,
-    )
-    if config.data.validation and not survey.validation_rows:
-        raise InputError(
-            f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
-            "raise it or leave it out"
-        )
-    parts = round(1 / config.decision.held_out)
-    if config.decision.fits and survey.train_rows < 2 * parts:
-        raise InputError(
-            f"decision.fits {config.decision.fits} leaves out 1/{parts} of the rows at a time, and there are "
-            f"only {survey.train_rows}; give more rows, or --decision.fits 0"
-        )
+    config = _with_picture_columns(config)
+    store, test, features = _open_stores(config)
+    survey = _survey(config, store)
     test_survey = None
     if test is not None:
         test_survey = survey_store(
             test, config.data.on_bad_row, statistics=False, workers=config.workers.least
         )
-    _say_survey(say, config, survey, test_survey)
-    mark = fingerprint(config, survey)
-    spec = RunSpec(config=config, survey=survey, features=features, fingerprint=mark)
-
+    _log_survey(log, config, survey, test_survey)
+    made_from = fingerprint(config, survey)
     if out.has("model/config.json"):
-        check_finished(out, mark)
-        say(f"{out / 'model'} is trained already; scoring it")
+        check_finished(out, made_from)
+        log(f"{out / 'model'} is trained already; scoring it")
     else:
         make_ready(out)
-        begin()
-        fit(spec, say, launcher)
-        write_fingerprint(out, mark)
+        begin(config)
+        spec = RunSpec(config=config, survey=survey, features=features, fingerprint=made_from)
+        fit(spec, log, launcher)
+        write_fingerprint(out, made_from)
     if test_survey is None:
         return None
     annotator = open_annotator((out / "model").address)
@@ -159,25 +119,94 @@ def run(
     return metrics
 
 
-def _say_survey(
-    say: Log, config: TrainConfig, survey: StoreSurvey, test: StoreSurvey | None
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Workers have another working folder."""
+    absolute: dict[str, Any] = {
+        name: str(Path(path).expanduser().absolute())
+        for name in ("train", "test")
+        if (path := getattr(config.data, name)) is not None and "://" not in path
+    }
+    return replace(config, data=replace(config.data, **absolute), out=Folder.of(config.out).address)
+
+
+def _with_picture_columns(config: TrainConfig) -> TrainConfig:
+    """For methods that take pictures: how they are read and prepared."""
+    if config.method not in PICTURE_METHODS:
+        return config
+    columns = picture_columns(
+        config.data.train, config.data.columns, picture_preprocessing(config.cnn)
+    )
+    return replace(config, data=replace(config.data, columns=columns))
+
+
+def _open_stores(
+    config: TrainConfig,
+) -> tuple[FeatureStore, FeatureStore | None, dict[str, Any] | None]:
+    """The training store, the test store, and what the first one's manifest says of its features.
+
+    Raises:
+        InputError: one cannot be opened, or they hold different features.
+    """
+    data = config.data
+    store = FeatureStore.open(data.train, data.columns)
+    test = None
+    if data.test is not None:
+        test = FeatureStore.open(data.test, data.columns, "--data.test")
+        check_same_dim(data.test, test.image_dim, f"but {data.train} has", store.image_dim)
+    features = features_of(data.train)
+    if data.test is not None:
+        check_same_features(features, data.train, features_of(data.test), data.test)
+    return store, test, features
+
+
+def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
+    """The training store's survey.
+
+    Raises:
+        InputError: it has bad rows, or too few for what is asked of them.
+    """
+    validation = Validation(config.data.validation, config.seed) if config.data.validation else None
+    survey = survey_store(
+        store,
+        config.data.on_bad_row,
+        validation,
+        statistics=config.method not in PICTURE_METHODS,
+        power=config.model.power if config.method in ("drel", "wsabie") else 1.0,
+        workers=config.workers.least,
+    )
+    if config.data.validation and not survey.validation_rows:
+        raise InputError(
+            f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
+            "raise it or leave it out"
+        )
+    parts = round(1 / config.decision.held_out)
+    if config.decision.fits and survey.train_rows < 2 * parts:
+        raise InputError(
+            f"decision.fits {config.decision.fits} leaves out 1/{parts} of the rows at a time, and there are "
+            f"only {survey.train_rows}; give more rows, or --decision.fits 0"
+        )
+    return survey
+
+
+def _log_survey(
+    log: Log, config: TrainConfig, survey: StoreSurvey, test: StoreSurvey | None
 ) -> None:
-    say(
+    log(
         f"{config.data.train}: {survey.train_rows} training images"
         + (f", {survey.validation_rows} for validation" if config.data.validation else "")
         + f", D = {survey.image_dim}, {len(survey.names)} tags"
     )
-    for what in (survey, test):
-        if what is None:
+    for found in (survey, test):
+        if found is None:
             continue
-        if what.tagless:
-            say(f"{what.tagless} rows without tags left out")
-        if what.skipped:
-            say(f"{len(what.skipped)} bad rows skipped:")
-            for path, row, reason in what.skipped[:20]:
-                say(f"  {path}: row {row}: {reason}")
-            if len(what.skipped) > 20:
-                say(f"  and {len(what.skipped) - 20} more")
+        if found.tagless:
+            log(f"{found.tagless} rows without tags left out")
+        if found.skipped:
+            log(f"{len(found.skipped)} bad rows skipped:")
+            for path, row, reason in found.skipped[:20]:
+                log(f"  {path}: row {row}: {reason}")
+            if len(found.skipped) > 20:
+                log(f"  and {len(found.skipped) - 20} more")
 
 
 def make_ready(out: Folder) -> None:
@@ -188,12 +217,12 @@ def make_ready(out: Folder) -> None:
         RunFolder(out).begin()
 
 
-def write_fingerprint(out: Folder, mark: dict[str, Any]) -> None:
+def write_fingerprint(out: Folder, made_from: dict[str, Any]) -> None:
     """Beside a finished model: what it was trained with."""
-    write_note(out, "fingerprint.json", mark)
+    write_note(out, "fingerprint.json", made_from)
 
 
-def check_finished(out: Folder, mark: dict[str, Any]) -> None:
+def check_finished(out: Folder, made_from: dict[str, Any]) -> None:
     """Raises:
     InputError: the finished model in ``out`` was trained with something else.
     """
@@ -201,5 +230,5 @@ def check_finished(out: Folder, mark: dict[str, Any]) -> None:
     # Without one it was killed between the model's last file and this one: the run was this one.
     if before is not None:
         check_same(
-            out, before, mark, "holds a model trained with another {names}; choose a new --out"
+            out, before, made_from, "holds a model trained with another {names}; choose a new --out"
         )

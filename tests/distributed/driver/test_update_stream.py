@@ -15,7 +15,7 @@ import torch
 from distributed.data.replay_buffer import ReservoirConfig
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
-from distributed.driver.update import UpdateConfig, UpdateData
+from distributed.driver.update_config import UpdateConfig, UpdateData
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
 from drel_core.annotators.load import load_bundle
@@ -91,7 +91,7 @@ def begun(tmp_path: Path) -> Path:
             optimiser="adamw", lr=0.003, weight_decay=0.1, schedule="cosine", warmup=0.1
         ),
     )
-    train.run(config, say=lambda line: None, launcher=launch)  # ten starts of Ray take minutes
+    train.run(config, log=lambda line: None, launcher=launch)  # ten starts of Ray take minutes
     return tmp_path
 
 
@@ -109,7 +109,7 @@ def stream(folder: Path, name: str, **options: Any) -> Path:
             data=UpdateData(new=str(part)),
             **options,
         )
-        update.run(config, say=lambda line: None, launcher=launch)
+        update.run(config, log=lambda line: None, launcher=launch)
         model = folder / f"{name}-{number}" / "model"
     return model
 

@@ -1,0 +1,130 @@
+"""The options of an update, and the training run that they and the older model make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from distributed.data.columns import Columns
+from distributed.data.survey import OnBadRow
+from distributed.runtime.worker_range import ONE, Workers
+from distributed.storage.folder import Folder
+from distributed.training.config import CheckpointConfig, ClusterConfig, TrainConfig, config_from
+from distributed.training.warm_start import Start
+from drel_core.bundle.info import BundleInfo
+from drel_core.errors import InputError
+
+_SHARED = (
+    "epochs",
+    "workers",
+    "seed",
+    "patience",
+    "k",
+    "threads",
+    "device",
+    "checkpoint",
+    "cluster",
+)
+"""Options that an update has of its own and that mean the same in training."""
+
+
+@dataclass(kw_only=True)
+class UpdateData:
+    """What to learn from."""
+
+    new: str = ""
+    """store of new images, with known and new tags: a Parquet file or folder; --data is short for it"""
+    replay: str = ""
+    """store of older images to rehearse, with the same column names; empty: the rows that the model keeps"""
+    test: str = ""
+    """store to score the old and the new model on"""
+    validation: float = 0.0
+    """share of the rows held out for early stopping and per-tag thresholds"""
+    columns: Columns = field(default_factory=Columns)
+    """names of the stores' columns"""
+    on_bad_row: OnBadRow = "fail"
+    """fail: a bad row ends the run; skip: it is left out, counted and listed"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation is {self.validation}; it must be in [0, 1)")
+
+
+@dataclass(kw_only=True)
+class UpdateConfig:
+    """What to update, from what, and how."""
+
+    model: str
+    """model bundle of drel or wsabie, training folder, or folder of versions with `latest`"""
+    out: str
+    """folder for the new model, checkpoints and TensorBoard; the same one resumes"""
+    data: UpdateData = field(default_factory=UpdateData)
+    """stores"""
+    from_feedback: str = ""
+    """folder of feedback that the scorer kept; beside or instead of new images"""
+    epochs: int = 12
+    """passes over new and rehearsed rows"""
+    lr: float = 1.0
+    """learning rates, as a share of those that the model was trained with"""
+    replay_ratio: float = 1.0
+    """least number of rehearsed rows for each new one; rows are repeated to reach it"""
+    start: Start = "co-occurring"
+    """where new tags start: near the tags of the same images, or at random"""
+    batch_size: int = 0
+    """images in a step, over all workers together; 0: as the model was trained"""
+    workers: Workers = ONE
+    """data-parallel processes; 2:8 for as many as the cluster has"""
+    seed: int = 0
+    """decides the order of rows, candidates and dropout"""
+    patience: int = 5
+    """with validation, epochs without a better F1 after which training stops"""
+    k: int = 5
+    """tags predicted for each image when scoring"""
+    threads: int = 0
+    """CPU threads of each worker; 0 shares the machine's cores among the workers"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU for each worker when the cluster has enough of them"""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """when resumable state is written"""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """how a run waits, grows and goes on"""
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.workers)
+        for name in ("epochs", "k", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("lr",):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("replay_ratio", "batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> TrainConfig:
+    """The run that the model came from, with what differs now."""
+    if info.config is None:
+        raise InputError(
+            f"{config.model}: config.json does not say how the model was trained, which jobs.update needs"
+        )
+    before: TrainConfig = config_from(TrainConfig, info.config)
+    data = replace(
+        before.data,
+        train=config.data.new or config.from_feedback,
+        test=None,
+        validation=config.data.validation,
+        columns=config.data.columns,
+        on_bad_row=config.data.on_bad_row,
+    )
+    return replace(
+        before,
+        **{name: getattr(config, name) for name in _SHARED},
+        data=data,
+        out=out.address,
+        batch_size=config.batch_size or before.batch_size,
+        optim=replace(before.optim, lr=before.optim.lr * config.lr),
+        table=replace(before.table, lr=before.table.lr * config.lr),
+        # The rule of the older model grows: fits without part of new rows alone say little.
+        decision=replace(before.decision, fits=0),
+    )
