@@ -16,6 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 gave both a new name; a machine with GPUs may come with an older torch.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -25,14 +29,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def is_alone() -> bool:
+    """One rank: nothing is sent. A check of a backend replaces this, to send with one rank as well."""
+    return world_size() == 1
+
+
 def barrier() -> None:
-    if world_size() > 1:
+    if not is_alone():
         dist.barrier()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of ``value`` over ranks, without gradient."""
-    if world_size() == 1:
+    if is_alone():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
@@ -41,16 +50,16 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 def gather_ids(local_id_n: Tensor) -> Tensor:
     """All ranks' int64 ids, in rank order; their numbers may differ. Two collectives."""
-    if world_size() == 1:
+    if is_alone():
         return local_id_n
     lengths = local_id_n.new_empty(world_size())
-    dist.all_gather_single(lengths, local_id_n.new_tensor([len(local_id_n)]))
+    _all_gather(lengths, local_id_n.new_tensor([len(local_id_n)]))
     length = lengths.tolist()
     longest = max(max(length), 1)
     padded = local_id_n.new_zeros(longest)
     padded[: len(local_id_n)] = local_id_n
     gathered = local_id_n.new_empty(longest * world_size())
-    dist.all_gather_single(gathered, padded)
+    _all_gather(gathered, padded)
     parts = gathered.view(world_size(), longest)
     return torch.cat([part[:count] for part, count in zip(parts, length, strict=True)])
 
@@ -62,14 +71,14 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx: Any, local_rL: Tensor) -> Tensor:
         ctx.rows = len(local_rL)
         gathered = local_rL.new_empty(world_size() * len(local_rL), *local_rL.shape[1:])
-        dist.all_gather_single(gathered, local_rL.contiguous())
+        _all_gather(gathered, local_rL.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         gradient_RL = gradients[0]
         local = gradient_RL.new_empty(ctx.rows, *gradient_RL.shape[1:])
-        dist.reduce_scatter_single(local, gradient_RL.contiguous())
+        _reduce_scatter(local, gradient_RL.contiguous())
         return local
 
 
@@ -83,7 +92,7 @@ def gather_rows(local_pL: Tensor, rows_per_rank: list[int]) -> Tensor:
     Returns:
         ``[sum(rows_per_rank), L]``; in backward each rank receives the summed gradient of its rows.
     """
-    if world_size() == 1:
+    if is_alone():
         return local_pL
     longest = max(rows_per_rank)
     padding = longest - len(local_pL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from distributed.training import collectives
 from drel_core.model.pooled_step import StepStats
 from drel_core.scoring.metrics import MetricCounts
+
+# torch 2.13 renamed the option; a machine with GPUs may come with an older torch.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 @dataclass(kw_only=True)
@@ -61,16 +69,13 @@ class OptimConfig:
 
     def build(self, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         """The optimiser of groups of parameters; a group's ``share`` is of ``lr`` (1 where not given)."""
-        fused = device.type == "cuda"
-        if fused and self.tf32:
-            torch.backends.cuda.matmul.allow_tf32 = True
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
         for group in groups:
             group.setdefault("share", 1.0)
         if self.optimiser == "adamw":
             return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        return torch.optim.SGD(
-            groups, lr=self.lr, weight_decay=self.weight_decay, foreach=not fused
-        )
+        return torch.optim.SGD(groups, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
 
     def clip(self, model: nn.Module) -> Tensor:
         """The norm of the gradient; scaling is a pass over all of it, so only when asked."""
@@ -100,12 +105,11 @@ class StepResult:
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with its gradients averaged over ranks; itself on one rank."""
-    if collectives.world_size() == 1:
+    if collectives.is_alone():
         return module
     ids = [device.index or 0] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        module, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
+    options: dict[str, Any] = {"device_ids": ids, _SYNC_BUFFERS: False}
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
 
 
 def sum_counts(found: MetricCounts, device: torch.device) -> MetricCounts:
