@@ -100,11 +100,14 @@ FULL = Sizes(
     seconds=1.0,
 )
 _SMALL_MODEL = {"image_hidden": 128, "tag_dim": 64, "tag_hidden": 96, "latent": 128}
+_LINEAR = {"image_tower": "linear", "tag_tower": "none", "tag_dim": 128, "latent": 128}
 SMALL = Sizes(
     name="small",
     matmul=(512,),
     moved=1 << 24,
     steps={
+        # One matrix product: compiled without a C++ compiler, which takes a busy CPU a minute.
+        "linear": _paper(256, 32, **_LINEAR),
         "paper": _paper(256, 32, **_SMALL_MODEL),
         "best": _best(128, 32, 2000, 256, **_SMALL_MODEL),
     },
