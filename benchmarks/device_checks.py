@@ -224,7 +224,7 @@ def check_checkpoint(checks: Checks, device: torch.device, name: str) -> None:
     rows = (second.table.local.weight_nE, first.table.local.weight_nE)
     checks.equal(f"{name}: table rows", *rows)
     losses = [_step(case, learner, 1).stats.loss for learner in (second, first)]
-    checks.close(f"{name}: loss of the next step", *losses, 1e-6)
+    checks.close(f"{name}: loss of the next step", *losses, 1e-5)
 
 
 def check_collectives(checks: Checks, device: torch.device) -> dict[str, Any]:
@@ -267,9 +267,9 @@ def _check_group(
         for step in range(STEPS):
             _step(case, wrapped, step)
         pair = _parameters(wrapped), _parameters(alone)
-        checks.close(f"{backend}: towers after {STEPS} steps beside no group", *pair, 1e-5)
+        checks.close(f"{backend}: towers after {STEPS} steps beside no group", *pair, 1e-4)
         rows = wrapped.table.local.weight_nE, alone.table.local.weight_nE
-        checks.close(f"{backend}: table after {STEPS} steps beside no group", *rows, 1e-5)
+        checks.close(f"{backend}: table after {STEPS} steps beside no group", *rows, 1e-4)
         check_checkpoint(checks, device, f"{backend}: checkpoint")
 
 

@@ -124,6 +124,7 @@ SMALL = Sizes(
 
 def begin_peak(device: torch.device) -> None:
     """From here on ``peak_bytes`` counts."""
+    gc.collect()  # a learner refers to itself: without this it stays
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -206,7 +207,6 @@ class Stepping:
     last: StepResult
 
     def __init__(self, workload: Workload, device: torch.device, **optim: Any) -> None:
-        gc.collect()  # a learner before this one refers to itself
         self.workload, self.step = workload, 0
         table = random_table(workload.tags, workload.model, workload.table, device)
         self.learner = workload.learner(device, table, **optim)
@@ -262,8 +262,8 @@ def _step_rate(
 ) -> dict[str, Any]:
     with precision(name) as options:
         flops = Stepping(workload, device, **options).flops()
-        take = Stepping(workload, device, compile=compiled, **options)
         begin_peak(device)
+        take = Stepping(workload, device, compile=compiled, **options)
         started = time.perf_counter()
         take()
         wait_for(device)
@@ -319,7 +319,6 @@ def table_rates(
     Args:
         free: bytes of the device's memory that may be used; larger tables are left out.
     """
-    first = None
     for rows in sizes.table_rows:
         held = rows * (sizes.table_step.model.tag_dim + 1) * 4
         if held > free:
@@ -327,19 +326,17 @@ def table_rates(
             continue
         if not has_time(f"table: {rows} rows"):
             continue
-        # A pool that is a sample at every size, so that the steps are alike.
+        # A sample at every size; what the smallest table has is less than the others' pool.
         candidates = min(sizes.table_step.pool.candidates, rows - 1)
         workload = replace(sizes.table_step, tags=rows, pool=PoolConfig(candidates=candidates))
         with precision("fp32") as options:
             begin_peak(device)
             take = Stepping(workload, device, **options)
             took = seconds_of(take, device, sizes.seconds)
-        first = first or took
         yield {
             "rows": rows,
             "table_bytes": held,
             "ms": took * 1e3,
-            "times_the_first": took / first,
             "pool": take.last.pool,
             "peak_bytes": peak_bytes(device),
         }

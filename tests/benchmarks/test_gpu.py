@@ -14,6 +14,7 @@ import yaml
 from benchmarks.device_checks import Checks
 from benchmarks.device_rates import FULL, SMALL, Stepping
 from benchmarks.device_workload import BEST, random_tags
+from benchmarks.gpu import Report, measure
 from benchmarks.train_step import step_flops
 from tests.helpers.torch_alone import ROOT, run_with_torch_alone
 
@@ -63,6 +64,20 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: torch sees no CUDA device; --device cpu runs without one\n"
+
+
+def test_a_check_that_had_no_time_is_not_passed() -> None:
+    document = measure(torch.device("cpu"), seconds=0)
+    assert not document["passed"] and "check_step" in document["cut"]
+
+
+def test_a_part_that_fails_ends_that_part_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(torch.device("cpu"), seconds=60)
+    report.part("bad", lambda: torch.zeros(2) @ torch.zeros(3))
+    report.part("good", lambda: [{"ms": 1.0}, {"failed": "no compiler", "compile": True}])
+    assert list(report.errors) == ["bad"] and report.found["good"][0] == {"ms": 1.0}
+    report.part("worse", lambda: [{"failed": "no memory", "compile": False}])
+    assert report.errors["worse"] == "no memory"
 
 
 def test_a_difference_is_seen() -> None:
