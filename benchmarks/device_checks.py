@@ -223,8 +223,8 @@ def check_checkpoint(checks: Checks, device: torch.device, name: str) -> None:
     checks.equal(f"{name}: towers and M", _parameters(second), _parameters(first))
     rows = (second.table.local.weight_nE, first.table.local.weight_nE)
     checks.equal(f"{name}: table rows", *rows)
-    losses = [_step(case, learner, 1).stats.loss for learner in (second, first)]
-    checks.close(f"{name}: loss of the next step", *losses, 1e-5)
+    found, wanted = (_step(case, learner, 1).stats.loss for learner in (second, first))
+    checks.close(f"{name}: loss of the next step", found, wanted, 1e-5)
 
 
 def check_collectives(checks: Checks, device: torch.device) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def matmul_rates(device: torch.device, sizes: Sizes) -> dict[str, float]:
         for side in sizes.matmul:
             left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
             with precision(name):
-                took = seconds_of(lambda a=left, b=right: a @ b, device, sizes.seconds / 2)
+                took = seconds_of(partial(torch.matmul, left, right), device, sizes.seconds / 2)
             rates[name] = max(rates.get(name, 0.0), 2.0 * side**3 / took)
     return rates
 
@@ -355,14 +356,10 @@ def score_rates(device: torch.device, sizes: Sizes) -> list[dict[str, Any]]:
         tag_PL1 = torch.randn(workload.pool.candidates, latent + 1, device=device, dtype=dtype)
         tag_PL, bias_P = tag_PL1[:, :-1].contiguous(), tag_PL1[:, -1].contiguous()
         with precision(name):
-            apart = seconds_of(
-                lambda a=image_BL, b=tag_PL1: DREL.score(a, b), device, sizes.seconds / 4
-            )
-            dense = seconds_of(
-                lambda a=image_BL, b=tag_PL, c=bias_P: torch.addmm(c, a, b.T),
-                device,
-                sizes.seconds / 4,
-            )
+            as_it_is = partial(DREL.score, image_BL, tag_PL1)
+            apart = seconds_of(as_it_is, device, sizes.seconds / 4)
+            without_gaps = partial(torch.addmm, bias_P, image_BL, tag_PL.T)
+            dense = seconds_of(without_gaps, device, sizes.seconds / 4)
         found.append({"precision": name, "with_bias_ms": apart * 1e3, "dense_ms": dense * 1e3})
     return found
 
@@ -388,12 +385,9 @@ def topk_rates(
                 if not has_time(f"topk: {images} of {tags} x {latent} {name}"):
                     continue
                 image_BL = torch.randn(images, latent, device=device)
+                search = partial(topk_blockwise, image_BL, tag_TL, 5, bias_T)
                 with torch.inference_mode(), precision(name):
-                    took = seconds_of(
-                        lambda a=image_BL, b=tag_TL, c=bias_T: topk_blockwise(a, b, 5, c),
-                        device,
-                        sizes.seconds / 2,
-                    )
+                    took = seconds_of(search, device, sizes.seconds / 2)
                 yield {
                     "tags": tags,
                     "latent": latent,

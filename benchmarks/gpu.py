@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -147,7 +148,7 @@ def measure(device: torch.device, seconds: float) -> dict[str, Any]:
     report = Report(device, seconds)
     checks = report.checks
     for check in CHECKS:
-        report.part(check.__name__, lambda check=check: check(checks, device))
+        report.part(check.__name__, partial(check, checks, device))
     report.part("check_checkpoint", lambda: check_checkpoint(checks, device, "checkpoint"))
     report.part("collectives", lambda: check_collectives(checks, device))
     checked = not report.cut
