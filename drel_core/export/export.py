@@ -218,7 +218,7 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         f"| tags-*.safetensors | `tag` [n, {about['L']}] with the tag tower, M and the temperature applied; "
         "`bias` [n] with the frequency prior in it"
         + (
-            "; `threshold` [n]: a tag is said where its score is at least this"
+            "; `threshold` [n]: a tag is predicted where its score is at least this"
             if about["thresholds"]
             else ""
         )

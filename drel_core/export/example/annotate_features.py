@@ -39,8 +39,8 @@ def near(x: np.ndarray) -> np.ndarray:
     return np.exp(-KERNEL["sharpness"] * np.maximum(square, 0))
 
 
-def worth(score: np.ndarray, near_BR: np.ndarray, part: slice) -> np.ndarray:
-    """What saying some tags is worth: evidence of the regression added, then the decision rule."""
+def adjusted(score: np.ndarray, near_BR: np.ndarray, part: slice) -> np.ndarray:
+    """Final scores of some tags: kernel evidence added, then the decision rule applied."""
     if KERNEL:
         estimate = near_BR @ KERNEL["weight_RT"][:, part] + KERNEL["share_T"][part]
         score = score + KERNEL["factor"] * np.log(np.maximum(estimate, KERNEL["floor"]))
@@ -77,7 +77,7 @@ def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
         part = load_file(path)
         more = image_BL @ part["tag"].T + part["bias"]
-        more = worth(more, near_BR, slice(start, start + more.shape[1]))
+        more = adjusted(more, near_BR, slice(start, start + more.shape[1]))
         score = np.hstack([score, more])
         tag = np.hstack([tag, np.broadcast_to(start + np.arange(more.shape[1]), more.shape)])
         best = np.argsort(-score, axis=1, kind="stable")[:, :k]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from drel_core.images.backbone import Preprocessing
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
 
@@ -110,3 +113,24 @@ def test_difference_hash_survives_size_and_compression() -> None:
 def test_postscript_is_never_run() -> None:
     with pytest.raises(BadPicture, match="not a picture that Pillow reads"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+
+
+def test_a_batch_of_pictures_becomes_squares_and_faults_keep_their_places() -> None:
+    preprocessing = Preprocessing(size=4)
+    red = Image.new("RGB", (7, 3), (255, 0, 0))
+
+    def load(source: Image.Image | str | None) -> Image.Image | None:
+        if isinstance(source, str):
+            raise BadPicture(source)
+        return source
+
+    faults: dict[int, BadPicture] = {}
+    pixels_BSS3 = preprocessing.squares([red, None, "torn", red], load, faults)
+    assert pixels_BSS3.shape == (4, 4, 4, 3) and pixels_BSS3.dtype == np.uint8
+    assert (pixels_BSS3[[0, 3]] == [255, 0, 0]).all() and not pixels_BSS3[[1, 2]].any()
+    assert {place: str(error) for place, error in faults.items()} == {2: "torn"}
+    with pytest.raises(BadPicture, match="torn") as refused:
+        preprocessing.squares([red, None, "torn", "worse"], load)
+    assert refused.value.index == 2
+    assert preprocessing.squares([], load).shape == (0, 4, 4, 3)
+    assert Preprocessing.from_dict(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing
