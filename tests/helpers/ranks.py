@@ -30,7 +30,7 @@ def spawn_ranks(world: int, work: Callable[..., Any], folder: Path, *args: Any) 
         folder: the ranks meet at a file in it.
 
     Raises:
-        AssertionError: a rank failed or ended; its traceback is the message.
+        AssertionError: ranks failed or ended; their tracebacks are the message.
     """
     while len(_ranks) < world:
         _ranks.append(_start(len(_ranks)))
@@ -38,19 +38,24 @@ def spawn_ranks(world: int, work: Callable[..., Any], folder: Path, *args: Any) 
     call = pickle.dumps((world, str(place), dict(os.environ), work, args))
     waiting = {connection: rank for rank, (_, connection) in enumerate(_ranks[:world])}
     results: list[Any] = [None] * world
+    failures: dict[int, str] = {}
     try:
         for connection in waiting:
             connection.send_bytes(call)
-        while waiting:
-            for connection in wait(list(waiting)):
+        # The first to fail may be one whose partner is gone: a second shows the cause as well.
+        while waiting and (ready := wait(list(waiting), 1 if failures else None)):
+            for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = waiting.pop(connection)
                 try:
                     good, content = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     good, content = False, "the process ended"
-                assert good, f"rank {rank} of {world} failed:\n{content}"
-                results[rank] = torch.load(io.BytesIO(content), weights_only=False)
+                if good:
+                    results[rank] = torch.load(io.BytesIO(content), weights_only=False)
+                else:
+                    failures[rank] = f"rank {rank} of {world} failed:\n{content}"
+        assert not failures, "\n".join(failures[rank] for rank in sorted(failures))
     except BaseException:  # the other ranks may wait for one that failed, for ever
         stop_ranks()
         raise
