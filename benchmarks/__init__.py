@@ -1,1 +1,1 @@
-"""One file a question; the answers are in dated Markdown beside them."""
+"""One file a question. The answers, with their commands: docs/performance.md, docs/results.md."""

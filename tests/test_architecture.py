@@ -153,3 +153,144 @@ def test_no_tracked_text_names_a_package_host_or_one_machines_path() -> None:
             if ELSEWHERE.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:100]}")
     assert found == []
+
+
+def test_distributed_holds_rooms_only() -> None:
+    listing = {path.name for path in (ROOT / "distributed").iterdir()} - {"__pycache__"}
+    assert {name for name in listing if "." in name} == {"__init__.py"}
+    rooms = sorted(listing - {"__init__.py"})
+    assert all((ROOT / "distributed" / room / "__init__.py").is_file() for room in rooms), rooms
+
+
+MOST_LINES, MOST_PARAMETERS = 80, 8
+EXCUSE = re.compile(r"#.*\b(long|parameters) because\b")
+
+
+def oversized(source: str) -> dict[str, str]:
+    """Functions over the limits, unless a comment ``# long because …`` or ``# so many parameters because …``
+    stands on the line above."""
+    lines = source.splitlines()
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        length = (node.end_lineno or 0) - node.lineno + 1
+        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        count = len([name for name in names if name not in ("self", "cls")])
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        is_excused = first > 1 and EXCUSE.search(lines[first - 2])
+        if (length > MOST_LINES or count > MOST_PARAMETERS) and not is_excused:
+            found[node.name] = f"{length} lines, {count} parameters"
+    return found
+
+
+def test_a_long_function_is_seen_and_a_reason_excuses_it() -> None:
+    body = "\n".join(["    x = 1"] * MOST_LINES)
+    assert oversized(f"def f():\n{body}\n") == {"f": "81 lines, 0 parameters"}
+    assert (
+        oversized(f"class A:\n    # long because it is one table\n    def f(self):\n    {body}\n")
+        == {}
+    )
+    nine = ", ".join("abcdefghi")
+    assert oversized(f"def f({nine}): ...") == {"f": "1 lines, 9 parameters"}
+    assert oversized("def f(self, a, b, c, d, e, f, g, h): ...") == {}
+
+
+@pytest.mark.parametrize("room", ["training", "driver", "serving"])
+def test_functions_stay_short(room: str) -> None:
+    files = sorted((ROOT / "distributed" / room).rglob("*.py"))
+    assert files
+    found = {
+        str(file.relative_to(ROOT)): big for file in files if (big := oversized(file.read_text()))
+    }
+    assert found == {}
+
+
+OWN = {"drel_core", "distributed", "jobs", "benchmarks", "tests"}
+
+
+def private_imports(source: str) -> set[str]:
+    """Private names of other packages that are imported when the module is."""
+    found = set()
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue  # imported when it is called
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, *rest = name.split(".")
+            if first not in OWN and any(re.match(r"_[^_]", part) for part in rest):
+                found.add(name)
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def test_a_private_import_is_seen() -> None:
+    assert private_imports("from ray._private import x\nimport torch._dynamo") == {
+        "ray._private.x",
+        "torch._dynamo",
+    }
+    assert private_imports("def f():\n    from ray._private import x") == set()
+    assert (
+        private_imports("from __future__ import annotations\nfrom drel_core.a import _b") == set()
+    )
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_module_needs_a_private_name_to_be_imported(package: str) -> None:
+    """A new version of Ray may move such a name; what does not need it must still start."""
+    found = {
+        str(file.relative_to(ROOT)): names
+        for file in sorted((ROOT / package).rglob("*.py"))
+        if (names := private_imports(file.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+def test_readme_names_the_rooms_as_they_are() -> None:
+    """Every line of the file tree names what is there, and every room and verb has a line."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    tree = text.split("<!-- tree -->")[1].split("```")[1].splitlines()[1:]
+    named, at = set(), [""]
+    for line in filter(str.strip, tree):
+        depth = (len(line) - len(line.lstrip())) // 2
+        entry = line.split()[0]
+        at = [*at[: depth + 1], entry.rstrip("/")]
+        path = "/".join(filter(None, at))
+        assert (ROOT / path).exists(), f"README names {path}, which is not there"
+        assert (ROOT / path).is_dir() == entry.endswith("/"), path
+        named.add(path)
+    for package in ("distributed", "drel_core"):
+        for room in (ROOT / package).iterdir():
+            if (room / "__init__.py").is_file():
+                assert f"{package}/{room.name}" in named, (
+                    f"README's tree has no line for {room.name}"
+                )
+
+
+def test_docs_name_files_that_are_there() -> None:
+    """Every Python file that README, docs (not the log of experiments) or cluster/ mention."""
+    files = subprocess.run(
+        ["git", "ls-files", "*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    ).stdout.splitlines()
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "cluster").glob("*.md")]
+    missing = {}
+    for page in pages:
+        if page.name == "log.md":
+            continue
+        for name in re.findall(r"(?<![\w./*{])((?:\w+/)*\w+\.py)\b", page.read_text("utf-8")):
+            if not re.search(r"[A-Z]{3}", name) and not any(
+                f"/{file}".endswith(f"/{name}") for file in files
+            ):
+                missing.setdefault(page.name, []).append(name)
+    assert missing == {}
