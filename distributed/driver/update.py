@@ -6,7 +6,7 @@ New rows and rows that the model rehearses are one training set; vocabulary and 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,7 @@ def run(
         new_images=sum(part.train_rows for part in surveys),
     )
     _log_rows(log, parent, survey, replay, repeats)
-    for part in surveys:
-        for path, row, reason in part.skipped[:20]:
-            log(f"  left out: {path}: row {row}: {reason}")
+    _log_skipped(log, surveys)
     made_from = {
         **train.fingerprint(training, survey),
         "parent": parent.version,
@@ -120,6 +118,12 @@ def run(
     return {
         name: _score(folder, config) for name, folder in (("old", place), ("new", out / "model"))
     }
+
+
+def _log_skipped(log: Log, surveys: Sequence[StoreSurvey]) -> None:
+    for part in surveys:
+        for path, row, reason in part.skipped[:20]:
+            log(f"  left out: {path}: row {row}: {reason}")
 
 
 def _log_rows(
