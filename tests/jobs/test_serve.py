@@ -127,7 +127,7 @@ def test_served_top_k_is_the_offline_scorers_on_corel5k(guarded: Server, shared_
     before = guarded.ask("/v1/model")[1]["version"]
     publish(guarded.versions, "corel5k")
     try:
-        guarded.wait_for("version", load_bundle(model).about["version"])
+        guarded.wait_for("version", load_bundle(model).info.version)
         kind = "application/octet-stream"
         answer = guarded.ask("/v1/annotate?k=5", features_BD.tobytes(), kind)[1]
     finally:
