@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
 
 from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow
-from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.folder import Folder
-from distributed.training.config import CheckpointConfig, ClusterConfig, TrainConfig, config_from
+from distributed.training.config import RunConfig, TrainConfig, config_from
 from distributed.training.warm_start import Start
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
-
-_SHARED = (
-    "epochs",
-    "workers",
-    "seed",
-    "patience",
-    "k",
-    "threads",
-    "device",
-    "checkpoint",
-    "cluster",
-)
-"""Options that an update has of its own and that mean the same in training."""
 
 
 @dataclass(kw_only=True)
@@ -51,7 +36,7 @@ class UpdateData:
 
 
 @dataclass(kw_only=True)
-class UpdateConfig:
+class UpdateConfig(RunConfig):
     """What to update, from what, and how."""
 
     model: str
@@ -72,31 +57,13 @@ class UpdateConfig:
     """where new tags start: near the tags of the same images, or at random"""
     batch_size: int = 0
     """images in a step, over all workers together; 0: as the model was trained"""
-    workers: Workers = ONE
-    """data-parallel processes; 2:8 for as many as the cluster has"""
     seed: int = 0
     """decides the order of rows, candidates and dropout"""
-    patience: int = 5
-    """with validation, epochs without a better F1 after which training stops"""
-    k: int = 5
-    """tags predicted for each image when scoring"""
-    threads: int = 0
-    """CPU threads of each worker; 0 shares the machine's cores among the workers"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU for each worker when the cluster has enough of them"""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """when resumable state is written"""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """how a run waits, grows and goes on"""
 
     def __post_init__(self) -> None:
-        self.workers = Workers(self.workers)
-        for name in ("epochs", "k", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("lr",):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        super().__post_init__()
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}; it must be above 0")
         for name in ("replay_ratio", "batch_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -119,7 +86,7 @@ def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> Trai
     )
     return replace(
         before,
-        **{name: getattr(config, name) for name in _SHARED},
+        **{shared.name: getattr(config, shared.name) for shared in fields(RunConfig)},
         data=data,
         out=out.address,
         batch_size=config.batch_size or before.batch_size,

@@ -85,21 +85,13 @@ class ClusterConfig:
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
-    """Everything that decides a training run."""
+class RunConfig:
+    """How a run goes, whatever it trains: the options that jobs.train and jobs.update share."""
 
-    data: DataConfig
-    """feature stores"""
-    out: str
-    """folder for the model, checkpoints, TensorBoard and metrics; the same one resumes"""
-    method: Method = "drel"
-    """what to train"""
     workers: Workers = ONE
-    """data-parallel processes, each holding 1/workers of the tag table; 2:8 for as many as the cluster has"""
+    """data-parallel processes; 2:8 for as many as the cluster has"""
     epochs: int = 30
     """passes over the training rows"""
-    batch_size: int = 128
-    """images in a step, over all workers together"""
     seed: int = 0
     """decides the start, the order of rows, candidates and dropout"""
     patience: int = 5
@@ -110,6 +102,32 @@ class TrainConfig:
     """CPU threads of each worker; 0 shares the machine's cores among the workers"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU for each worker when the cluster has enough of them"""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """when resumable state is written"""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """how a run waits, grows and goes on"""
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.workers)  # bundles of before have a plain number
+        for name in ("epochs", "k", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RunConfig):
+    """Everything that decides a training run."""
+
+    data: DataConfig
+    """feature stores"""
+    out: str
+    """folder for the model, checkpoints, TensorBoard and metrics; the same one resumes"""
+    method: Method = "drel"
+    """what to train"""
+    workers: Workers = ONE
+    """data-parallel processes, each holding 1/workers of the tag table; 2:8 for as many as the cluster has"""
+    batch_size: int = 128
+    """images in a step, over all workers together"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """sizes and parts of the model"""
     table: TableConfig = field(default_factory=TableConfig)
@@ -130,18 +148,13 @@ class TrainConfig:
     """method svm"""
     cnn: CNNConfig = field(default_factory=CNNConfig)
     """methods cnn-softmax, cnn-hinge, cnn-warp"""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """when resumable state is written"""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """how a run waits, grows and goes on"""
     reservoir: ReservoirConfig = field(default_factory=ReservoirConfig)
     """training rows kept in the bundle for jobs.update"""
 
     def __post_init__(self) -> None:
-        self.workers = Workers(self.workers)  # bundles of before have a plain number
-        for name in ("epochs", "batch_size", "k", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
 
 
 def config_from(kind: type[Kind], values: dict[str, Any]) -> Kind:
