@@ -24,32 +24,30 @@ _BATCH = 1024
 
 
 def finish_bundle(
-    draft: BundleWriter,
+    writer: BundleWriter,
     method: str,
     survey: StoreSurvey,
     columns: Columns,
     about: dict[str, Any],
     reservoir_rows: int = 0,
 ) -> None:
-    """Describe the tensors in the draft's folder, learn thresholds where rows are held out, and finish it.
+    """Describe the tensors in the writer's folder, learn thresholds where rows are held out, and finish it.
 
     Args:
         about: what ``config.json`` says beside format, method and version.
         reservoir_rows: training rows to keep for later updates.
     """
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
-    partial = draft.folder
+    partial = writer.folder
     version = write_bundle(partial, method, vocabulary, about)
     if survey.validation:
-        # Another node sees the draft only where the output is a shared folder.
-        draft_annotator = (
-            load_bundle(partial) if draft.final.remote else open_annotator(str(partial))
-        )
-        threshold_T = validation_thresholds(draft_annotator, survey, columns)
+        # Another node sees the unfinished bundle only where the output is a shared folder.
+        annotator = load_bundle(partial) if writer.final.remote else open_annotator(str(partial))
+        threshold_T = validation_thresholds(annotator, survey, columns)
         save_file({"threshold": torch.from_numpy(threshold_T)}, partial / THRESHOLDS)
         version = write_bundle(partial, method, vocabulary, about)  # covers the thresholds
     fill_reservoir(partial, survey, columns, reservoir_rows, about["seed"])
-    draft.finish(version)
+    writer.finish(version)
 
 
 def validation_thresholds(

@@ -1,5 +1,4 @@
-"""A model bundle while it is written, and the last step of every method: what was trained becomes a bundle,
-whole or not at all."""
+"""A model bundle while it is written: readers see it whole or not at all."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ class BundleWriter:
             for path in sorted(self.folder.iterdir()):
                 self.final.put(path.name, path)
 
-    def gather(self) -> None:
-        """The process that finishes, when all others have handed in: get their files."""
+    def download_parts(self) -> None:
+        """The process that finishes, when all others have uploaded: get their files."""
         if self.final.remote:
             for name in self.final.files().keys() - {path.name for path in self.folder.iterdir()}:
                 self.final.fetch(name, self.folder)
@@ -69,7 +68,7 @@ class BundleWriter:
             else:
                 self.folder.rename(place)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """A process that does not finish: remove its local files."""
         if self.final.remote:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -104,7 +104,7 @@ def row_groups(
 
 
 def order_generator(seed: int, epoch: int, rank: int, segment: int) -> torch.Generator:
-    """What orders a rank's rows; ``segment`` counts the divisions of an epoch (see ``reading``)."""
+    """What orders a rank's rows; ``segment`` counts the divisions of an epoch (see ``reshard``)."""
     return step_generator(seed, 4, epoch, rank, *([segment] if segment else []))
 
 
@@ -119,7 +119,7 @@ class ShardReader:
         blocks: reads units in the given order; Ray Data in production, inline in tests.
         resident: keep the rows after the first pass.
         shuffle_rows: rows of the window that a streaming epoch shuffles in.
-        segment: how often the epoch's rows were divided among ranks before (see ``reading``).
+        segment: how often the epoch's rows were divided among ranks before (see ``reshard``).
     """
 
     def __init__(

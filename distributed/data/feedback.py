@@ -112,13 +112,13 @@ def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.
     return table.take(pa.array(last)).combine_chunks()
 
 
-def feedback_rows(said: pa.Table, kept: pa.Table | None, columns: Columns) -> pa.Table:
+def feedback_rows(feedback: pa.Table, kept: pa.Table | None, columns: Columns) -> pa.Table:
     """Feedback as rows to learn from: the tags that were added, and those that the image is known to have
     less those removed. On an image that nothing is known of, a removed tag needs no mention: every tag
     that a row does not name is irrelevant to it.
 
     Args:
-        said: the last word on each image.
+        feedback: the last correction of each image.
         kept: the model's reservoir, which knows some images.
 
     Raises:
@@ -126,21 +126,21 @@ def feedback_rows(said: pa.Table, kept: pa.Table | None, columns: Columns) -> pa
     """
     known: dict[str, list[str]] = {}
     if kept is not None:
-        mine = kept.filter(pc.is_in(kept.column("image_id"), value_set=said.column("image_id")))
+        mine = kept.filter(pc.is_in(kept.column("image_id"), value_set=feedback.column("image_id")))
         known = dict(
             zip(mine.column("image_id").to_pylist(), mine.column("tags").to_pylist(), strict=True)
         )
     tags = []
     for image_id, add, remove in zip(
-        *(said.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
+        *(feedback.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
     ):
         before = known.get(image_id, [])
         tags.append(sorted((set(before) | set(add)) - set(remove)))
     keep = pa.array([bool(row) for row in tags])
     table = pa.table(
         {
-            columns.image_id: said.column("image_id"),
-            columns.features: said.column("features"),
+            columns.image_id: feedback.column("image_id"),
+            columns.features: feedback.column("features"),
             columns.tags: pa.array(tags, pa.list_(pa.string())),
         }
     ).filter(keep)

@@ -30,7 +30,7 @@ from distributed.storage.folder import Folder
 
 RESERVOIR = "reservoir.parquet"
 REPLAY = "replay.parquet"
-_LOOKED_AT = 20
+_CANDIDATES = 20
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,7 @@ def fill_reservoir(
     if not rows:
         return
     kept: pa.Table | None = None
-    for selection in _some(survey.train, _LOOKED_AT * rows, seed):
+    for selection in _some(survey.train, _CANDIDATES * rows, seed):
         part = _keyed(read_unit(selection, columns), survey)
         kept = (
             part if kept is None else pa.concat_tables([kept, part], promote_options="permissive")
@@ -127,7 +127,7 @@ def replay_store(
 ) -> FeatureStore | None:
     """The reservoir of a bundle as a store with the column names of ``columns``; None where it has none.
 
-    Images that ``other_than`` holds as well are left out: the newer word on them counts.
+    Images that ``other_than`` holds as well are left out: their newer tags count.
 
     Args:
         out: folder of the file to write.

@@ -21,25 +21,25 @@ from distributed.data.shard_layout import ShardLayout
 
 def rows_left(
     selections: Sequence[RowSelection],
-    reading: ShardLayout,
+    layout: ShardLayout,
     steps: int,
     done: int,
     epoch: int,
     seed: int,
     segment: int,
 ) -> list[RowSelection]:
-    """The rows that ``done`` of ``steps`` steps of a reading have not taken, in the order of ``selections``.
+    """The rows that ``done`` of ``steps`` steps of a layout have not taken, in the order of ``selections``.
 
     Units of which rows are gone name them in ``dropped``, 8 bytes a row.
     """
-    plan = EpochPlan.of_steps(sum(selection.take for selection in selections), reading.world, steps)
+    plan = EpochPlan.of_steps(sum(selection.take for selection in selections), layout.world, steps)
     left: list[RowSelection] = []
-    for rank in range(reading.world):
-        mine = shard(selections, reading.world, rank)
+    for rank in range(layout.world):
+        mine = shard(selections, layout.world, rank)
         taken = plan.before(rank, done)
         generator = order_generator(seed, epoch, rank, segment)
         kept: dict[int, RowSelection] = {}
-        for group in row_groups(mine, reading.resident, reading.shuffle_rows, generator):
+        for group in row_groups(mine, layout.resident, layout.shuffle_rows, generator):
             size = sum(mine[at].take for at in group)
             order_n = torch.randperm(size, generator=generator)
             keep_n = np.ones(size, dtype=bool)
@@ -66,7 +66,7 @@ def epoch_reader(
     epoch: int,
     blocks: BlockSource,
 ) -> ShardReader:
-    """This rank's batches of an epoch from the first step of its last reading on.
+    """This rank's batches of an epoch from the first step of its last layout on.
 
     Args:
         selections: all rows of the epoch.
@@ -84,17 +84,17 @@ def epoch_reader(
             seed,
             segment,
         )
-    now = readings[-1]
+    last = readings[-1]
     plan = EpochPlan.of_steps(
-        sum(selection.take for selection in left), now.world, steps - now.first_step
+        sum(selection.take for selection in left), last.world, steps - last.first_step
     )
     return ShardReader(
-        shard(left, now.world, rank),
+        shard(left, last.world, rank),
         plan,
         rank,
         seed,
         blocks,
-        now.resident,
-        now.shuffle_rows,
+        last.resident,
+        last.shuffle_rows,
         segment=len(readings) - 1,
     )

@@ -40,27 +40,27 @@ def write_shard(survey: StoreSurvey, columns: Columns, part: int, parts: int, fo
     NeighbourShard(standard_ND, rows.tags, start).save(folder / shard_file(part, parts))
 
 
-def _hand_in_shard(
+def _upload_shard(
     survey: StoreSurvey, columns: Columns, part: int, parts: int, final: Folder
 ) -> None:
-    draft = BundleWriter(final)
-    write_shard(survey, columns, part, parts, draft.folder)
-    draft.upload()
-    draft.drop()
+    writer = BundleWriter(final)
+    write_shard(survey, columns, part, parts, writer.folder)
+    writer.upload()
+    writer.discard()
 
 
-def write_shards(survey: StoreSurvey, columns: Columns, parts: int, draft: BundleWriter) -> None:
+def write_shards(survey: StoreSurvey, columns: Columns, parts: int, writer: BundleWriter) -> None:
     """All shards: here when there is little, else a Ray task each."""
-    write_standardisation(draft.folder, survey.mean_D, survey.std_D)
+    write_standardisation(writer.folder, survey.mean_D, survey.std_D)
     if survey.num_bytes <= INLINE_BYTES:
         for part in range(parts):
-            write_shard(survey, columns, part, parts, draft.folder)
+            write_shard(survey, columns, part, parts, writer.folder)
         return
     start_ray(parts)
     held = ray.put(survey)
-    task: Any = ray.remote(num_cpus=1)(_hand_in_shard)
-    ray.get([task.remote(held, columns, part, parts, draft.final) for part in range(parts)])
-    draft.gather()
+    task: Any = ray.remote(num_cpus=1)(_upload_shard)
+    ray.get([task.remote(held, columns, part, parts, writer.final) for part in range(parts)])
+    writer.download_parts()
 
 
 def choose(survey: StoreSurvey, columns: Columns, tags: int, seed: int) -> tuple[int, Weighting]:

@@ -26,7 +26,8 @@ from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
-from distributed.storage.folder import Folder, storage
+from distributed.storage.folder import Folder
+from distributed.storage.s3 import open_s3
 from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from drel_core.errors import InputError
@@ -96,7 +97,7 @@ def _make_trainer(
     if local_ray():
         most = max(least, min(most, os.cpu_count() or 1))
     cuda: bool = arguments["cuda"]
-    filesystem, place = storage(Folder.of(config.out))
+    filesystem, place = ray_train_storage(Folder.of(config.out))
     return TorchTrainer(
         enter,
         train_loop_config=arguments,
@@ -119,6 +120,11 @@ def _make_trainer(
             worker_runtime_env={"env_vars": MALLOC},  # type: ignore[call-arg]
         ),
     )
+
+
+def ray_train_storage(folder: Folder) -> tuple[Any, str]:
+    """A folder as Ray Train wants it: a filesystem of ours with a path in it, or None with a local path."""
+    return open_s3(folder.address) if folder.remote else (None, folder.address)
 
 
 def _on_gpus(workers: Workers, device: str) -> bool:

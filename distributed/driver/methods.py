@@ -33,22 +33,23 @@ def _in_epochs(spec: RunSpec, log: Log, launcher: Launcher) -> None:
 
 
 def _popularity(spec: RunSpec, log: Log, launcher: Launcher) -> None:
-    keep(spec, lambda draft: None, time.perf_counter())
+    _write_at_once(spec, lambda writer: None, time.perf_counter())
 
 
-def keep(
+def _write_at_once(
     spec: RunSpec, save: Callable[[BundleWriter], dict[str, Any] | None], started: float
 ) -> None:
     """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
 
     Args:
-        save: writes the method's tensor files into the draft, and gives what ``config.json`` says of them.
+        save: writes the method's tensor files into the writer's folder; gives what ``config.json`` says of
+            them.
         started: when fitting began (``perf_counter``).
     """
     config, survey = spec.config, spec.survey
-    draft = BundleWriter(Folder.of(config.out) / "model")
-    draft.clear()
-    described = save(draft) or {}
+    writer = BundleWriter(Folder.of(config.out) / "model")
+    writer.clear()
+    described = save(writer) or {}
     seconds = time.perf_counter() - started
     figures = {
         "seconds": round(seconds, 2),
@@ -66,7 +67,7 @@ def keep(
         "config": asdict(config),
         **described,
     }
-    finish_bundle(draft, config.method, survey, config.data.columns, about)
+    finish_bundle(writer, config.method, survey, config.data.columns, about)
 
 
 def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
@@ -77,11 +78,11 @@ def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
         log(f"chosen on training rows: k = {k}, weighting {weighting}")
 
-    def save(draft: BundleWriter) -> dict[str, Any]:
-        write_shards(survey, config.data.columns, config.workers.most, draft)
+    def save(writer: BundleWriter) -> dict[str, Any]:
+        write_shards(survey, config.data.columns, config.workers.most, writer)
         return {"parts": config.workers.most, "k_neighbours": k, "weighting": weighting}
 
-    keep(spec, save, started)
+    _write_at_once(spec, save, started)
 
 
 def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
@@ -91,7 +92,7 @@ def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     fitted = fit_svm(
         spec.survey, config.data.columns, config.svm, config.seed, kept, spec.fingerprint, log
     )
-    keep(spec, lambda draft: fitted.save(draft.folder), started)
+    _write_at_once(spec, lambda writer: fitted.save(writer.folder), started)
 
 
 _FITS: dict[str, Fit] = {

@@ -117,7 +117,7 @@ def fit_svm(
     fitted = 0
     for batch, machines in map_units(work, todo, INLINE_BYTES + 1):
         done[batch.start] = machines
-        _keep(kept, batch, machines)
+        _save_batch(kept, batch, machines)
         fitted += len(batch)
         now = time.perf_counter()
         if now - last >= 3:
@@ -128,7 +128,7 @@ def fit_svm(
     return SVMAnnotator.of(ordered, survey.mean_D, survey.std_D)
 
 
-def _keep(kept: Folder, batch: range, machines: list[TagSVM]) -> None:
+def _save_batch(kept: Folder, batch: range, machines: list[TagSVM]) -> None:
     buffer = io.BytesIO()
     np.savez(
         buffer,

@@ -37,8 +37,8 @@ def evaluate_store(
 
     Args:
         vocabulary: the annotator's, with training counts; other tags do not count.
-        threshold_T: of each tag the score from which on it is said; gives ``thresholds``, metrics with
-            as many tags an image as pass (of its best 50).
+        threshold_T: of each tag the least score at which it is predicted; gives ``thresholds``, metrics
+            with as many tags an image as pass (of its best 50).
     """
     names = pa.array(list(vocabulary.names), pa.string())
     num_tags = len(vocabulary)
@@ -47,33 +47,33 @@ def evaluate_store(
 
     def score(selection: RowSelection) -> tuple[MetricCounts, ...]:
         rows = load_rows(selection, columns, names)
-        found, least, said = (MetricCounts(num_tags, k) for _ in range(3))
+        found, floor_counts, decided = (MetricCounts(num_tags, k) for _ in range(3))
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
             batch = rows.features_BD[start : start + _BATCH].float()
             score_BT = annotator.scores(batch)
             found.update(score_BT, tags)
-            least.update_topk(floor.topk(len(tags), k), tags)
+            floor_counts.update_topk(floor.topk(len(tags), k), tags)
             if threshold_T is not None:
                 score_Bk, tag_Bk = topk(score_BT, DEPTH)
-                said.update_topk(tag_Bk.masked_fill(score_Bk < threshold_T[tag_Bk], -1), tags)
-        return found, least, said
+                decided.update_topk(tag_Bk.masked_fill(score_Bk < threshold_T[tag_Bk], -1), tags)
+        return found, floor_counts, decided
 
-    found, least, said = (MetricCounts(num_tags, k) for _ in range(3))
+    found, floor_counts, decided = (MetricCounts(num_tags, k) for _ in range(3))
     for parts in map_units(score, survey.train, survey.num_bytes):
-        for whole, part in zip((found, least, said), parts, strict=True):
+        for whole, part in zip((found, floor_counts, decided), parts, strict=True):
             whole.merge(part)
     seconds = time.perf_counter() - started
     trained_T = torch.from_numpy(vocabulary.counts) > 0
     metrics = {"method": annotator.name, "written_by": written_by(), **found.result(trained_T)}
     metrics["bands"] = found.bands(torch.from_numpy(vocabulary.counts))
-    below = least.result(trained_T)
-    metrics["floor"] = {key: below[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
+    floor_figures = floor_counts.result(trained_T)
+    metrics["floor"] = {key: floor_figures[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
     if threshold_T is not None:
-        decided = said.result(trained_T)
-        metrics["thresholds"] = {key: decided[key] for key in ("mP", "mR", "F1", "N+", "oF1")}
-        predicted = int(said.predicted_T.sum())
-        metrics["thresholds"]["tags_per_image"] = round(predicted / max(1, said.images), 2)
+        by_threshold = decided.result(trained_T)
+        metrics["thresholds"] = {key: by_threshold[key] for key in ("mP", "mR", "F1", "N+", "oF1")}
+        predicted = int(decided.predicted_T.sum())
+        metrics["thresholds"]["tags_per_image"] = round(predicted / max(1, decided.images), 2)
     metrics["score"] = {
         "seconds": round(seconds, 3),
         "images_per_second": round(found.images / max(seconds, 1e-9), 1),

@@ -161,10 +161,10 @@ def _page(name: str, seen: Overview) -> list[str]:
     lines.append("|---|---|---|")
     short = pc.replace_substring_regex(seen.gone.column("reason"), r"[0-9]+", "N")
     grouped = seen.gone.append_column("kind", short).group_by("kind", use_threads=False)
-    told = grouped.aggregate(
+    reasons = grouped.aggregate(
         [("reason", "count"), ("reason", "first"), (IMAGE_ID, "first"), ("where", "first")]
     )
-    for row in sorted(told.to_pylist(), key=lambda row: -row["reason_count"])[:30]:
+    for row in sorted(reasons.to_pylist(), key=lambda row: -row["reason_count"])[:30]:
         example = f"{row[f'{IMAGE_ID}_first'] or 'no id'}: {row['where_first']}"
         lines.append(f"| {_cell(row['reason_first'])} | {row['reason_count']} | {_cell(example)} |")
     return lines

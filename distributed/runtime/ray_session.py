@@ -40,9 +40,9 @@ def start_ray(workers: int) -> None:
     # A node is found lost sooner than by default (2 s), and a stopped job's checkpoint is noted before
     # `ray job stop` loses patience (3 s).
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
-    # How long a lost node's place is waited for before the count of workers is thought over (60 s).
+    # How long Ray Train waits for a replacement node before it resizes the worker group (default 60 s).
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
-    # Lines for the person who watches come over the desk; the rest is in Ray's log files.
+    # Lines of progress come through the run's coordinator; the rest is in Ray's log files.
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     # Ray's own SIGTERM handler would end this process before a checkpoint is written.
     handler = signal.getsignal(signal.SIGTERM)

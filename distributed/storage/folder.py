@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pyarrow.fs as pafs
 
 from distributed.storage.files import resolve, write_bytes
-from distributed.storage.s3 import denied, is_s3, open_s3, reach
+from distributed.storage.s3 import denied, is_s3, reach
 from drel_core.errors import InputError
 
 _CHUNK = 8 << 20
@@ -171,11 +171,6 @@ class Folder:
             filesystem, path = resolve(self.file(name))
             with denied(self.address):
                 filesystem.delete_file(path)
-
-
-def storage(folder: Folder) -> tuple[pafs.FileSystem | None, str]:
-    """As Ray Train wants it: a filesystem of ours with a path in it, or none with a local path."""
-    return open_s3(folder.address) if folder.remote else (None, folder.address)
 
 
 def _copy(one: pafs.FileSystem, source: str, other: pafs.FileSystem, target: str) -> None:

@@ -116,7 +116,7 @@ def write_model(spec: RunSpec, learner: Learner, figures: dict[str, Any]) -> Non
     writer.upload()
     collectives.barrier()
     if collectives.rank() == 0:
-        writer.gather()
+        writer.download_parts()
         about = {
             **described,
             **spec.origin,
@@ -130,5 +130,5 @@ def write_model(spec: RunSpec, learner: Learner, figures: dict[str, Any]) -> Non
         rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
         finish_bundle(writer, config.method, spec.survey, config.data.columns, about, rows)
     else:
-        writer.drop()
+        writer.discard()
     collectives.barrier()

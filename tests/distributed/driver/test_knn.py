@@ -29,9 +29,9 @@ def test_shards_in_actors_answer_as_one_process(tmp_path: Path, shared_ray: None
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     queries = rows.features_BD[:40] + 0.01 * torch.randn(40, 16)
     for parts in (1, 2, 3):
-        draft = BundleWriter(Folder(str(tmp_path / str(parts))))
-        draft.clear()
-        write_shards(survey, Columns(), parts, draft)
+        writer = BundleWriter(Folder(str(tmp_path / str(parts))))
+        writer.clear()
+        write_shards(survey, Columns(), parts, writer)
         about = {
             "parts": parts,
             "k_neighbours": 7,
@@ -39,7 +39,7 @@ def test_shards_in_actors_answer_as_one_process(tmp_path: Path, shared_ray: None
             "image_dim": 16,
             "train": {},
         }
-        draft.finish(write_bundle(draft.folder, "knn", vocabulary, about))
+        writer.finish(write_bundle(writer.folder, "knn", vocabulary, about))
         folder = tmp_path / str(parts)
         loaded = KNNAnnotator.load(folder, read_info(folder), vocabulary)
         torch.testing.assert_close(

@@ -177,10 +177,10 @@ def write_by_two(final: Folder, tmp_path: Path) -> str:
         if draft is one:
             (draft.folder / "config.json").rename(tmp_path / "config.json")
         draft.upload()
-    other.drop()
+    other.discard()
     with pytest.raises(InputError, match="no model bundle"):
         find_bundle(final.address)
-    one.gather()
+    one.download_parts()
     (tmp_path / "config.json").rename(one.folder / "config.json")
     version: str = json.loads((whole / "config.json").read_text())["version"]
     one.finish(version)
