@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed.data.columns import Columns as Columns
+from distributed.data.columns import Columns
 from distributed.data.parquet_files import (
     check_schema,
     common_length,

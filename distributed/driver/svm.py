@@ -18,7 +18,7 @@ from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
-from distributed.runtime.tasks import INLINE_BYTES, map_units
+from distributed.runtime.tasks import map_on_ray
 from distributed.storage.folder import Folder
 from distributed.storage.resume import differing, read_note, write_note
 from drel_core.annotators.knn import tag_matrix
@@ -115,7 +115,7 @@ def fit_svm(
         log(f"{num_tags - sum(map(len, todo))} of {num_tags} tags are fitted already")
     started = last = time.perf_counter()
     fitted = 0
-    for batch, machines in map_units(work, todo, INLINE_BYTES + 1):
+    for batch, machines in map_on_ray(work, todo):
         done[batch.start] = machines
         _save_batch(kept, batch, machines)
         fitted += len(batch)

@@ -17,7 +17,7 @@ INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
 def map_units(
     work: Callable[[Unit], Answer], units: Sequence[Unit], total_bytes: int, workers: int = 1
 ) -> Iterable[Answer]:
-    """``work`` over units: here when there is little, as Ray tasks (a few in flight) when much.
+    """``work`` over units: here when there is little, as Ray tasks when much (then in any order).
 
     Args:
         workers: of the training that follows: a Ray that is started here has room for them.
@@ -26,6 +26,11 @@ def map_units(
         yield from map(work, units)
         return
     start_ray(workers)
+    yield from map_on_ray(work, units)
+
+
+def map_on_ray(work: Callable[[Unit], Answer], units: Sequence[Unit]) -> Iterable[Answer]:
+    """``work`` over units as Ray tasks, a few in flight; answers come as they are done."""
     task: Any = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=False)(
         lambda unit: work(unit)
     )

@@ -32,21 +32,21 @@ _LEAST_ROWS = 400  # with fewer a rule follows chance
 
 
 def split_rows(
-    reads: list[RowSelection], parts: int, part: int, most: int, seed: int
+    selections: list[RowSelection], parts: int, part: int, most: int, seed: int
 ) -> tuple[list[RowSelection], list[RowSelection]]:
     """All rows but one part of ``parts``, and that part (at most ``most`` rows of it, the others stay in the
     rest); the part of a row depends on its place and the seed."""
-    total = sum(read.take for read in reads)
+    total = sum(selection.take for selection in selections)
     order = np.random.default_rng(seed).permutation(total)
     is_held = np.zeros(total, dtype=bool)
     is_held[order[part * total // parts : (part + 1) * total // parts][:most]] = True
     rest: list[RowSelection] = []
     held: list[RowSelection] = []
     at = 0
-    for read in reads:
-        here = is_held[at : at + read.take]
-        at += read.take
-        for some, into in ((read.only(~here), rest), (read.only(here), held)):
+    for selection in selections:
+        here = is_held[at : at + selection.take]
+        at += selection.take
+        for some, into in ((selection.only(~here), rest), (selection.only(here), held)):
             if some.take:
                 into.append(some)
     return rest, held
