@@ -104,9 +104,9 @@ def read(rows: int, dim: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from distributed.data.check_rows import SurveyOptions, survey_unit
     from distributed.data.columns import Columns
     from distributed.data.feature_store import FeatureStore
-    from distributed.data.survey import SurveyOptions, survey_unit
 
     generator = np.random.default_rng(0)
     values = pa.array(generator.normal(size=rows * dim).astype(np.float16))

@@ -120,7 +120,7 @@ def check_schema(
 
 
 def has_length(metadata: pq.FileMetaData, columns: Columns, dim: int) -> bool:
-    """Whether a footer's count of values agrees with lists of ``dim``: saves a look at the rows."""
+    """Whether a footer's count of values fits lists of ``dim``, so that no row need be read to know it."""
     values = 0
     for group in range(metadata.num_row_groups):
         for place in range(metadata.num_columns):

@@ -43,7 +43,7 @@ class RandomSplit:
 
 @dataclass(frozen=True)
 class PartFacts:
-    """What deciding about all parts together needs of one."""
+    """What must be known of each part to find duplicates and to split the rows of all parts."""
 
     id_hash: np.ndarray
     is_test: np.ndarray
@@ -115,7 +115,7 @@ def assemble(
 
 
 def _row_bytes(plan: PartPlan, facts: Sequence[PartFacts]) -> int:
-    """Of a row in a file, about."""
+    """Bytes of a row in a file, about."""
     dim = max((fact.dim for fact in facts), default=0)
     return dim * np.dtype(plan.dtype).itemsize + 64
 

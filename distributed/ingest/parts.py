@@ -63,7 +63,7 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class Read:
-    """A chunk as far as it needs no features: usable rows, decoded pictures, and what was rejected."""
+    """A chunk before its features are computed: usable rows, decoded pictures, and what was rejected."""
 
     table: pa.Table
     pictures: list[Image.Image]

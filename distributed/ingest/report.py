@@ -1,4 +1,4 @@
-"""What a person wants to see of a new feature store: one page and one picture."""
+"""The report of a new feature store: one page of text and one picture."""
 
 from __future__ import annotations
 

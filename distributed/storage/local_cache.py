@@ -1,4 +1,4 @@
-"""Local folders of this project beside an output that is on S3."""
+"""Local working folders: copies of bundles, and files that grow while the output is on S3."""
 
 from __future__ import annotations
 

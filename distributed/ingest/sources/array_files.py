@@ -197,7 +197,7 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _npz_array(path: str, name: str) -> np.ndarray:
-    """Memory-mapped where it lies in the archive as it is, else decompressed whole."""
+    """Memory-mapped where the archive stores it uncompressed, else decompressed whole."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{name}.npy")
         if entry.compress_type != zipfile.ZIP_STORED:
@@ -230,7 +230,7 @@ def _mat_array(path: str, name: str, changed: int) -> np.ndarray:
 
 
 def _is_matlab_hdf5(path: str) -> bool:
-    """MATLAB 7.3: HDF5 behind 512 bytes that say so."""
+    """MATLAB 7.3: HDF5 after a header of 512 bytes."""
     if Path(path).suffix.lower() != ".mat":
         return False
     with open(path, "rb") as file:

@@ -169,7 +169,7 @@ def _list_pictures(path: str) -> pa.Array:
 
 
 def _join(path: pa.Array, key: pa.Array, tags: pa.Array) -> pa.Table:
-    """Pictures and rows of the tags file that mean each other: by path, else by path without suffix,
+    """Pairs of a picture and its row in the tags file: by path, else by path without suffix,
     else by the file's name without suffix (the first that fits most rows)."""
     texts = path.to_pylist()
     stems = [str(PurePosixPath(text).with_suffix("")) for text in texts]

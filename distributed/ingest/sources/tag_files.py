@@ -236,7 +236,7 @@ def _json_row(path: str, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _json_kind(value: Any) -> pa.DataType | None:
-    """Arrow's type for a value; None where it tells nothing (null, empty list)."""
+    """Arrow's type for a value; None where the value does not determine it (null, empty list)."""
     if isinstance(value, list):
         inner = next((k for v in value if (k := _json_kind(v)) is not None), None)
         return None if inner is None else pa.list_(inner)

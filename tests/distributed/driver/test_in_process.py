@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from distributed.data.blocks import inline_blocks
+from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
-from distributed.data.survey import Validation, survey_store
+from distributed.data.survey import survey_store
 from distributed.driver.in_process import InProcessIO
 from distributed.training.build import build_learner
 from distributed.training.config import DataConfig, TrainConfig

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from distributed.data.blocks import inline_blocks
+from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
-from distributed.data.survey import Validation, survey_store
+from distributed.data.survey import survey_store
 from distributed.runtime.signals import LoopAction
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.heartbeat import Heartbeat
