@@ -21,12 +21,12 @@ import ray
 from xdist.scheduler import LoadScopeScheduling
 
 from distributed.runtime.ray_session import start_ray
-from tests.helpers.commands import ROOT, run, run_here
+from tests.helpers.commands import ROOT, run_here
 from tests.helpers.fault_proxy import FaultProxy
 from tests.helpers.s3_server import Bucket, bucket_environment, make_bucket, s3_server
 
 # Each starts a Ray, or a scorer on one of its own.
-RAY_FIXTURES = {"shared_ray", "ray_job", "guarded", "server"}
+RAY_FIXTURES = {"shared_ray", "guarded", "server"}
 # What files of tests share, by a word in them; the longest first. Each is made once where one process has
 # all of its files.
 SHARED = {"ray_job": "ray", "shared_ray": "ray", "Server": "scorer", "spawn_ranks": "ranks"}
@@ -122,9 +122,9 @@ def shared_ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def ray_job() -> Job:
-    """``job`` for jobs that need Ray: processes of their own."""
-    return run
+def ray_job(shared_ray: None, job: Job) -> Job:
+    """``job`` for jobs that need Ray: they take the one of the session."""
+    return job
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import pytest
 
 from drel_core.bundle.format import read_thresholds
 from tests.conftest import Job
+from tests.helpers.commands import run
 from tests.helpers.pictures import picture_table, tiny_network, write_pictures
 
 
@@ -23,7 +24,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(
-    stores: Path, ray_job: Job, monkeypatch: pytest.MonkeyPatch
+    stores: Path, ray_job: Job
 ) -> None:
     out = stores / "out"
     done = ray_job(
@@ -80,10 +81,10 @@ def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(
         "--json",
         stores / "again.json",
     )
-    refused = ray_job("evaluate", *asked)  # a bundle alone does not choose what code runs
+    # In processes that have not trained: a bundle alone does not choose what code runs.
+    refused = run("evaluate", *asked)
     assert refused.returncode == 2 and "whose code would run" in refused.stderr, refused.stderr
-    monkeypatch.setenv("DREL_TRUSTED_BACKBONES", f"file:{stores / 'tiny.pt'}")
-    again = ray_job("evaluate", *asked)
+    again = run("evaluate", *asked, DREL_TRUSTED_BACKBONES=f"file:{stores / 'tiny.pt'}")
     assert again.returncode == 0, again.stderr
     assert "with per-tag thresholds" in again.stdout
     assert json.loads((stores / "again.json").read_text("utf-8"))["F1"] == metrics["F1"]

@@ -19,14 +19,14 @@ from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import bundle_folder
 from tests.conftest import Job
 from tests.helpers.bundles import write_drel
-from tests.helpers.commands import SMALL, run
+from tests.helpers.commands import SMALL, run, run_here
 from tests.helpers.stores import planted_table
 
 HELD_OUT = ("tag-02", "tag-09")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
     """A model that never saw two of twelve tags, the images that have them, and a test store."""
     folder = tmp_path_factory.mktemp("update")
     table = planted_table(600)
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(table.filter(pa.array(~has)), folder / "old.parquet")
     pq.write_table(table.filter(pa.array(has)), folder / "new.parquet")
     pq.write_table(planted_table(120, seed=1, first=5000), folder / "test.parquet")
-    done = run(
+    code = run_here(
         "train",
         "--data.train",
         folder / "old.parquet",
@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         150,
         *SMALL,
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0
     return folder
 
 
