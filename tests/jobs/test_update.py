@@ -49,6 +49,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
         2,
         "--reservoir.rows",
         150,
+        "--decision.fits",
+        1,
         *SMALL,
     )
     assert code == 0
