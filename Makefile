@@ -20,7 +20,7 @@ help:  ## list the targets
 demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate images
 	$(BIN)/python -m jobs.demo
 
-# Two processes: one has the tests of the shared Ray, the other begins with those of the scorers.
+# Two processes: while one waits for Ray the other computes. tests/conftest.py says what stays together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test: $(INSTALLED)  ## the test suite, as CI runs it (8 minutes on 2 cores)

@@ -27,16 +27,22 @@ from tests.helpers.s3_server import Bucket, bucket_environment, make_bucket, s3_
 
 # Each starts a Ray, or a scorer on one of its own.
 RAY_FIXTURES = {"shared_ray", "guarded", "server"}
-# What files of tests share, by a word in them; the longest first. Each is made once where one process has
-# all of its files.
-SHARED = {"ray_job": "ray", "shared_ray": "ray", "Server": "scorer", "spawn_ranks": "ranks"}
+# What files of tests share, the longest first.
+GROUPS = ("killed jobs", "ray", "scorer", "ranks")
 
 
 @functools.cache
 def group_of(file: str) -> str:
-    """What the file shares with others, else the file itself."""
+    """What the file shares with others, by the words in it; else the file itself.
+
+    The shared Ray has two groups, so that two processes, each with one, end at about the same time.
+    """
     text = (ROOT / file).read_text("utf-8")
-    return next((group for word, group in SHARED.items() if word in text), file)
+    if "ray_job" in text or "shared_ray" in text:
+        return "killed jobs" if "SIGKILL" in text else "ray"
+    if "Server" in text:
+        return "scorer"
+    return "ranks" if "spawn_ranks" in text else file
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Groups stay together, the long ones first.
     """
-    groups: dict[str, list[pytest.Item]] = {group: [] for group in SHARED.values()}
+    groups: dict[str, list[pytest.Item]] = {group: [] for group in GROUPS}
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if "shared_data" in fixtures:
