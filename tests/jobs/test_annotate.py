@@ -107,13 +107,13 @@ def test_a_stopped_run_goes_on_with_the_missing_files(
 
 def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path, ray_job: Job) -> None:
     """kill -9 of the driver of a store large enough for Ray Data."""
-    model = write_drel(tmp_path / "model")
-    rows, dim = 8_400_000, D  # 269 MB of features: above what is done without Ray
+    rows, dim = 1_050_000, 64  # 269 MB of features: above what is done without Ray
+    model = write_drel(tmp_path / "model", dim=dim)
     ids = pa.array(np.arange(rows).astype(str))
     flat = pa.array(np.random.default_rng(0).normal(size=rows * dim).astype(np.float32))
     table = pa.table({"image_id": ids, "features": pa.FixedSizeListArray.from_arrays(flat, dim)})
     (tmp_path / "data").mkdir()
-    pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=65536, compression="none")
+    pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=8192, compression="none")
     out = tmp_path / "out"
     arguments = ("--model", model, "--data", tmp_path / "data", "--out", out, "--k", 2)
     line = command("annotate", *arguments)

@@ -32,7 +32,14 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
     )
     out = tmp_path / "out"
     done = ray_job(
-        "compare", *stores, "--out", str(out), "--methods", f"drel:{broken},{','.join(METHODS)}"
+        "compare",
+        *stores,
+        "--out",
+        str(out),
+        "--epochs",
+        "20",
+        "--methods",
+        f"drel:{broken},{','.join(METHODS)}",
     )
     assert done.returncode == 1, done.stderr
     assert "holds out none" in done.stderr
