@@ -2,9 +2,16 @@
 
     python -m benchmarks.make_store --rows 1000000 --dim 256 --tags 100000 --out STORE
 
-Each tag has a random direction. An image draws its tags from a Zipf law; its features are the sum of their
-directions plus Gaussian noise. The planted scorer knows the directions and frequencies: a tag's score is its
-log-odds if it were the image's only tag. Its F1 on test rows is printed: the mark for a trained model.
+Each tag has a random direction. An image draws its tags from a Zipf law; its latent is the sum of their
+directions plus Gaussian noise. With ``--structure linear`` the features are this latent.
+
+With ``--structure nonlinear`` an image also has a topic. Most of its tags come from the topic's own share of
+the vocabulary, so that tags go together; features are a random network with one hidden layer of the latent,
+whose units are bent the same way on both sides of zero in part, so that no linear map turns it back; and of
+the labels a share is missing, as people leave tags out.
+
+The planted scorer knows latent, directions and frequencies: a tag's score is its log-odds if it were the
+image's only tag. Its F1 on test rows is printed: the mark for a trained model, which sees features alone.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +35,7 @@ from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists
 from drel_core.scoring.topk import topk_blockwise
 
+_OF_TOPIC = 0.75  # share of an image's tags that its topic gives, with --structure nonlinear
 DRAW_ROWS = 512  # rows of a generator: what a row holds does not depend on how a source is cut
 
 
@@ -42,16 +51,32 @@ class Planted:
     zipf: float
     test_share: float
     seed: int
+    structure: str = "linear"
+    latent: int = 64
+    missing: float = 0.2
+    gain: float = 2.0
+
+    @property
+    def width(self) -> int:
+        """Numbers of an image's latent."""
+        return self.dim if self.structure == "linear" else self.latent
+
+    @property
+    def topics(self) -> int:
+        return max(4, min(256, self.tags // 50))
 
     @property
     def num_rows(self) -> int:
         return self.rows
 
     def directions(self) -> np.ndarray:
-        """float32 ``[T, D]`` of length 1."""
-        generator = np.random.default_rng([self.seed, 1])
-        value_TD = generator.standard_normal((self.tags, self.dim), dtype=np.float32)
-        return value_TD / np.linalg.norm(value_TD, axis=1, keepdims=True)
+        """float32 ``[T, width]`` of length 1."""
+        return self.unit_rows(1, self.tags)
+
+    def unit_rows(self, purpose: int, rows: int) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, purpose])
+        value_nW = generator.standard_normal((rows, self.width), dtype=np.float32)
+        return value_nW / np.linalg.norm(value_nW, axis=1, keepdims=True)
 
     def frequency(self) -> np.ndarray:
         """Probability of each tag; tag 0 is the most frequent."""
@@ -60,27 +85,47 @@ class Planted:
 
     def read(self, start: int, rows: int) -> Chunk:
         first, stop = start // DRAW_ROWS, -(-min(start + rows, self.rows) // DRAW_ROWS)
-        direction_TD, edges = _shared(self)
-        tables = [self._draw(block, direction_TD, edges) for block in range(first, stop)]
+        tables = [self._draw(block) for block in range(first, stop)]
         table = pa.concat_tables(tables).slice(start - first * DRAW_ROWS, rows)
         return Chunk(table.combine_chunks(), rejected([]))
 
-    def _draw(self, block: int, direction_TD: np.ndarray, edges: np.ndarray) -> pa.Table:
+    def latents(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of a block of ``DRAW_ROWS`` rows: latents ``[B, width]``, and the labels as tags ``[n]`` with
+        offsets ``[B + 1]``."""
+        shared = _shared(self)
         count = min(DRAW_ROWS, self.rows - block * DRAW_ROWS)
         generator = np.random.default_rng([self.seed, 2, block])
         size_B = 1 + generator.poisson(self.per_image - 1, count)
         row_n = np.repeat(np.arange(count), size_B)
-        tag_n = np.searchsorted(edges, generator.random(len(row_n))).clip(0, self.tags - 1)
-        key = np.unique(row_n * self.tags + tag_n)  # a tag once an image
-        row_n, tag_n = np.divmod(key, self.tags)
-        offsets = np.zeros(count + 1, dtype=np.int32)
-        np.cumsum(np.bincount(row_n, minlength=count), out=offsets[1:])
-        value_BD = np.add.reduceat(direction_TD[tag_n], offsets[:-1], axis=0)
-        value_BD += (
+        draw_n = generator.random(len(row_n))
+        tag_n = np.searchsorted(shared.edges, draw_n).clip(0, self.tags - 1)
+        topic_B = None
+        if shared.topics is not None:
+            topic_B = generator.integers(0, self.topics, count)
+            of_topic_n = generator.random(len(row_n)) < _OF_TOPIC
+            tag_n = np.where(of_topic_n, shared.topics.tags(topic_B[row_n], draw_n), tag_n)
+        row_n, tag_n, offsets = _once(row_n, tag_n, count, self.tags)
+        value_BW = np.add.reduceat(shared.direction_TW[tag_n], offsets[:-1], axis=0)
+        if shared.topics is not None and topic_B is not None:
+            value_BW += shared.topics.direction_KW[topic_B]
+        value_BW += (
             self.noise
-            / np.sqrt(self.dim)
-            * generator.standard_normal(value_BD.shape, dtype=np.float32)
+            / np.sqrt(self.width)
+            * generator.standard_normal(value_BW.shape, dtype=np.float32)
         )
+        if self.structure == "nonlinear":
+            # The first label of an image always stays, so that no image is without one.
+            kept_n = generator.random(len(tag_n)) >= self.missing
+            kept_n[offsets[:-1]] = True
+            row_n, tag_n, offsets = _once(row_n[kept_n], tag_n[kept_n], count, self.tags)
+        return value_BW, tag_n, offsets
+
+    def _draw(self, block: int) -> pa.Table:
+        value_BD, tag_n, offsets = self.latents(block)
+        count = len(value_BD)
+        network = _shared(self).network
+        if network is not None:
+            value_BD = network.features(value_BD)
         ids = np.char.add("i", (block * DRAW_ROWS + np.arange(count)).astype(str))
         test_B = hash_ids(ids.astype(object), self.seed + 1) / 2.0**64 < self.test_share
         names = np.char.add("tag", tag_n.astype(str))
@@ -101,41 +146,105 @@ class Planted:
         return {"kind": "planted", **{k: getattr(self, k) for k in self.__dataclass_fields__}}
 
 
-_held: dict[Planted, tuple[np.ndarray, np.ndarray]] = {}
+def _once(
+    row_n: np.ndarray, tag_n: np.ndarray, count: int, tags: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each tag once an image: rows and tags in order, and the offsets of the rows."""
+    row_n, tag_n = np.divmod(np.unique(row_n * tags + tag_n), tags)
+    offsets = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(np.bincount(row_n, minlength=count), out=offsets[1:])
+    return row_n, tag_n, offsets
 
 
-def _shared(source: Planted) -> tuple[np.ndarray, np.ndarray]:
-    """Directions and cumulative frequencies, made once a process."""
-    if source not in _held:
-        _held[source] = (source.directions(), np.cumsum(source.frequency()))
-    return _held[source]
+class _Topics:
+    """Each tag belongs to one topic, and in it is as frequent, beside its like, as over all images."""
+
+    def __init__(self, source: Planted) -> None:
+        generator = np.random.default_rng([source.seed, 3])
+        topic_T = generator.integers(0, source.topics, source.tags)
+        topic_T[: source.topics] = np.arange(source.topics)  # none is without a tag
+        self.order_T = np.argsort(topic_T, kind="stable")
+        self.edges_T = np.cumsum(source.frequency()[self.order_T])
+        self.first_K = np.searchsorted(topic_T[self.order_T], np.arange(source.topics))
+        self.last_K = np.append(self.first_K[1:], source.tags) - 1
+        self.direction_KW = source.unit_rows(4, source.topics)
+
+    def tags(self, topic_n: np.ndarray, draw_n: np.ndarray) -> np.ndarray:
+        """A tag of each topic, from numbers in [0, 1)."""
+        first_n, last_n = self.first_K[topic_n], self.last_K[topic_n]
+        low_n = np.where(first_n > 0, self.edges_T[first_n - 1], 0.0)
+        place_n = np.searchsorted(self.edges_T, low_n + draw_n * (self.edges_T[last_n] - low_n))
+        return self.order_T[place_n.clip(first_n, last_n)]
+
+
+class _Network:
+    """Features of a latent: units ``cos(gain u x + phase)`` with random ``u``, then a random mixture of them.
+
+    A cosine bends back: two far latents may give one unit the same value, so that no linear map of the
+    features gives the latent.
+    """
+
+    def __init__(self, source: Planted) -> None:
+        generator = np.random.default_rng([source.seed, 5])
+        units = 2 * source.dim
+        self.inner_WU = source.gain * source.unit_rows(6, units).T
+        self.phase_U = generator.uniform(0, 2 * np.pi, units).astype(np.float32)
+        self.outer_UD = generator.standard_normal((units, source.dim), dtype=np.float32)
+        self.outer_UD /= np.sqrt(units)
+
+    def features(self, value_BW: np.ndarray) -> np.ndarray:
+        return np.cos(value_BW @ self.inner_WU + self.phase_U) @ self.outer_UD
+
+
+@dataclass(frozen=True)
+class _Shared:
+    direction_TW: np.ndarray
+    edges: np.ndarray
+    topics: _Topics | None
+    network: _Network | None
+
+
+@lru_cache(maxsize=4)
+def _shared(source: Planted) -> _Shared:
+    """What all rows of a source share, made once a process."""
+    nonlinear = source.structure == "nonlinear"
+    return _Shared(
+        source.directions(),
+        np.cumsum(source.frequency()),
+        _Topics(source) if nonlinear else None,
+        _Network(source) if nonlinear else None,
+    )
 
 
 def planted_metrics(source: Planted, store: Path, rows: int, k: int = 5) -> dict[str, Any]:
     """Metrics of the planted scorer on the first ``rows`` test rows."""
-    held: list[pa.Table] = []
+    held, found = [], 0
     for file in sorted((store / "test").glob("*.parquet")):
-        for batch in pq.ParquetFile(file).iter_batches(1024, columns=[FEATURES, TAGS]):
-            if sum(len(table) for table in held) < rows:
-                held.append(pa.Table.from_batches([batch]))
+        if found < rows:
+            held.append(pq.read_table(file, columns=[IMAGE_ID, TAGS]))
+            found += len(held[-1])
     table = pa.concat_tables(held).slice(0, rows).combine_chunks()
-    value_BD = torch.from_numpy(
-        table.column(FEATURES).chunk(0).flatten().to_numpy().reshape(len(table), -1).copy()
-    ).float()
+    row_B = np.array([int(name[1:]) for name in table.column(IMAGE_ID).to_pylist()])
+    latent_of = lru_cache(maxsize=None)(lambda block: source.latents(block)[0])
+    value_BW = torch.from_numpy(
+        np.stack([latent_of(row // DRAW_ROWS)[row % DRAW_ROWS] for row in row_B.tolist()])
+    )
     flat = table.column(TAGS).chunk(0)
     tag = np.array([int(name[3:]) for name in flat.flatten().to_pylist()], dtype=np.int64)
     offsets = flat.offsets.to_numpy().astype(np.int64)
     truth = TagLists(torch.from_numpy(tag), torch.from_numpy(offsets - offsets[0]))
-    direction_TD = torch.from_numpy(source.directions())
-    # The log-odds of a tag under the model: s = d.x / sigma^2 + log p, sigma^2 = noise^2 / D.
-    prior_T = torch.from_numpy(np.log(source.frequency())).float() * (source.noise**2 / source.dim)
+    direction_TW = torch.from_numpy(source.directions())
+    # The log-odds of a tag under the model: s = d.x / sigma^2 + log p, sigma^2 = noise^2 / width.
+    prior_T = torch.from_numpy(np.log(source.frequency())).float() * (
+        source.noise**2 / source.width
+    )
     trained = pq.read_table(store / "vocabulary.parquet").column("tag").to_pylist()
     known_T = torch.zeros(source.tags, dtype=torch.bool)
     known_T[[int(name[3:]) for name in trained]] = True
     counts = MetricCounts(source.tags, k)
-    for start in range(0, len(value_BD), 256):
+    for start in range(0, len(value_BW), 256):
         part = slice(start, start + 256)
-        _, best_Bk = topk_blockwise(value_BD[part], direction_TD, k, prior_T)
+        _, best_Bk = topk_blockwise(value_BW[part], direction_TW, k, prior_T)
         counts.update_topk(best_Bk, truth[part])
     return counts.result(known_T)
 
@@ -153,6 +262,12 @@ def main() -> None:
         "--noise", type=float, default=1.0, help="length of the noise, beside 1 of a tag"
     )
     parser.add_argument("--zipf", type=float, default=1.0)
+    parser.add_argument("--structure", choices=("linear", "nonlinear"), default="linear")
+    parser.add_argument("--latent", type=int, default=64, help="nonlinear: size of a latent")
+    parser.add_argument(
+        "--missing", type=float, default=0.2, help="nonlinear: share of labels that are left out"
+    )
+    parser.add_argument("--gain", type=float, default=2.0, help="nonlinear: how far units bend")
     parser.add_argument("--test_share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
