@@ -204,16 +204,20 @@ class _Shared:
     network: _Network | None
 
 
-@lru_cache(maxsize=4)
+_held: dict[Planted, _Shared] = {}  # a cached function would not reach Ray's workers
+
+
 def _shared(source: Planted) -> _Shared:
     """What all rows of a source share, made once a process."""
-    nonlinear = source.structure == "nonlinear"
-    return _Shared(
-        source.directions(),
-        np.cumsum(source.frequency()),
-        _Topics(source) if nonlinear else None,
-        _Network(source) if nonlinear else None,
-    )
+    if source not in _held:
+        nonlinear = source.structure == "nonlinear"
+        _held[source] = _Shared(
+            source.directions(),
+            np.cumsum(source.frequency()),
+            _Topics(source) if nonlinear else None,
+            _Network(source) if nonlinear else None,
+        )
+    return _held[source]
 
 
 def planted_metrics(source: Planted, store: Path, rows: int, k: int = 5) -> dict[str, Any]:
