@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.data.check_rows import hash_ids
+from distributed.data.row_hash import is_drawn
 from distributed.ingest.run import StoreOptions, ingest
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from drel_core.scoring.metrics import MetricCounts
@@ -127,7 +127,7 @@ class Planted:
         if network is not None:
             value_BD = network.features(value_BD)
         ids = np.char.add("i", (block * DRAW_ROWS + np.arange(count)).astype(str))
-        test_B = hash_ids(ids.astype(object), self.seed + 1) / 2.0**64 < self.test_share
+        test_B = is_drawn(ids.astype(object), self.test_share, "split", self.seed)
         names = np.char.add("tag", tag_n.astype(str))
         return pa.table(
             {

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.data.blocks import load_rows
-from distributed.data.check_rows import hash_ids
 from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
+from distributed.data.row_hash import is_drawn
 from distributed.data.survey import survey_store
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import MetricCounts
@@ -96,7 +96,7 @@ def prepare(data: Path, out: Path, validation: int | None) -> tuple[Path, Path, 
     if validation is not None:
         table = pq.read_table(train)
         ids = table.column("image_id").to_numpy().astype(object)
-        held = hash_ids(ids, validation + 1) / 2.0**64 < 0.15
+        held = is_drawn(ids, 0.15, "split", validation)
         train, test = out / "train.parquet", out / "test.parquet"
         pq.write_table(table.filter(pa.array(~held)), train)
         pq.write_table(table.filter(pa.array(held)), test)

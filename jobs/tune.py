@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> None:
         f"{survey.train_rows} training images, {survey.validation_rows} for validation, "
         f"{extra.trials} trials of up to {config.epochs} epochs"
     )
+    if line := survey.shortfall(config.data.validation):
+        say(line)
     found = search(config, survey, space, extra.trials, extra.concurrent, extra.grace, say)
     best = with_values(config, found.values)
     write_json(Path(config.out) / "trials.json", found.trials)

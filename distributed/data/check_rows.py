@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table
 from distributed.data.feature_sums import FeatureSums, feature_sums
+from distributed.data.row_hash import hash_ids, is_drawn
 from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
@@ -70,14 +71,6 @@ class UnitSurvey:
     """how it was looked at"""
 
 
-def hash_ids(image_id: np.ndarray, seed: int = 0) -> np.ndarray:
-    """uint64 hashes of text, the same in every process."""
-    import pandas as pd  # slow to import, and training workers hash nothing
-
-    key = f"{seed:016d}"[-16:]
-    return pd.util.hash_array(image_id, hash_key=key, categorize=False)
-
-
 def survey_unit(
     unit: RowGroupSlice, options: SurveyOptions, known_bad: Sequence[BadRow] = ()
 ) -> UnitSurvey:
@@ -110,7 +103,7 @@ def survey_unit(
     held_B = np.zeros(unit.rows, dtype=bool)
     validation = options.validation
     if validation is not None and validation.fraction > 0:
-        held_B = hash_ids(id_B, validation.seed + 1) / 2.0**64 < validation.fraction
+        held_B = is_drawn(id_B, validation.fraction, "validation", validation.seed)
 
     # Checks the values and, over the rows that nothing else speaks against, sums them.
     train_B = ~(_has_fault(faults, unit.rows) | bad_tag_B | tagless_B | held_B)

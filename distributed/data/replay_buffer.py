@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed.data.check_rows import hash_ids
 from distributed.data.columns import Columns
 from distributed.data.feature_store import (
     FeatureBatch,
@@ -25,6 +24,7 @@ from distributed.data.feature_store import (
     read_table,
     read_unit,
 )
+from distributed.data.row_hash import hash_ids
 from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 
@@ -92,7 +92,7 @@ def _some(selections: list[RowSelection], enough: int, seed: int) -> list[RowSel
 def _keyed(batch: FeatureBatch, survey: StoreSurvey) -> pa.Table:
     ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, survey.names)
     image_id = batch.image_id_B.cast(pa.string())
-    hashed = hash_ids(image_id.to_numpy(zero_copy_only=False).astype(object), seed=7)
+    hashed = hash_ids(image_id.to_numpy(zero_copy_only=False).astype(object), "reservoir")
     chance_B = (hashed.astype(np.float64) + 1) / (2.0**64 + 2)
     count_n = np.append(survey.count_T[ids], np.iinfo(np.int64).max)
     rarest_B = np.minimum.reduceat(count_n, offsets[:-1])

@@ -16,6 +16,7 @@ import pyarrow as pa
 from distributed.data.check_rows import BadRow, SurveyOptions, UnitSurvey, Validation, survey_unit
 from distributed.data.columns import sibling_option
 from distributed.data.feature_store import FeatureStore, RowGroupSlice, RowSelection
+from distributed.data.row_hash import is_short
 from distributed.runtime.tasks import map_units
 from drel_core.errors import InputError
 
@@ -54,6 +55,16 @@ class StoreSurvey:
     @property
     def validation_rows(self) -> int:
         return sum(selection.take for selection in self.validation)
+
+    def shortfall(self, share: float) -> str | None:
+        """A line where clearly fewer rows are held out for validation than the share asks for."""
+        held, rows = self.validation_rows, self.train_rows + self.validation_rows
+        if not is_short(held, rows, share):
+            return None
+        return (
+            f"data.validation {share} asks for about {round(share * rows)} of {rows} rows, but only "
+            f"{held} are held out: figures of so few rows are coarse"
+        )
 
     @property
     def num_bytes(self) -> int:

@@ -196,6 +196,8 @@ def _log_survey(
         + (f", {survey.validation_rows} for validation" if config.data.validation else "")
         + f", D = {survey.image_dim}, {len(survey.names)} tags"
     )
+    if line := survey.shortfall(config.data.validation):
+        log(line)
     for found in (survey, test):
         if found is None:
             continue

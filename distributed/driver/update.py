@@ -82,6 +82,8 @@ def run(
         new_images=sum(part.train_rows for part in surveys),
     )
     _log_rows(log, parent, survey, replay, repeats)
+    if config.data.validation:
+        log(f"{survey.validation_rows} rows are held out for validation")
     _log_skipped(log, surveys)
     made_from = {
         **train.fingerprint(training, survey),

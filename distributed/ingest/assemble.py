@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from distributed.data.check_rows import hash_ids
+from distributed.data.row_hash import hash_ids
 from distributed.ingest.parts import IMAGE_HASH, PartPlan
 from distributed.ingest.report import Overview, write_report
 from distributed.ingest.sources.base import (
@@ -174,7 +174,7 @@ def _facts(path: str, random: RandomSplit | None) -> PartFacts:
     dim = pq.read_schema(path).field(FEATURES).type.list_size
     ids = table.column(IMAGE_ID).to_numpy(zero_copy_only=False).astype(object, copy=False)
     is_test = pc.fill_null(pc.equal(table.column(SPLIT), "test"), False)
-    order = hash_ids(ids, random.seed + 1) if random is not None else np.zeros(0, np.uint64)
+    order = hash_ids(ids, "split", random.seed) if random is not None else np.zeros(0, np.uint64)
     return PartFacts(hash_ids(ids), is_test.to_numpy(zero_copy_only=False), order, dim)
 
 

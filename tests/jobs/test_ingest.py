@@ -18,9 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distributed.data.check_rows import Validation
+from distributed.data.feature_store import FeatureStore
+from distributed.data.survey import survey_store
 from tests.conftest import Job
 from tests.helpers import nuswide_layout
 from tests.helpers.commands import start
+from tests.helpers.stores import planted_table
 
 GOOD, HOSTILE = 34, 22
 
@@ -316,6 +320,22 @@ def test_nus_wide_with_its_own_and_a_random_split(tmp_path: Path, ray_job: Job) 
     done = ray_job("ingest", *common, "--out", str(tmp_path / "broken"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "Test_Normalized_WT.dat" in done.stderr
+
+
+def test_the_training_part_of_a_random_split_can_be_split_again(
+    tmp_path: Path, ray_job: Job
+) -> None:
+    pq.write_table(planted_table(2000), tmp_path / "t.parquet")
+    done = ray_job(
+        *("ingest", "--source", "table", "--input", tmp_path / "t.parquet"),
+        *("--split", "random:400", "--out", tmp_path / "store"),
+    )
+    assert done.returncode == 0, done.stderr
+    store = FeatureStore.open(str(tmp_path / "store" / "train"))
+    found = survey_store(store, "fail", Validation(0.2, 0))
+    assert found.train_rows + found.validation_rows == 1600
+    assert found.validation_rows == pytest.approx(320, abs=65)  # four standard deviations
+    assert found.shortfall(0.2) is None
 
 
 def test_a_table_with_an_array_and_a_split_column(tmp_path: Path, ray_job: Job) -> None:
