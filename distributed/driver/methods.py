@@ -33,11 +33,11 @@ def _in_epochs(spec: RunSpec, log: Log, launcher: Launcher) -> None:
 
 
 def _popularity(spec: RunSpec, log: Log, launcher: Launcher) -> None:
-    _write_at_once(spec, lambda writer: None, time.perf_counter())
+    _write_at_once(spec, lambda writer: None, time.perf_counter(), log)
 
 
 def _write_at_once(
-    spec: RunSpec, save: Callable[[BundleWriter], dict[str, Any] | None], started: float
+    spec: RunSpec, save: Callable[[BundleWriter], dict[str, Any] | None], started: float, log: Log
 ) -> None:
     """Write the bundle of a method that is fitted once, without epochs; whole or not at all.
 
@@ -67,7 +67,7 @@ def _write_at_once(
         "config": asdict(config),
         **described,
     }
-    finish_bundle(writer, config.method, survey, config.data.columns, about)
+    finish_bundle(writer, config.method, survey, config.data.columns, about, log)
 
 
 def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
@@ -82,7 +82,7 @@ def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
         write_shards(survey, config.data.columns, config.workers.most, writer)
         return {"parts": config.workers.most, "k_neighbours": k, "weighting": weighting}
 
-    _write_at_once(spec, save, started)
+    _write_at_once(spec, save, started, log)
 
 
 def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
@@ -92,7 +92,7 @@ def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     fitted = fit_svm(
         spec.survey, config.data.columns, config.svm, config.seed, kept, spec.fingerprint, log
     )
-    _write_at_once(spec, lambda writer: fitted.save(writer.folder), started)
+    _write_at_once(spec, lambda writer: fitted.save(writer.folder), started, log)
 
 
 _FITS: dict[str, Fit] = {

@@ -32,7 +32,7 @@ from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.format import read_info, read_thresholds, read_vocabulary
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 
@@ -82,8 +82,7 @@ def run(
         new_images=sum(part.train_rows for part in surveys),
     )
     _log_rows(log, parent, survey, replay, repeats)
-    if config.data.validation:
-        log(f"{survey.validation_rows} rows are held out for validation")
+    _log_thresholds(log, config, survey, bundle)
     _log_skipped(log, surveys)
     made_from = {
         **train.fingerprint(training, survey),
@@ -137,6 +136,16 @@ def _log_rows(
         f"{survey.train_rows - parent.new_images} rows"
         + (f" ({repeats} times {replay.train_rows})" if replay and repeats > 1 else "")
     )
+
+
+def _log_thresholds(log: Log, config: UpdateConfig, survey: StoreSurvey, bundle: Path) -> None:
+    if config.data.validation:
+        log(f"{survey.validation_rows} rows are held out for validation")
+    elif read_thresholds(bundle) is not None:
+        log(
+            "per-tag thresholds are those of the older model; a new tag takes the median of tags of like "
+            "count"
+        )
 
 
 def _new_stores(

@@ -172,7 +172,8 @@ def check_fits(request: ScoreRequest, model: ServedModel) -> None:
         raise ApiError(
             422,
             "no_thresholds",
-            "this model has no per-tag thresholds: it was trained without --data.validation",
+            "this model has no per-tag thresholds: it was trained without --data.validation, or no "
+            "held-out image had one of its tags among its best",
         )
 
 

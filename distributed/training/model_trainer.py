@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from distributed.bundles.finish import finish_bundle
-from distributed.bundles.locate import local_bundle
 from distributed.bundles.write import BundleWriter
+from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.training import checkpoint, collectives
 from distributed.training.config import PICTURE_METHODS
@@ -22,9 +22,9 @@ from distributed.training.kernel_fit import fit_kernel
 from distributed.training.learner import Learner
 from distributed.training.run_spec import RunSpec
 from distributed.training.trainer import RunIO, Trainer
-from distributed.training.warm_start import inherit
+from distributed.training.warm_start import inherit, inherited_thresholds
+from drel_core.annotators.base import TrainedAnnotator
 from drel_core.annotators.drel import DRELAnnotator
-from drel_core.annotators.load import load_bundle
 
 
 class ModelIO(RunIO, Protocol):
@@ -98,15 +98,19 @@ class ModelTrainer(Trainer[ModelIO]):
             figures["decision_seconds"] = round(decision_seconds, 2)
         if self.spec.survey.validation:
             figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
-        write_model(self.spec, self.learner, figures)
-        if self.rank == 0:
-            trained = load_bundle(local_bundle((Folder.of(config.out) / "model").address))
-            if isinstance(trained, DRELAnnotator):
-                self.metrics.projector(trained)
+        trained = write_model(self.spec, self.learner, figures, self.io.log)
+        if isinstance(trained, DRELAnnotator):
+            self.metrics.projector(trained)
 
 
-def write_model(spec: RunSpec, learner: Learner, figures: dict[str, Any]) -> None:
-    """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name."""
+def write_model(
+    spec: RunSpec, learner: Learner, figures: dict[str, Any], log: Log
+) -> TrainedAnnotator | None:
+    """Every rank writes its part of the bundle; rank 0 the rest, then gives the folder its name.
+
+    Returns:
+        the bundle as rank 0 loaded it; None on other ranks.
+    """
     config = spec.config
     writer = BundleWriter(Folder.of(config.out) / "model")
     if collectives.rank() == 0:
@@ -128,7 +132,14 @@ def write_model(spec: RunSpec, learner: Learner, figures: dict[str, Any]) -> Non
             "config": asdict(config),
         }
         rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
-        finish_bundle(writer, config.method, spec.survey, config.data.columns, about, rows)
+        before_T = None
+        if spec.parent is not None:
+            before_T = inherited_thresholds(spec.parent, spec.survey)
+        trained = finish_bundle(
+            writer, config.method, spec.survey, config.data.columns, about, log, rows, before_T
+        )
     else:
+        trained = None
         writer.discard()
     collectives.barrier()
+    return trained

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -20,10 +21,11 @@ from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 from distributed.training.drel_learner import DRELLearner
 from drel_core.annotators.drel import table_file
-from drel_core.bundle.format import read_vocabulary
+from drel_core.bundle.format import read_thresholds, read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.decision.kernel import KernelHead
 from drel_core.decision.rule import DecisionRule
+from drel_core.decision.thresholds import extended_thresholds
 from drel_core.errors import InputError
 
 Start = Literal["co-occurring", "random"]
@@ -104,6 +106,16 @@ def inherit(parent: ParentBundle, survey: StoreSurvey) -> Inherited:
         before = torch.from_numpy(read_vocabulary(folder).counts)
         rule = rule.extended(before, torch.from_numpy(survey.count_T))
     return Inherited(rule, KernelHead.load(folder, survey.image_dim, parent.num_tags))
+
+
+def inherited_thresholds(parent: ParentBundle, survey: StoreSurvey) -> np.ndarray | None:
+    """The parent's per-tag thresholds, with a place for every new tag; None where it had none."""
+    folder = parent.folder()
+    threshold_T = read_thresholds(folder)
+    if threshold_T is None:
+        return None
+    before = read_vocabulary(folder).counts
+    return extended_thresholds(threshold_T.numpy(), before, survey.count_T)
 
 
 def read_rows_of(parent: ParentBundle, start: int, stop: int) -> tuple[Tensor, Tensor]:

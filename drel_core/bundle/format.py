@@ -21,7 +21,7 @@ from torch import Tensor
 
 from drel_core.bundle.info import FORMAT, BundleInfo
 from drel_core.bundle.safe_loading import load_tensors, read_text
-from drel_core.bundle.tensor_files import tensor_file_error
+from drel_core.bundle.tensor_files import read_tensors, tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.version import written_by
@@ -162,7 +162,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 
 def read_thresholds(folder: Path) -> Tensor | None:
-    """float32 ``[T]`` decision thresholds; None where the model was trained without held-out rows.
+    """float32 ``[T]`` decision thresholds; None where the bundle has none.
 
     Raises:
         InputError: damaged, or of another number of tags.
@@ -170,6 +170,9 @@ def read_thresholds(folder: Path) -> Tensor | None:
     if not (folder / THRESHOLDS).is_file():
         return None
     with reading(folder):
+        # Where held-out rows showed no cut, earlier versions wrote infinity for every tag.
+        if bool(read_tensors(folder / THRESHOLDS)["threshold"].isposinf().all()):
+            return None
         threshold_T = load_tensors(folder / THRESHOLDS)["threshold"].float()
         if threshold_T.shape != (read_info(folder).num_tags,):
             raise InputError(f"{folder}: {THRESHOLDS} is of another number of tags")
