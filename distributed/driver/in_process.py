@@ -4,7 +4,6 @@ starting Ray would take longer than the training."""
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from distributed.data.blocks import inline_blocks
 from distributed.runtime.progress import Log
+from distributed.storage.scratch import scratch_folder
 from distributed.training.build import build_learner
 from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
@@ -53,5 +53,8 @@ def launch(spec: RunSpec, log: Log) -> None:
     torch.set_num_threads(spec.config.threads or 1)
     learner = build_learner(spec, torch.device("cpu"))
     blocks = inline_blocks(spec.config.data.columns, spec.survey.names)
-    with tempfile.TemporaryDirectory(prefix="drel-checkpoint-") as folder:
-        ModelTrainer(spec, learner, blocks, InProcessIO(log, Path(folder))).run()
+    folder = scratch_folder()
+    try:
+        ModelTrainer(spec, learner, blocks, InProcessIO(log, folder)).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

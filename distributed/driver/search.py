@@ -116,8 +116,10 @@ class SearchIO:
         checkpoint = None
         if self.saved is not None:
             checkpoint = tune.Checkpoint.from_directory(str(self.saved))
-        tune.report({"epoch": epoch, **figures}, checkpoint=checkpoint)
-        self._remove()  # Tune has its copy
+        try:
+            tune.report({"epoch": epoch, **figures}, checkpoint=checkpoint)
+        finally:  # Tune has its copy; it may end the trial here
+            self._remove()
 
     def _remove(self) -> None:
         if self.saved is not None:

@@ -6,7 +6,7 @@ also learns the decision rule before it and writes the bundle after it.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from distributed.data.shard_layout import ShardLayout
 from distributed.runtime.signals import LoopAction
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
+from distributed.storage.scratch import scratch_folder
 from distributed.training import checkpoint, collectives
 from distributed.training.build import is_resident, make_reader
 from distributed.training.checkpoint import Cursor
@@ -240,10 +241,14 @@ class Trainer(Generic[IO]):
         """
         if score is None:
             score = -1.0 if self.spec.survey.validation else float(self.steps_done)
-        folder = Path(tempfile.mkdtemp(prefix="drel-checkpoint-"))
-        checkpoint.save(folder, self.learner, self.cursor, self.spec.fingerprint)
         place = {"epoch": self.cursor.epoch, "step": self.cursor.step, "done": self.steps_done}
-        self.io.save(folder, {"score": score, **place})
+        folder = scratch_folder()
+        try:
+            checkpoint.save(folder, self.learner, self.cursor, self.spec.fingerprint)
+            self.io.save(folder, {"score": score, **place})
+        except BaseException:  # a full disk fills no further, also where the process goes on
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         if self.rank == 0:
             self.run_folder.push()
         self.checkpoint_due = False

@@ -94,3 +94,19 @@ def test_a_trial_reports_its_last_checkpoint_and_leaves_no_folder(
     assert [path for _, path in reported] == [str(folders[1]), None, str(folders[2])]
     assert reported[0][0] == {"epoch": 1, **{key: found[key] for key in found if key != "other"}}
     assert not any(folder.exists() for folder in folders)
+
+
+def test_a_trial_that_is_ended_while_it_reports_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(metrics: dict[str, Any], checkpoint: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(tune, "report", stop)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    io = SearchIO()
+    io.save(folder, {})
+    with pytest.raises(SystemExit):
+        io.validated(1, dict.fromkeys(("F1", "N+", "mP", "mR", "oF1"), 0.0))
+    assert not folder.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -184,3 +186,19 @@ def test_a_notice_makes_a_checkpoint_and_the_run_goes_on(spec: RunSpec, tmp_path
     assert [line for line in io.lines if "node" in line] == [
         "a node is about to go: checkpoint after step 4"
     ]
+
+
+class FullDisk(RecordingIO):
+    """Where no checkpoint can be kept."""
+
+    def save(self, folder: Path, metrics: dict[str, Any]) -> None:
+        self.given = folder
+        assert any(folder.iterdir())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_checkpoint_that_cannot_be_kept_leaves_no_folder(spec: RunSpec, tmp_path: Path) -> None:
+    io = FullDisk(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        trainer_of(without_validation(spec), io).fit()
+    assert not io.given.exists()
