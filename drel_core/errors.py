@@ -1,8 +1,14 @@
-"""The one exception that means "the user's input is wrong"."""
+"""The exceptions that mean "the user's input is wrong"."""
 
 
 class InputError(ValueError):
     """Bad input from the user: jobs print it as one line on stderr and exit with code 2.
 
     The message says what was given, what is allowed and what to change.
+    """
+
+
+class TooLargeError(InputError):
+    """A method cannot do this store here: it would need more memory than there is, or more time than allowed.
+    jobs.compare leaves the method out and goes on.
     """

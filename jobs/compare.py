@@ -21,7 +21,7 @@ from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL
-from drel_core.errors import InputError
+from drel_core.errors import InputError, TooLargeError
 from jobs.cli import OneLineParser, build, run_job
 from jobs.comparison import Entry, write_comparison
 from jobs.train import parse, write_config
@@ -72,8 +72,12 @@ class CompareConfig:
     """passes over the training rows; 0: as each method's preset says"""
     k: int = 5
     """tags predicted for each image"""
+    max_hours: float = 2.0
+    """leave one-vs-all SVMs out when all tags would take longer, judged by the time of one; 0: no limit"""
 
     def __post_init__(self) -> None:
+        if self.max_hours < 0:
+            raise ValueError(f"max_hours is {self.max_hours}; it must be 0 (no limit) or more")
         for name in ("seeds", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -86,12 +90,19 @@ def chosen(config: CompareConfig) -> list[str]:
     names = names or [*METHODS, *(PICTURE_METHODS if pictures else ())]
     if len(set(names)) != len(names):
         raise InputError(f"--methods {','.join(names)}: names one twice")
-    if not pictures and any(name.startswith("cnn-") for name in names):
-        raise InputError(
-            "--methods: cnn-softmax, cnn-hinge and cnn-warp take pictures; give --images.train and "
-            "--images.test, stores of the same images with a column image or path"
-        )
     return names
+
+
+def without_pictures(config: CompareConfig, name: str) -> str:
+    """Why an entry cannot be run for want of pictures; empty where it can."""
+    if name.partition(":")[0] not in PICTURE_METHODS or (
+        config.images.train and config.images.test
+    ):
+        return ""
+    return (
+        "it takes pictures; give --images.train and --images.test, stores of the same images with a "
+        "column image or path"
+    )
 
 
 def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
@@ -119,6 +130,8 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
         arguments = ["--config", preset, *arguments]
     elif preset:
         arguments += ["--preset", preset]
+    if method == "svm":
+        arguments += ["--svm.max_hours", str(config.max_hours)]
     if config.epochs:
         arguments += ["--epochs", str(config.epochs)]
     for column, given in vars(config.data.columns).items():
@@ -144,13 +157,20 @@ def run_entry(config: CompareConfig, name: str, seed: int) -> dict[str, Any]:
 
 
 def attempt(config: CompareConfig, name: str) -> Entry:
-    """All seeds of an entry; what fails is kept as failed, so that the others go on."""
-    entry = Entry(name)
+    """All seeds of an entry; what fails or cannot be done here is kept as such, so that the others go on."""
+    entry = Entry(name, skipped=without_pictures(config, name))
+    if entry.skipped:
+        print(f"{name} is left out: {entry.skipped}", file=sys.stderr, flush=True)
+        return entry
     for seed in range(config.seeds):
         print(f"{name}, seed {seed}", flush=True)
         started = time.perf_counter()
         try:
             entry.runs.append(run_entry(config, name, seed))
+        except TooLargeError as error:
+            entry.skipped = str(error)
+            print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
+            break
         except (Exception, SystemExit) as error:
             if (wish := wish_to_stop(error)) is not None:
                 raise wish from None
@@ -178,7 +198,8 @@ def main(arguments: list[str]) -> None:
     names, out = chosen(config), Folder.of(config.out)
     out.check("--out")
     for name in names:  # a wrong name or option is told before hours of training
-        parse(train_arguments(config, name, 0))
+        if not without_pictures(config, name):
+            parse(train_arguments(config, name, 0))
     columns = config.data.columns
     train, test = (
         survey_store(

@@ -27,11 +27,13 @@ class Entry:
         name: METHOD or METHOD:PRESET.
         runs: metrics of each seed.
         failed: why it has none or too few; empty when all went well.
+        skipped: why it was left out: it cannot be done with this store on this machine.
     """
 
     name: str
     runs: list[dict[str, Any]] = field(default_factory=list)
     failed: str = ""
+    skipped: str = ""
 
     @property
     def method(self) -> str:
@@ -78,6 +80,7 @@ def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k
                 {
                     "name": e.name,
                     "failed": e.failed,
+                    "skipped": e.skipped,
                     "complexity": e.complexity,
                     "runs": e.runs,
                     "mean": {
@@ -108,8 +111,9 @@ def markdown(entries: list[Entry], train: str, test: str, k: int) -> str:
     runs = max(len(entry.runs) for entry in entries)
     quality = []
     for entry in entries:
-        if entry.failed:
-            quality.append([entry.label, f"failed: {entry.failed}", *[""] * (len(QUALITY) - 1)])
+        if said := entry.failed or entry.skipped:
+            why = f"{'failed' if entry.failed else 'left out'}: {said}"
+            quality.append([entry.label, why, *[""] * (len(QUALITY) - 1)])
             continue
         forms = [".0f" if key == "N+" else ".3f" for key in QUALITY]
         cells = [entry.cell(form, key) for key, form in zip(QUALITY, forms, strict=True)]

@@ -13,7 +13,8 @@ from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.epoch import shard
 from distributed.data.survey import StoreSurvey
-from distributed.runtime.ray_session import start_ray
+from distributed.runtime.memory import available_bytes
+from distributed.runtime.ray_session import local_ray, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from drel_core.annotators.knn import (
@@ -24,6 +25,7 @@ from drel_core.annotators.knn import (
     shard_file,
     write_standardisation,
 )
+from drel_core.errors import TooLargeError
 from drel_core.scoring.metrics import MetricCounts
 
 _CANDIDATES = (5, 10, 20, 50, 100, 200)
@@ -47,6 +49,22 @@ def _upload_shard(
     write_shard(survey, columns, part, parts, writer.folder)
     writer.upload()
     writer.discard()
+
+
+def check_memory(survey: StoreSurvey) -> None:
+    """Raises:
+    TooLargeError: this machine cannot hold all rows for the search. Of a cluster Ray knows more than we.
+    """
+    if not local_ray():
+        return
+    needed = 2 * 4 * survey.train_rows * survey.image_dim  # float32 rows, and faiss's copy
+    free = available_bytes()
+    if needed > free:
+        raise TooLargeError(
+            f"kNN holds {survey.train_rows:,} rows of {survey.image_dim} features twice: "
+            f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; use a cluster, fewer rows, "
+            "or another method"
+        )
 
 
 def write_shards(survey: StoreSurvey, columns: Columns, parts: int, writer: BundleWriter) -> None:

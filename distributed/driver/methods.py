@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
-from distributed.driver.knn import choose, write_shards
+from distributed.driver.knn import check_memory, choose, write_shards
 from distributed.driver.launch import Launcher
 from distributed.driver.svm import fit_svm
 from distributed.runtime.progress import Log
@@ -73,6 +73,7 @@ def _write_at_once(
 def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
     config, survey = spec.config, spec.survey
+    check_memory(survey)
     k, weighting = config.knn.k, config.knn.weighting
     if k == 0:
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 from functools import partial
@@ -11,20 +12,23 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from scipy.sparse import csc_matrix
 
 from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
-from distributed.runtime.progress import Log
-from distributed.runtime.ray_session import start_ray
+from distributed.runtime.progress import Log, duration
+from distributed.runtime.ray_session import local_ray, start_ray
 from distributed.runtime.tasks import map_on_ray
 from distributed.storage.folder import Folder
 from distributed.storage.resume import differing, read_note, write_note
 from drel_core.annotators.knn import tag_matrix
 from drel_core.annotators.svm import SVMAnnotator, SVMConfig, TagSVM, fit_tag
+from drel_core.errors import TooLargeError
 
-_BATCH = 8  # tags of a task
+_BATCH = 8  # most tags of a task
+_TASK_SECONDS = 30.0  # that a task may take: what is not finished when a run stops is lost
 _POSITIVES = 200  # training images that every tag keeps when rows are left out
 
 
@@ -74,12 +78,57 @@ def _fit_batch(
     features: Any, tag_NT: Any, config: SVMConfig, seed: int, tags: range
 ) -> tuple[range, list[TagSVM]]:
     features_ND, columns = ray.get(features), ray.get(tag_NT)
-    machines = []
-    for tag in tags:
-        positive_N = np.zeros(len(features_ND), dtype=bool)
-        positive_N[columns.indices[columns.indptr[tag] : columns.indptr[tag + 1]]] = True
-        machines.append(fit_tag(features_ND, positive_N, config, seed))
-    return tags, machines
+    return tags, [fit_tag(features_ND, _carries(columns, tag), config, seed) for tag in tags]
+
+
+def _carries(tag_NT: csc_matrix, tag: int) -> np.ndarray:
+    """bool ``[N]``: the image carries the tag."""
+    carries_N = np.zeros(tag_NT.shape[0], dtype=bool)
+    carries_N[tag_NT.indices[tag_NT.indptr[tag] : tag_NT.indptr[tag + 1]]] = True
+    return carries_N
+
+
+def one_tag_seconds(
+    features_ND: np.ndarray, tag_NT: csc_matrix, config: SVMConfig, seed: int
+) -> float:
+    """Seconds that the tag of median frequency takes, of those that some image carries and some does not."""
+    count_T = np.diff(tag_NT.indptr)
+    tags = np.flatnonzero((count_T > 0) & (count_T < len(features_ND)))
+    if not len(tags):
+        return 0.0
+    tag = tags[np.argsort(count_T[tags], kind="stable")[len(tags) // 2]]
+    started = time.perf_counter()
+    fit_tag(features_ND, _carries(tag_NT, int(tag)), config, seed)
+    return time.perf_counter() - started
+
+
+def _cpus() -> int:
+    """Cores that tags are fitted on; starting a Ray here for that would take longer than the answer."""
+    if local_ray():
+        return os.cpu_count() or 1
+    start_ray(1)
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def check_time(tags: int, seconds: float, cpus: int, most_hours: float) -> str:
+    """How long it will take, in words.
+
+    Args:
+        tags: that are still to be fitted.
+        seconds: of one tag.
+        most_hours: the limit; 0: none.
+
+    Raises:
+        TooLargeError: it is above the limit.
+    """
+    whole = tags * seconds / cpus
+    said = f"{tags:,} SVMs take about {duration(whole)} ({seconds:.2g} s a tag, {cpus} CPUs)"
+    if most_hours and whole > most_hours * 3600:
+        raise TooLargeError(
+            f"{said}, above the limit of {most_hours:g} hours; raise it (jobs.train --svm.max_hours, "
+            "jobs.compare --max_hours), or choose another method"
+        )
+    return said
 
 
 def fit_svm(
@@ -99,20 +148,20 @@ def fit_svm(
     features_ND -= survey.mean_D
     features_ND /= survey.std_D
     num_tags = len(survey.count_T)
-    start_ray(1)
-    work = partial(
-        _fit_batch,
-        ray.put(features_ND),
-        ray.put(tag_matrix(rows.tags, num_tags).tocsc()),
-        config,
-        seed,
-    )
-    del features_ND
+    tag_NT = tag_matrix(rows.tags, num_tags).tocsc()
     done = _finished(kept, fingerprint)
-    batches = [range(low, min(low + _BATCH, num_tags)) for low in range(0, num_tags, _BATCH)]
-    todo = [batch for batch in batches if batch.start not in done]
+    left = num_tags - sum(map(len, done.values()))
     if done:
-        log(f"{num_tags - sum(map(len, todo))} of {num_tags} tags are fitted already")
+        log(f"{num_tags - left} of {num_tags} tags are fitted already")
+    size = _BATCH
+    if left:
+        seconds = one_tag_seconds(features_ND, tag_NT, config, seed)
+        log(check_time(left, seconds, _cpus(), config.max_hours))
+        size = min(_BATCH, max(1, int(_TASK_SECONDS / max(seconds, 1e-9))))
+    start_ray(1)
+    work = partial(_fit_batch, ray.put(features_ND), ray.put(tag_NT), config, seed)
+    del features_ND, tag_NT
+    todo = batches_left(num_tags, {start: len(machines) for start, machines in done.items()}, size)
     started = last = time.perf_counter()
     fitted = 0
     for batch, machines in map_on_ray(work, todo):
@@ -121,11 +170,26 @@ def fit_svm(
         fitted += len(batch)
         now = time.perf_counter()
         if now - last >= 3:
-            left = int((now - started) * (sum(map(len, todo)) - fitted) / fitted)
-            log(f"tags {fitted}/{sum(map(len, todo))}  left {left // 60}:{left % 60:02d}")
+            log(
+                f"tags {fitted}/{left}  left {duration((now - started) * (left - fitted) / fitted)}"
+            )
             last = now
-    ordered = [machine for batch in batches for machine in done[batch.start]]
+    ordered = [machine for start in sorted(done) for machine in done[start]]
     return SVMAnnotator.of(ordered, survey.mean_D, survey.std_D)
+
+
+def batches_left(num_tags: int, done: dict[int, int], size: int) -> list[range]:
+    """The tags that no finished batch holds, in batches of at most ``size``.
+
+    Args:
+        done: of each finished batch its first tag and its number of tags; batches of another size count too.
+    """
+    ends = [*sorted(done), num_tags]
+    out, at = [], 0
+    for end in ends:
+        out += [range(low, min(low + size, end)) for low in range(at, end, size)]
+        at = end + done.get(end, 0)
+    return out
 
 
 def _save_batch(kept: Folder, batch: range, machines: list[TagSVM]) -> None:

@@ -56,7 +56,7 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
         "decision": digest(asdict(config.decision)),
         "kernel": digest(asdict(config.kernel)),
         "knn": digest(asdict(config.knn)),
-        "svm": digest(asdict(config.svm)),
+        "svm": digest({k: v for k, v in asdict(config.svm).items() if k != "max_hours"}),
         "cnn": digest(asdict(config.cnn)),
         "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
     }

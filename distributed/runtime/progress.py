@@ -5,3 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Log = Callable[[str], object]
+
+
+def duration(seconds: float) -> str:
+    """As a person reads it: minutes:seconds, from an hour on whole hours, from three days on days."""
+    if seconds >= 3 * 86400:
+        return f"{seconds / 86400:,.0f} days"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.0f} hours"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -11,6 +11,7 @@ from distributed.runtime.ray_session import start_ray
 
 Unit = TypeVar("Unit")
 Answer = TypeVar("Answer")
+_SLICE = 0.5  # seconds after which a stop that was asked for is seen
 INLINE_BYTES = 256 << 20  # below this a task's start costs more than the work
 
 
@@ -38,9 +39,17 @@ def map_on_ray(work: Callable[[Unit], Answer], units: Sequence[Unit]) -> Iterabl
     flying: list[ray.ObjectRef] = []
     for unit in units:
         if len(flying) >= limit:
-            done, flying = ray.wait(flying, num_returns=1)
-            yield ray.get(done[0])
+            done, flying = _first_done(flying)
+            yield ray.get(done)
         flying.append(task.remote(unit))
     while flying:
-        done, flying = ray.wait(flying, num_returns=1)
-        yield ray.get(done[0])
+        done, flying = _first_done(flying)
+        yield ray.get(done)
+
+
+def _first_done(flying: list[ray.ObjectRef]) -> tuple[ray.ObjectRef, list[ray.ObjectRef]]:
+    """One whose answer is there, and the others. Waits in slices: within ``ray.wait`` no signal is seen."""
+    while True:
+        done, rest = ray.wait(flying, num_returns=1, timeout=_SLICE)
+        if done:
+            return done[0], rest

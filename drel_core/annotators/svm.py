@@ -36,10 +36,14 @@ class SVMConfig:
     """most training images used, which bounds memory: a task needs about 24 bytes per feature of each"""
     max_iter: int = 1000
     """most iterations of the solver"""
+    max_hours: float = 0.0
+    """longest that fitting all tags may take, judged by the time of one; 0: no limit"""
 
     def __post_init__(self) -> None:
         if self.C <= 0:
             raise ValueError(f"svm.C is {self.C}; it must be above 0")
+        if self.max_hours < 0:
+            raise ValueError(f"svm.max_hours is {self.max_hours}; it must be 0 (no limit) or more")
         for name, least in (("folds", 2), ("max_rows", 2), ("max_iter", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"svm.{name} is {getattr(self, name)}; it must be {least} or more")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distributed.driver import knn
 from tests.conftest import Job
 from tests.helpers.stores import write_planted
 
@@ -78,3 +79,32 @@ def test_wrong_options_are_told_before_training(
     assert len(done.stderr.strip().splitlines()) == 1
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_done_is_left_out_and_the_others_go_on(
+    stores: list[str], tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "available_bytes", lambda: 600 * 16 * 8 - 1)
+    arguments = [*stores, "--out", str(tmp_path), "--methods", "svm,cnn-warp,knn"]
+    done = job("compare", *arguments, "--max_hours", "1e-9")
+    assert done.returncode == 0, done.stderr
+    rows = {
+        row["name"]: row for row in json.loads((tmp_path / "results.json").read_text())["methods"]
+    }
+    whys = {
+        "svm": "12 SVMs take about",
+        "cnn-warp": "--images.train",
+        "knn": "600 rows of 16 features",
+    }
+    table = (tmp_path / "table.md").read_text("utf-8")
+    for name, why in whys.items():
+        assert why in rows[name]["skipped"] and not rows[name]["failed"] and not rows[name]["runs"]
+        assert f"{name} is left out: {rows[name]['skipped']}" in done.stderr
+        assert f"| {name} | left out: {rows[name]['skipped']} |" in table
+
+    monkeypatch.setattr(knn, "available_bytes", lambda: 600 * 16 * 8)
+    assert job("compare", *arguments, "--max_hours", "1e-9").returncode == 0
+    rows = {
+        row["name"]: row for row in json.loads((tmp_path / "results.json").read_text())["methods"]
+    }
+    assert rows["svm"]["skipped"] and not rows["knn"]["skipped"] and rows["knn"]["mean"]["F1"] > 0.5
