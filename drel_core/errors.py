@@ -1,4 +1,4 @@
-"""The exceptions that mean "the user's input is wrong"."""
+"""Exceptions that jobs show as one line: the user's input is wrong, or a training came to nothing."""
 
 
 class InputError(ValueError):
@@ -11,4 +11,11 @@ class InputError(ValueError):
 class TooLargeError(InputError):
     """A method cannot do this store here: it would need more memory than there is, or more time than allowed.
     jobs.compare leaves the method out and goes on.
+    """
+
+
+class Diverged(RuntimeError):
+    """Training ended in values that are no numbers: jobs print it as one line and exit with code 1.
+
+    The message says what to change. Trying again from a checkpoint does not help.
     """

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
-from drel_core.errors import InputError
+from drel_core.errors import Diverged, InputError
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
@@ -106,6 +106,9 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except BaseException as error:
         wish = None if isinstance(error, SystemExit) else wish_to_stop(error)
         if wish is None:

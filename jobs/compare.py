@@ -184,6 +184,8 @@ def attempt(config: CompareConfig, name: str) -> Entry:
             f"{time.perf_counter() - started:.0f} s",
             flush=True,
         )
+        for warning in found["warnings"]:
+            print(f"{name}, seed {seed}: WARNING: {warning}", flush=True)
     return entry
 
 

@@ -11,6 +11,7 @@ from distributed.inference.evaluate import evaluate_store
 from distributed.inference.open_for import open_for
 from distributed.storage.files import write_json
 from drel_core.bundle.format import read_thresholds
+from drel_core.scoring.floor import beats_floor
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, run_job
 
@@ -66,6 +67,8 @@ def main(arguments: list[str]) -> None:
             f"with per-tag thresholds: F1 {decided['F1']:.3f}, N+ {decided['N+']}, "
             f"{decided['tags_per_image']} tags an image"
         )
+    if annotator.name != "popularity" and not beats_floor(metrics):
+        print("WARNING: the model does not beat the popularity floor on these images")
     if config.json is not None:
         write_json(config.json, metrics)
 

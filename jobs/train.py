@@ -5,11 +5,14 @@ from __future__ import annotations
 import yaml
 from jsonargparse import Namespace
 
+from distributed.bundles.locate import local_bundle
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
+from distributed.driver.verdict import verdict
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
+from drel_core.bundle.format import read_info
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, preset_files, run_job
 
@@ -68,6 +71,8 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
         print(format_table([("popularity", metrics["floor"]), (config.method, metrics)]))
     print(f"model        {out / 'model'}")
     print(f"TensorBoard  tensorboard --logdir {out / 'tensorboard'}")
+    for line in verdict(read_info(local_bundle((out / "model").address)), metrics).lines:
+        print(line)
 
 
 if __name__ == "__main__":

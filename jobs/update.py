@@ -11,6 +11,7 @@ from distributed.bundles.locate import local_bundle, publish
 from distributed.driver import update
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.update_config import UpdateConfig
+from distributed.driver.verdict import verdict
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_info
@@ -59,6 +60,8 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
     if config.publish:
         publish(out.parent.address, out.name)
         print(f"published    {out.parent / 'latest'} names {out.name}")
+    for line in verdict(info, None if metrics is None else metrics["new"]).lines:
+        print(line)
 
 
 def _long(argument: str) -> str:

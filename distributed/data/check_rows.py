@@ -34,6 +34,20 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class WatchSample:
+    """Rows that are scored while a model is trained, to see how good it is; nothing follows from them.
+
+    Attributes:
+        share: of the rows of a unit, drawn by a hash of (seed, image_id).
+        held_out: the model is not trained on them. Vocabulary and counts know them: no tag is lost.
+    """
+
+    share: float
+    seed: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
 class SurveyOptions:
     """How the rows of a store are looked at.
 
@@ -41,6 +55,7 @@ class SurveyOptions:
         columns: of the store.
         image_dim: the store's D.
         validation: rows to hold out, or None.
+        watch: rows to score while training, or None.
         statistics: sum up the features of the training rows.
         power: the sums are of ``sign(x)|x|^power``, which is what the model standardises.
     """
@@ -50,6 +65,7 @@ class SurveyOptions:
     validation: Validation | None = None
     statistics: bool = True
     power: float = 1.0
+    watch: WatchSample | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,7 @@ class UnitSurvey:
     bad_or_tagless: np.ndarray
     tagless: int
     validation: np.ndarray
+    watch: np.ndarray
     options: SurveyOptions
     """how it was looked at"""
 
@@ -117,6 +134,9 @@ def survey_unit(
     held_B &= usable_B
     train_B = usable_B & ~held_B
     names, count = _count_tags(tag_values, row_of_tag, train_B)
+    watch_B = np.zeros(unit.rows, dtype=bool)
+    if (watch := options.watch) is not None:
+        watch_B = train_B & is_drawn(id_B, watch.share, "watch", watch.seed)
     return UnitSurvey(
         unit=unit,
         tag=names,
@@ -129,6 +149,7 @@ def survey_unit(
         bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
         tagless=int(tagless_B.sum()),
         validation=unit.file_row + np.flatnonzero(held_B),
+        watch=unit.file_row + np.flatnonzero(watch_B),
         options=options,
     )
 

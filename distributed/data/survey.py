@@ -6,14 +6,22 @@ outcome does not depend on how rows lie in files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from distributed.data.check_rows import BadRow, SurveyOptions, UnitSurvey, Validation, survey_unit
+from distributed.data.check_rows import (
+    BadRow,
+    SurveyOptions,
+    UnitSurvey,
+    Validation,
+    WatchSample,
+    survey_unit,
+)
 from distributed.data.columns import sibling_option
 from distributed.data.feature_store import FeatureStore, RowGroupSlice, RowSelection
 from distributed.data.row_hash import is_short
@@ -27,11 +35,14 @@ OnBadRow = Literal["fail", "skip"]
 class StoreSurvey:
     """What a whole store holds. ``names`` are in alphabetical order.
 
+    Names, counts and statistics are of the training rows and of those that are held out to be watched.
+
     Attributes:
         names: pa.StringArray ``[T]``, tags of training rows.
         count_T: int64, training images with each tag.
         mean_D, std_D: float64 statistics of training features (std 1 where a feature is constant).
         train, validation: what to read, each unit with the rows to leave out.
+        watch: rows to score while training; training rows unless ``watch_held_out``.
         skipped: (file, row, reason) of every bad row left out.
         tagless: rows without tags, left out.
         image_dim, item_bytes: D, and bytes of a feature in memory.
@@ -47,6 +58,8 @@ class StoreSurvey:
     validation: list[RowSelection]
     skipped: list[tuple[str, int, str]]
     tagless: int
+    watch: list[RowSelection] = field(default_factory=list)
+    watch_held_out: bool = False
 
     @property
     def train_rows(self) -> int:
@@ -55,6 +68,10 @@ class StoreSurvey:
     @property
     def validation_rows(self) -> int:
         return sum(selection.take for selection in self.validation)
+
+    @property
+    def watch_rows(self) -> int:
+        return sum(selection.take for selection in self.watch)
 
     def shortfall(self, share: float) -> str | None:
         """A line where clearly fewer rows are held out for validation than the share asks for."""
@@ -131,15 +148,21 @@ def merge_surveys(
         )
     for i, known_bad in duplicates.items():
         ordered[i] = survey_unit(ordered[i].unit, ordered[i].options, known_bad)
-    train, validation = [], []
+    train, validation, watch = [], [], []
+    watch_held_out = False
     for survey in ordered:
         unit = survey.unit
         held = survey.validation
         rest = np.union1d(survey.bad_or_tagless, held)
+        if survey.options.watch is not None and survey.options.watch.held_out:
+            watch_held_out = True
+            rest = np.union1d(rest, survey.watch)
         if unit.rows > len(rest):
             train.append(RowSelection.without(unit, rest))
         if len(held):
             validation.append(RowSelection.of(unit, held))
+        if len(survey.watch):
+            watch.append(RowSelection.of(unit, survey.watch))
     tagless = sum(survey.tagless for survey in ordered)
     if not train:
         raise InputError(
@@ -171,7 +194,32 @@ def merge_surveys(
         validation=validation,
         skipped=skipped,
         tagless=tagless,
+        watch=watch,
+        watch_held_out=watch_held_out,
     )
+
+
+@dataclass(frozen=True)
+class WatchPlan:
+    """How many rows of a store are scored while training, and whether they are held out of it.
+
+    They are drawn from some units, evenly spaced: reading them again, which every run does, is no second pass
+    over a large store.
+    """
+
+    rows: int
+    held_out: bool
+    seed: int
+
+    def units(self, units: list[RowGroupSlice]) -> list[RowGroupSlice]:
+        """Those that hold a hundred times the rows together, at least eight, or all there are."""
+        average = sum(unit.rows for unit in units) / len(units)
+        count = min(len(units), max(8, math.ceil(100 * self.rows / average)))
+        return [units[place * len(units) // count] for place in range(count)]
+
+    def sample(self, units: list[RowGroupSlice]) -> WatchSample:
+        share = self.rows / sum(unit.rows for unit in self.units(units))
+        return WatchSample(min(1.0, share), self.seed, self.held_out)
 
 
 def survey_store(
@@ -181,18 +229,22 @@ def survey_store(
     statistics: bool = True,
     power: float = 1.0,
     workers: int = 1,
+    watch: WatchPlan | None = None,
 ) -> StoreSurvey:
     """One pass over a store, in this process or, where it is large, as Ray tasks.
 
     Args:
         workers: see ``map_units``.
+        watch: how many rows to score while training.
 
     Raises:
         InputError: see ``merge_surveys``.
     """
     options = SurveyOptions(store.columns, store.image_dim, validation, statistics, power)
+    watched = replace(options, watch=None if watch is None else watch.sample(store.units))
+    units = set() if watch is None else set(watch.units(store.units))
 
     def look(unit: RowGroupSlice) -> UnitSurvey:
-        return survey_unit(unit, options)
+        return survey_unit(unit, watched if unit in units else options)
 
     return merge_surveys(store, map_units(look, store.units, store.num_bytes, workers), on_bad_row)

@@ -29,7 +29,8 @@ class RunStatus:
     Attributes:
         lines: of progress, to be shown.
         running: workers are there; if not, for how many seconds (``idle``).
-        refused: the input is wrong, as a worker found.
+        refused: why no attempt can help, as a worker found: the input is wrong, or
+        diverged: the training came to nothing.
         given_up: why the run does not go on.
         stopped: steps done when the run was stopped as asked.
     """
@@ -40,6 +41,7 @@ class RunStatus:
     refused: str | None
     given_up: str | None
     stopped: int | None
+    diverged: bool = False
 
 
 class RunCoordinator:
@@ -66,6 +68,7 @@ class RunCoordinator:
         self.failed = 0
         self.checkpoint_failed = -1
         self.refused: str | None = None
+        self.diverged = False
         self.given_up: str | None = None
         self.stopped: int | None = None
 
@@ -102,9 +105,9 @@ class RunCoordinator:
     def log(self, line: str) -> None:
         self.lines.append(line)
 
-    def refuse(self, message: str) -> None:
-        """The input is wrong: no attempt can help."""
-        self.refused = message
+    def refuse(self, message: str, diverged: bool = False) -> None:
+        """The input is wrong, or the training has diverged: no attempt can help."""
+        self.refused, self.diverged = message, diverged
 
     def stopped_at(self, done: int) -> None:
         self.stopped = done
@@ -142,7 +145,13 @@ class RunCoordinator:
         """The state now, with the lines after the first ``after``."""
         idle = 0.0 if self.running else self.clock() - self.seen
         return RunStatus(
-            self.lines[after:], self.running, idle, self.refused, self.given_up, self.stopped
+            self.lines[after:],
+            self.running,
+            idle,
+            self.refused,
+            self.given_up,
+            self.stopped,
+            self.diverged,
         )
 
 

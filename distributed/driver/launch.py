@@ -30,7 +30,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.s3 import open_s3
 from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
-from drel_core.errors import InputError
+from drel_core.errors import Diverged, InputError
 
 _IDLE = 10.0  # seconds without workers after which a line says what they wait for
 Enter = Callable[[dict[str, Any]], None]
@@ -50,6 +50,7 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
 
     Raises:
         InputError: the cluster has not enough for the least workers, or a worker found the input wrong.
+        Diverged: the training ended in NaN.
         Stopped: the job was asked to stop; a checkpoint is written.
         RuntimeError: the run failed again and again at the same place.
     """
@@ -71,7 +72,7 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
         status = _follow(coordinator, fit, stop, resources, workers, log)
     ray.kill(coordinator)
     if status.refused is not None:
-        raise InputError(status.refused)
+        raise Diverged(status.refused) if status.diverged else InputError(status.refused)
     if status.given_up is not None:
         raise RuntimeError(status.given_up)
     if fit.error is not None:

@@ -17,6 +17,7 @@ from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.methods import fit
+from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
@@ -24,6 +25,7 @@ from distributed.storage.local_cache import RunFolder
 from distributed.storage.resume import check_same, read_note, write_note
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
+from distributed.training.watch import watch_plan
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
@@ -116,6 +118,7 @@ def run(
         read_thresholds(local_bundle((out / "model").address)),
     )
     metrics["train"] = annotator.info.train
+    metrics["warnings"] = verdict(annotator.info, metrics).warnings
     return metrics
 
 
@@ -173,6 +176,7 @@ def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
         statistics=config.method not in PICTURE_METHODS,
         power=config.model.power if config.method in ("drel", "wsabie") else 1.0,
         workers=config.workers.least,
+        watch=watch_plan(config, store.num_rows),
     )
     if config.data.validation and not survey.validation_rows:
         raise InputError(
@@ -194,6 +198,7 @@ def _log_survey(
     log(
         f"{config.data.train}: {survey.train_rows} training images"
         + (f", {survey.validation_rows} for validation" if config.data.validation else "")
+        + (f", {survey.watch_rows} held out to watch F1" if survey.watch_held_out else "")
         + f", D = {survey.image_dim}, {len(survey.names)} tags"
     )
     if line := survey.shortfall(config.data.validation):

@@ -25,12 +25,14 @@ from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.new_tags import init_new_tags
 from distributed.driver.update_config import UpdateConfig, training_config
+from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle
+from distributed.training.watch import watch_plan
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info, read_thresholds, read_vocabulary
 from drel_core.bundle.info import BundleInfo
@@ -70,7 +72,7 @@ def run(
         )
     training = training_config(config, info, out)
     new = _new_stores(config, info, bundle, out)
-    surveys = [_survey(store, config, training) for store in new]
+    surveys = [_survey(store, config, training, watched=True) for store in new]
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
     parent = ParentBundle(
@@ -181,11 +183,18 @@ def _new_stores(
     return stores
 
 
-def _survey(store: FeatureStore, config: UpdateConfig, training: TrainConfig) -> StoreSurvey:
+def _survey(
+    store: FeatureStore, config: UpdateConfig, training: TrainConfig, watched: bool = False
+) -> StoreSurvey:
     share = config.data.validation
     validation = Validation(share, training.seed) if share else None
     return survey_store(
-        store, config.data.on_bad_row, validation, statistics=False, workers=config.workers.least
+        store,
+        config.data.on_bad_row,
+        validation,
+        statistics=False,
+        workers=config.workers.least,
+        watch=watch_plan(training, store.num_rows) if watched else None,
     )
 
 
@@ -222,6 +231,8 @@ def combined(
         repeats = max(1, round(ratio * rows / replay.train_rows))
         train += replay.train * repeats
         validation += replay.validation
+    held_out = [part for part in new if part.watch_held_out]
+    watched = held_out or new  # not both in one figure
     every = [*new, *([replay] if replay is not None else [])]
     dim = new[0].image_dim
     return (
@@ -236,6 +247,8 @@ def combined(
             validation=validation,
             skipped=[row for part in new for row in part.skipped],
             tagless=sum(part.tagless for part in new),
+            watch=[selection for part in watched for selection in part.watch],
+            watch_held_out=bool(held_out),
         ),
         repeats,
     )
@@ -246,4 +259,5 @@ def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:
     store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
     survey = survey_store(store, config.data.on_bad_row, statistics=False)
     metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.data.columns, config.k)
-    return {**metrics, "train": annotator.info.train}
+    warnings = verdict(annotator.info, metrics).warnings
+    return {**metrics, "train": annotator.info.train, "warnings": warnings}

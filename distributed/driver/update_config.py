@@ -25,6 +25,9 @@ class UpdateData:
     """store to score the old and the new model on"""
     validation: float = 0.0
     """share of the rows held out for early stopping and per-tag thresholds"""
+    watch: int | None = None
+    """without validation, new rows held out only to show F1 beside the popularity floor while training; see \
+    data.watch of jobs.train"""
     columns: Columns = field(default_factory=Columns)
     """names of the stores' columns"""
     on_bad_row: OnBadRow = "fail"
@@ -33,6 +36,8 @@ class UpdateData:
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise ValueError(f"data.validation is {self.validation}; it must be in [0, 1)")
+        if self.watch is not None and self.watch < 0:
+            raise ValueError(f"data.watch is {self.watch}; it must be 0 or more, or null")
 
 
 @dataclass(kw_only=True)
@@ -81,6 +86,7 @@ def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> Trai
         train=config.data.new or config.from_feedback,
         test=None,
         validation=config.data.validation,
+        watch=config.data.watch,
         columns=config.data.columns,
         on_bad_row=config.data.on_bad_row,
     )

@@ -23,15 +23,15 @@ def enter(arguments: dict[str, Any]) -> None:
     import ray
 
     from distributed.driver.coordinator import actor_name
-    from drel_core.errors import InputError
+    from drel_core.errors import Diverged, InputError
 
     coordinator: Any = ray.get_actor(actor_name(arguments["run"]))
     if not ray.get(coordinator.may_begin.remote()):
         return
     try:
         _train(pickle.loads(arguments["spec"]), arguments, coordinator)
-    except InputError as error:
-        ray.get(coordinator.refuse.remote(str(error)))
+    except (InputError, Diverged) as error:
+        ray.get(coordinator.refuse.remote(str(error), isinstance(error, Diverged)))
         raise
 
 

@@ -68,7 +68,8 @@ def evaluate_store(
     metrics = {"method": annotator.name, "written_by": written_by(), **found.result(trained_T)}
     metrics["bands"] = found.bands(torch.from_numpy(vocabulary.counts))
     floor_figures = floor_counts.result(trained_T)
-    metrics["floor"] = {key: floor_figures[key] for key in ("F1", "N+", "mP", "mR", "oF1")}
+    metrics["floor"] = {key: floor_figures[key] for key in ("F1", "N+", "mP", "mR", "oF1", "P@1")}
+    metrics["floor"]["mAP"] = floor_counts.chance_map(trained_T)
     if threshold_T is not None:
         by_threshold = decided.result(trained_T)
         metrics["thresholds"] = {key: by_threshold[key] for key in ("mP", "mR", "F1", "N+", "oF1")}

@@ -35,6 +35,7 @@ class Cursor:
 
     Attributes:
         readings: how the epoch's rows were divided among ranks, from which step on.
+        first_loss: the mean loss of the run's first steps, as rank 0 saw it.
     """
 
     epoch: int = 0
@@ -43,6 +44,7 @@ class Cursor:
     best_f1: float = -1.0
     best_epoch: int = -1
     stale_epochs: int = 0
+    first_loss: float | None = None
 
 
 def _state(learner: Learner) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class DataConfig:
     """test store; when given, metrics.json is written"""
     validation: float = 0.0
     """share of training rows held out for validation and early stopping"""
+    watch: int | None = None
+    """without validation, rows held out only to show F1 beside the popularity floor while training; 0 shows \
+    none; null: 2% of 20,000 rows and more, at most 1000. Of fewer rows none are held out: training rows are \
+    scored, at most 1000"""
     columns: Columns = field(default_factory=Columns)
     """names of the store's columns"""
     on_bad_row: OnBadRow = "fail"
@@ -53,6 +57,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise ValueError(f"data.validation is {self.validation}; it must be in [0, 1)")
+        if self.watch is not None and self.watch < 0:
+            raise ValueError(f"data.watch is {self.watch}; it must be 0 or more, or null")
 
 
 @dataclass(kw_only=True)

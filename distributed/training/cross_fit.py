@@ -6,7 +6,8 @@ Shapes: n rows held out of one fit, T tags.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,17 @@ from distributed.storage.folder import Folder
 from distributed.training import collectives
 from distributed.training.build import build_drel_learner, is_resident, make_reader
 from distributed.training.config import TrainConfig
+from distributed.training.divergence import check_finite
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
 from distributed.training.run_spec import RunSpec
+from drel_core.annotators.popularity import most_frequent
 from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
 from drel_core.model.sampling import mix_seed
+from drel_core.scoring.floor import beside_floor
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.topk import topk
 
 _PAIRS = 8 << 20  # (image, tag) pairs that the rule is learned from: half a GiB while it is
 _LEAST_ROWS = 400  # with fewer a rule follows chance
@@ -57,21 +64,36 @@ def has_room(num_tags: int) -> bool:
     return _PAIRS // max(1, num_tags) >= _LEAST_ROWS
 
 
-def learn_decision(
-    spec: RunSpec, blocks: BlockSource, device: torch.device, log: Log
-) -> DecisionRule:
+@dataclass(frozen=True)
+class Decision:
+    """What the fits gave.
+
+    Attributes:
+        rule: how scores become words.
+        found: metrics of the scores of rows that their fit had not seen, without the rule, beside the
+            popularity floor: how good a model of this configuration is on new images.
+    """
+
+    rule: DecisionRule
+    found: dict[str, Any]
+
+
+def learn_decision(spec: RunSpec, blocks: BlockSource, device: torch.device, log: Log) -> Decision:
     """The rule of ``config.decision``, alike on all ranks; saved in ``OUT`` for a run that is resumed.
 
     Args:
         blocks: reads the store.
         log: takes a line of progress, on rank 0.
+
+    Raises:
+        Diverged: a fit ended in NaN.
     """
     config, survey = spec.config, spec.survey
     out, fingerprint = Folder.of(config.out), json.dumps(spec.fingerprint, sort_keys=True)
     tags = len(survey.count_T)
-    if (found := _saved(out, fingerprint, tags)) is not None:
+    if (saved := _saved(out, fingerprint, tags)) is not None:
         collectives.barrier()
-        return found
+        return saved
     fits, parts = config.decision.fits, round(1 / config.decision.held_out)
     most = max(1, _PAIRS // (fits * tags))
     scores: list[Tensor] = []
@@ -86,7 +108,8 @@ def learn_decision(
         torch.manual_seed(own.seed)
         learner = build_drel_learner(own, survey, device)
         training = make_reader(own, survey, rest, blocks, is_resident(config, survey))
-        _fit(own, learner, training)
+        norm = _fit(own, learner, training)
+        check_finite(spec, learner.model, norm, training.plan.steps * own.epochs)
         reader = make_reader(own, survey, held, blocks, resident=True)
         rows = reader.load()
         counts = list(reader.plan.rows_per_rank)
@@ -98,30 +121,48 @@ def learn_decision(
         del learner
     score_nT, hit_nT = torch.cat(scores), torch.cat(masks).bool()
     rule = learn_rule(score_nT, hit_nT, count_T, survey.train_rows, config.k, config.decision)
+    found = _figures(score_nT, hit_nT, count_T, config.k)
     if collectives.rank() == 0:
+        log(f"decision rule: on the {len(score_nT)} rows left out, {beside_floor(found)}")
         with out.writing(DECISION) as path:
-            rule.save(path, {"of": fingerprint})
+            rule.save(path, {"of": fingerprint, "found": json.dumps(found)})
     collectives.barrier()
-    return rule
+    return Decision(rule, found)
 
 
-def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> None:
-    """Train from start to end, without checkpoints: a fit that is cut off begins anew."""
+def _figures(score_nT: Tensor, hit_nT: Tensor, count_T: Tensor, k: int) -> dict[str, Any]:
+    """Metrics beside the popularity floor."""
+    tag_n = hit_nT.nonzero()[:, 1]
+    offsets = torch.zeros(len(hit_nT) + 1, dtype=torch.int64)
+    torch.cumsum(hit_nT.sum(1), 0, out=offsets[1:])
+    tags = TagLists(tag_n, offsets)
+    mine, floor = (MetricCounts(len(count_T), k, keep_scores_bytes=0) for _ in range(2))
+    mine.update_topk(topk(score_nT, k)[1], tags)
+    floor.update_topk(most_frequent(count_T, len(hit_nT), k), tags)
+    known_T = count_T > 0
+    return {**mine.result(known_T), "floor": floor.result(known_T), "kind": "rows left out of fits"}
+
+
+def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> Tensor:
+    """Train from start to end, without checkpoints: a fit that is cut off begins anew. Gives the norm of the
+    last gradient."""
+    norm = torch.zeros(())
     learner.model.train()
     steps = reader.plan.steps
     for epoch in range(config.epochs):
         for step, batch in enumerate(reader.epoch(epoch)):
-            learner.run(
+            norm = learner.run(
                 batch.features_BD,
                 batch.tags,
                 epoch=epoch,
                 step=step,
                 progress=(epoch * steps + step) / (steps * config.epochs),
                 global_batch=reader.plan.global_size(step),
-            )
+            ).gradient_norm
+    return norm
 
 
-def _saved(out: Folder, fingerprint: str, tags: int) -> DecisionRule | None:
+def _saved(out: Folder, fingerprint: str, tags: int) -> Decision | None:
     """What this run, and no other, learned before."""
     if not out.has(DECISION):
         return None
@@ -131,4 +172,7 @@ def _saved(out: Folder, fingerprint: str, tags: int) -> DecisionRule | None:
                 metadata = file.metadata() or {}
         except SafetensorError:
             return None
-        return DecisionRule.load(path.parent, tags) if metadata.get("of") == fingerprint else None
+        if metadata.get("of") != fingerprint or "found" not in metadata:
+            return None
+        rule = DecisionRule.load(path.parent, tags)
+        return None if rule is None else Decision(rule, json.loads(metadata["found"]))

@@ -35,6 +35,7 @@ class Heartbeat:
         self.device, self.seconds = device, seconds
         self.every = self.until = 1
         self.beats = 0
+        self.is_beat = False  # after the last step
         self.last = time.perf_counter()
 
     def begin(self, done: int) -> None:
@@ -46,7 +47,8 @@ class Heartbeat:
     def after_step(self, done: int) -> LoopAction:
         """What to do after ``done`` steps of the whole run; the same answer on all ranks."""
         self.until -= 1
-        if self.until > 0:
+        self.is_beat = self.until <= 0
+        if not self.is_beat:
             return LoopAction.GO_ON
         now = time.perf_counter()
         order = self.ask(done, self.every) if collectives.rank() == 0 else LoopAction.GO_ON

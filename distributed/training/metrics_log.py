@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from distributed.runtime.progress import Log
 from distributed.training import collectives
+from distributed.training.divergence import LossCourse
 from distributed.training.optim import StepResult
+from distributed.training.watch import TRAINING_ROWS
 from drel_core.annotators.drel import DRELAnnotator
+from drel_core.scoring.floor import beats_floor
 
 
 class MetricsLogger:
@@ -28,6 +32,7 @@ class MetricsLogger:
         first_step: int,
         log: Log,
         every_seconds: float = 3.0,
+        first_loss: float | None = None,
     ) -> None:
         self.log = log
         self.epochs, self.steps, self.every = epochs, steps, every_seconds
@@ -42,10 +47,14 @@ class MetricsLogger:
         self.first_step = first_step
         self.total_images = 0
         self.total_triplets = 0.0
-        self.f1: float | None = None
+        self.quality = ""  # what the last look at rows showed
+        self.is_good = False  # it was above the popularity floor
+        self.course = LossCourse(steps, first_loss, first_step == 0)
+        self.warned = False
 
     def step(self, result: StepResult, images: int) -> None:
         s = result.stats
+        self.course.step(torch.stack([s.loss, s.weight]))
         self.pending.append(
             (
                 torch.stack([s.loss, s.weight, s.triplets.float(), s.active.float(), s.violation]),
@@ -85,19 +94,42 @@ class MetricsLogger:
                 "train/mined_hardness": violation / max(active, 1),
             }.items():
                 self.writer.add_scalar(name, value, global_step)
-            f1 = "" if self.f1 is None else f"  F1 {self.f1:.3f}"
             self.log(
                 f"epoch {epoch + 1}/{self.epochs}  step {global_step}/{self.steps}  "
-                f"loss {mean_loss:.4f}{f1}  {images:,.0f} images/s  "
+                f"loss {mean_loss:.4f}{self.quality}  {images:,.0f} images/s  "
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
+            self.course.line(mean_loss, global_step)
+            if self.unmoved and not self.warned and global_step < self.steps:
+                self.log(f"WARNING: {self.unmoved}: the model learns nothing so far")
+                self.warned = True
         self.pending, self.images, self.last = [], 0, now
 
-    def validation(self, metrics: dict[str, float], global_step: int) -> None:
-        self.f1 = metrics["F1"]
+    @property
+    def unmoved(self) -> str | None:
+        """See ``LossCourse``. Some losses stay near their margin while the model learns: what is above the
+        floor is not called unmoved."""
+        return None if self.is_good else self.course.unmoved
+
+    def looked(self, name: str, found: dict[str, Any], global_step: int) -> None:
+        """Show how good the model is.
+
+        Args:
+            name: of the rows in TensorBoard: ``validation`` or ``watch``.
+            found: metrics of ``WatchedRows``.
+        """
+        floor = found["floor"]
+        where = " of training rows" if found["kind"] == TRAINING_ROWS else ""
+        self.quality = (
+            f"  F1{where} {found['F1']:.3f} (floor {floor['F1']:.3f})"
+            f"  oF1 {found['oF1']:.3f} (floor {floor['oF1']:.3f})"
+        )
+        self.is_good = beats_floor(found)
         if self.writer is not None:
-            for name in ("mP", "mR", "F1", "N+", "oF1"):
-                self.writer.add_scalar(f"validation/{name}", metrics[name], global_step)
+            for key in ("mP", "mR", "F1", "N+", "oF1", "P@1"):
+                self.writer.add_scalar(f"{name}/{key}", found[key], global_step)
+            for key, value in floor.items():
+                self.writer.add_scalar(f"{name}/floor {key}", value, global_step)
 
     def projector(self, annotator: DRELAnnotator, limit: int = 10_000) -> None:
         """Tag latents with their names, the most frequent ``limit`` tags."""

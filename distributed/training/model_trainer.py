@@ -38,6 +38,10 @@ class ModelIO(RunIO, Protocol):
 class ModelTrainer(Trainer[ModelIO]):
     """A run that leaves its model in ``OUT/model``. Arguments are those of ``Trainer``."""
 
+    left_out: dict[str, Any] | None = (
+        None  # figures of rows that fits for the decision rule left out
+    )
+
     def run(self) -> bool:
         """Learn the decision rule, train, and write the bundle of the best epoch.
 
@@ -69,7 +73,8 @@ class ModelTrainer(Trainer[ModelIO]):
             inherited = inherit(parent, survey)
             learner.rule, kernel, new_images = inherited.rule, inherited.kernel, parent.new_images
         elif config.decision.fits:
-            learner.rule = learn_decision(self.spec, self.blocks, learner.device, self.io.log)
+            decision = learn_decision(self.spec, self.blocks, learner.device, self.io.log)
+            learner.rule, self.left_out = decision.rule, decision.found
         if config.kernel.landmarks:
             learner.kernel = fit_kernel(
                 config.kernel,
@@ -96,11 +101,29 @@ class ModelTrainer(Trainer[ModelIO]):
         }
         if config.decision.fits or config.kernel.landmarks:
             figures["decision_seconds"] = round(decision_seconds, 2)
-        if self.spec.survey.validation:
+        if self.validation is not None:
             figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
+            if self.found is None:  # the best epoch was one of an earlier attempt
+                self.found = self.validation.look()
+        for name, found in (("watch", self.found), ("left_out", self.left_out)):
+            if found is not None:
+                figures[name] = watch_figures(found)
+        if self.metrics.unmoved:
+            figures["warnings"] = [self.metrics.unmoved]
         trained = write_model(self.spec, self.learner, figures, self.io.log)
         if isinstance(trained, DRELAnnotator):
             self.metrics.projector(trained)
+
+
+def watch_figures(found: dict[str, Any]) -> dict[str, Any]:
+    """What a bundle says of metrics that came from ``WatchedRows`` or from fits."""
+    kept = ("F1", "N+", "oF1", "P@1")
+    return {
+        "rows": found["images"],
+        "kind": found["kind"],
+        **{key: found[key] for key in kept},
+        "floor": {key: found["floor"][key] for key in kept},
+    }
 
 
 def write_model(

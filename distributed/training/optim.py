@@ -115,9 +115,12 @@ def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
 def sum_counts(found: MetricCounts, device: torch.device) -> MetricCounts:
     """Counts of all ranks, on all ranks."""
     sums = torch.cat(
-        [found.hit_T, found.predicted_T, found.relevant_T, torch.tensor([found.images])]
+        [
+            *(found.hit_T, found.predicted_T, found.relevant_T),
+            torch.tensor([found.images, found.first_hits]),
+        ]
     )
     sums = collectives.sum_over_ranks(sums.to(device)).cpu()
-    found.hit_T, found.predicted_T, found.relevant_T = sums[:-1].chunk(3)
-    found.images = int(sums[-1])
+    found.hit_T, found.predicted_T, found.relevant_T = sums[:-2].chunk(3)
+    found.images, found.first_hits = sums[-2:].tolist()
     return found

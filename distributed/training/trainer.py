@@ -7,15 +7,15 @@ also learns the decision rule before it and writes the bundle after it.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import torch
-
 from distributed.data.blocks import BlockSource
 from distributed.data.epoch import ShardReader
+from distributed.data.feature_store import RowSelection
 from distributed.data.reshard import epoch_reader
 from distributed.data.rows import Rows
 from distributed.data.shard_layout import ShardLayout
@@ -26,10 +26,20 @@ from distributed.storage.scratch import scratch_folder
 from distributed.training import checkpoint, collectives
 from distributed.training.build import is_resident, make_reader
 from distributed.training.checkpoint import Cursor
+from distributed.training.divergence import check_finite
 from distributed.training.heartbeat import Heartbeat
 from distributed.training.learner import Learner
 from distributed.training.metrics_log import MetricsLogger
+from distributed.training.optim import StepResult
 from distributed.training.run_spec import RunSpec
+from distributed.training.watch import (
+    HELD_OUT_ROWS,
+    TRAINING_ROWS,
+    VALIDATION_ROWS,
+    LookPace,
+    WatchedRows,
+    device_of,
+)
 
 
 class RunIO(Protocol):
@@ -62,7 +72,8 @@ class Trainer(Generic[IO]):
         heartbeat: how the run is stopped from outside; by default it is not.
     """
 
-    metrics: MetricsLogger  # there once ``fit`` has begun
+    metrics: MetricsLogger  # there once ``fit`` has begun, and so is
+    pace: LookPace
 
     def __init__(
         self,
@@ -78,16 +89,27 @@ class Trainer(Generic[IO]):
         self.world, self.rank = collectives.world_size(), collectives.rank()
         resident = is_resident(config, survey)
         self.reader = make_reader(config, survey, survey.train, blocks, resident)
-        self.validation_reader = make_reader(config, survey, survey.validation, blocks, True)
-        self.trained_T = torch.tensor(survey.count_T) > 0
+        self.validation = self._watched(survey.validation, VALIDATION_ROWS)
+        kind = HELD_OUT_ROWS if survey.watch_held_out else TRAINING_ROWS
+        self.watch = None if survey.validation else self._watched(survey.watch, kind)
+        self.found: dict[str, Any] | None = None  # of the last look, or the best validation
         self.steps = self.reader.plan.steps  # of an epoch
         self.layout = ShardLayout(
             0, self.world, resident, 0 if resident else config.data.shuffle_rows
         )
         self.cursor = Cursor(readings=[self.layout])
         self.run_folder = RunFolder(Folder.of(config.out))
+        self.looked_after = -1  # steps of the run
         self.stopping = False  # asked to stop
         self.checkpoint_due = False  # since the last one was saved
+
+    def _watched(self, selections: list[RowSelection], kind: str) -> WatchedRows | None:
+        """Rows to score while training; None where there are none."""
+        if not selections:
+            return None
+        config, survey = self.spec.config, self.spec.survey
+        reader = make_reader(config, survey, selections, self.blocks, True)
+        return WatchedRows(self.spec, self.learner, reader, kind)
 
     @property
     def steps_done(self) -> int:
@@ -131,7 +153,9 @@ class Trainer(Generic[IO]):
             self.total_steps,
             self.steps_done,
             self.io.log,
+            first_loss=self.cursor.first_loss,
         )
+        self.pace = LookPace(self.steps_done, self.total_steps, device_of(self.learner))
         self.learner.model.train()
         self.heartbeat.begin(self.steps_done)
         while not (self.stopping or self.out_of_patience or self.cursor.epoch >= config.epochs):
@@ -143,10 +167,21 @@ class Trainer(Generic[IO]):
                 f"stopped after step {self.steps_done} of {self.total_steps}, with a checkpoint"
             )
             return False
+        self._look()
         self.metrics.line(self.cursor.epoch - 1, self.steps_done, 0.0, self.world)
         if self.out_of_patience:
             self._log(f"stopped early: no better F1 for {config.patience} epochs")
         return True
+
+    def _look(self) -> None:
+        """Score the watched rows, unless they were after this very step."""
+        if self.watch is None or self.looked_after == self.steps_done:
+            return
+        started = time.perf_counter()
+        self.found = self.watch.look()
+        self.metrics.looked("watch", self.found, self.steps_done)
+        self.pace.looked(time.perf_counter() - started)
+        self.looked_after = self.steps_done
 
     def close(self) -> None:
         """Write out what TensorBoard has not got yet."""
@@ -155,11 +190,17 @@ class Trainer(Generic[IO]):
     def _epoch(self) -> None:
         """Take the epoch's steps from the cursor on, up to its end or until asked to stop."""
         for batch, global_batch in self._batches():
-            self._step(batch, global_batch)
+            result = self._step(batch, global_batch)
             action = self.heartbeat.after_step(self.steps_done)
             every = self.spec.config.checkpoint.every
             self.stopping = action is LoopAction.STOP
             self.checkpoint_due = action is not LoopAction.GO_ON or self.steps_done % every == 0
+            look = self.watch is not None and self.pace.due(self.steps_done)
+            ends = self.cursor.step == self.steps
+            if look or ends or self.checkpoint_due or self.heartbeat.is_beat:
+                check_finite(self.spec, self.learner.model, result.gradient_norm, self.steps_done)
+            if look:
+                self._look()
             if self.cursor.step == self.steps:
                 continue  # the epoch ends here, and validation comes before the checkpoint
             if self.checkpoint_due:
@@ -191,7 +232,7 @@ class Trainer(Generic[IO]):
             self.blocks,
         )
 
-    def _step(self, batch: Rows, global_batch: int) -> None:
+    def _step(self, batch: Rows, global_batch: int) -> StepResult:
         cursor, optim = self.cursor, self.spec.config.optim
         progress = self.steps_done / self.total_steps
         result = self.learner.run(
@@ -207,22 +248,24 @@ class Trainer(Generic[IO]):
         if self.metrics.due():
             rate = optim.lr * optim.rate(progress)
             self.metrics.line(cursor.epoch, self.steps_done, rate, self.world)
+        return result
 
     def _end_epoch(self) -> None:
         """All steps of an epoch are taken: validate, and save a checkpoint where one is due."""
         cursor = self.cursor
         cursor.epoch, cursor.step, cursor.readings = cursor.epoch + 1, 0, [self.layout]
-        if self.spec.survey.validation:
-            self._validate()
+        if self.validation is not None:
+            self._validate(self.validation)
         elif self.checkpoint_due or cursor.epoch == self.spec.config.epochs:
             self._save()
 
-    def _validate(self) -> None:
+    def _validate(self, rows: WatchedRows) -> None:
         """Score the held-out rows. The best epoch so far is always saved."""
-        cursor, k = self.cursor, self.spec.config.k
-        found = self.learner.evaluate(self.validation_reader.epoch(0), k, self.trained_T)
-        self.metrics.validation(found, self.steps_done)
+        cursor = self.cursor
+        found = rows.look()
+        self.metrics.looked("validation", found, self.steps_done)
         if found["F1"] > cursor.best_f1:
+            self.found = found
             cursor.best_f1, cursor.best_epoch = found["F1"], cursor.epoch - 1
             cursor.stale_epochs = 0
             self._save(cursor.best_f1)
@@ -241,6 +284,7 @@ class Trainer(Generic[IO]):
         """
         if score is None:
             score = -1.0 if self.spec.survey.validation else float(self.steps_done)
+        self.cursor.first_loss = self.metrics.course.settle()
         place = {"epoch": self.cursor.epoch, "step": self.cursor.step, "done": self.steps_done}
         folder = scratch_folder()
         try:

@@ -35,5 +35,10 @@ class PopularityAnnotator(DenseScores):
 
     def topk(self, batch: int, k: int) -> Tensor:
         """int64 ``[batch, min(k, T)]``: ids of the k most frequent tags, without a matrix of equal rows."""
-        order = torch.argsort(self.share_T, descending=True, stable=True)[:k]
-        return order.expand(batch, len(order))
+        return most_frequent(torch.from_numpy(self.vocabulary.counts), batch, k)
+
+
+def most_frequent(count_T: Tensor, batch: int, k: int) -> Tensor:
+    """int64 ``[batch, min(k, T)]``: ids of the k tags with the highest counts, ties by lowest id."""
+    order = torch.argsort(count_T, descending=True, stable=True)[:k]
+    return order.expand(batch, len(order))

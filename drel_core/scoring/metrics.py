@@ -1,4 +1,4 @@
-"""Annotation quality: mP, mR, F1, N+ over tags, mAP, and overall precision and recall.
+"""Annotation quality: mP, mR, F1, N+ over tags, mAP, overall precision and recall, P@1.
 
 As in the image-annotation literature (Duygulu et al., 2002; He et al., 2015, section 4): the top k
 tags are predicted for every image, precision and recall are taken per tag and averaged over tags.
@@ -34,6 +34,7 @@ class MetricCounts:
             raise ValueError(f"k is {k}; it must be 1 or more")
         self.num_tags, self.k, self.budget = num_tags, k, keep_scores_bytes
         self.images = 0
+        self.first_hits = 0  # images whose best tag is relevant
         self.hit_T = torch.zeros(num_tags, dtype=torch.int64)
         self.predicted_T = torch.zeros(num_tags, dtype=torch.int64)
         self.relevant_T = torch.zeros(num_tags, dtype=torch.int64)
@@ -71,6 +72,8 @@ class MetricCounts:
         predicted = (row_Bk * self.num_tags + topk_id_Bk)[given_Bk]
         wanted = (relevant.row_ids() * self.num_tags + relevant.values).unique()
         hit = predicted[torch.isin(predicted, wanted)]
+        first = (row_Bk * self.num_tags + topk_id_Bk)[:, :1][given_Bk[:, :1]]
+        self.first_hits += int(torch.isin(first, wanted).sum())
         self.hit_T += torch.bincount(hit % max(self.num_tags, 1), minlength=self.num_tags)
         self.predicted_T += torch.bincount(topk_id_Bk[given_Bk], minlength=self.num_tags)
         self.relevant_T += torch.bincount(wanted % max(self.num_tags, 1), minlength=self.num_tags)
@@ -86,6 +89,7 @@ class MetricCounts:
         if (self.num_tags, self.k) != (other.num_tags, other.k):
             raise ValueError("counts of different vocabularies or k do not add up")
         self.images += other.images
+        self.first_hits += other.first_hits
         self.hit_T += other.hit_T
         self.predicted_T += other.predicted_T
         self.relevant_T += other.relevant_T
@@ -101,7 +105,7 @@ class MetricCounts:
 
         Returns:
             k, images, tags, tags_scored; mP, mR, F1 of the two means, N+ (tags with a hit), mAP; oP, oR, oF1
-            over all (image, tag) pairs.
+            over all (image, tag) pairs; P@1, the share of images whose best tag is relevant.
         """
         scored_T = (self.relevant_T > 0) & trained_T
         hit = self.hit_T[scored_T].double()
@@ -125,7 +129,22 @@ class MetricCounts:
             "oP": overall_precision,
             "oR": overall_recall,
             "oF1": harmonic_mean(overall_precision, overall_recall),
+            "P@1": self.first_hits / max(1, self.images),
         }
+
+    def chance_map(self, trained_T: Tensor) -> float:
+        """The mAP that is expected when images come in random order; tags as in ``result``.
+
+        The floor of mAP: popularity scores all images alike, so that it puts them in no order. Of N images of
+        which R have the tag: ``(H + (R - 1) / (N - 1) (N - H)) / N`` with ``H = 1 + 1/2 + … + 1/N``.
+        """
+        relevant = self.relevant_T[(self.relevant_T > 0) & trained_T].double()
+        if not len(relevant):
+            return 0.0
+        images = self.images
+        harmonic = float((1 / np.arange(1, images + 1)).sum())
+        expected = harmonic + (relevant - 1) / max(1, images - 1) * (images - harmonic)
+        return float((expected / images).mean())
 
     def bands(self, count_T: Tensor) -> dict[str, dict[str, Any]]:
         """Metrics over thirds of the scored tags by training count: rare, middle, common.

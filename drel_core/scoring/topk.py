@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 
+class NaNScores(ValueError):
+    """A score is NaN: there is no order."""
+
+
 def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best scores and their columns ``[B, min(k, T)]``, best first; of equals the lowest column wins.
 
@@ -19,7 +23,7 @@ def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     out are sorted whole, stably.
 
     Raises:
-        ValueError: a score is NaN.
+        NaNScores: a score is NaN.
     """
     k = min(k, score_BT.shape[1])
     if k == 0 or len(score_BT) == 0:
@@ -27,7 +31,7 @@ def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return empty, empty.long()
     more_Bk, column_Bk = score_BT.topk(min(k + 1, score_BT.shape[1]), dim=1)
     if torch.isnan(more_Bk[:, 0]).any():  # torch.topk takes NaN for the greatest
-        raise ValueError("scores hold NaN")
+        raise NaNScores("scores hold NaN")
     if not (more_Bk[:, 1:] == more_Bk[:, :-1]).any():
         return more_Bk[:, :k], column_Bk[:, :k]
     unsure_B = (more_Bk[:, k:] == more_Bk[:, k - 1 : k]).any(1)

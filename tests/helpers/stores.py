@@ -10,13 +10,26 @@ import pyarrow.parquet as pq
 
 
 def planted_table(
-    rows: int, dim: int = 16, tags: int = 12, seed: int = 0, first: int = 0, each: int = 0
+    rows: int,
+    dim: int = 16,
+    tags: int = 12,
+    seed: int = 0,
+    first: int = 0,
+    each: int = 0,
+    skewed: bool = False,
 ) -> pa.Table:
-    """Each image is the sum of its tags' directions and a little noise; 1 to 3 tags, or ``each``."""
+    """Each image is the sum of its tags' directions and a little noise; 1 to 3 tags, or ``each``.
+
+    Args:
+        skewed: the tag of rank r is drawn as often as 1 / r says, so that popularity is a floor.
+    """
     generator = np.random.default_rng(seed)
     direction = np.random.default_rng(12345).normal(size=(tags, dim))
+    chance_T = 1 / np.arange(1, tags + 1)
+    odds = chance_T / chance_T.sum() if skewed else None
     chosen = [
-        np.sort(generator.choice(tags, size=each or 1 + i % 3, replace=False)) for i in range(rows)
+        np.sort(generator.choice(tags, size=each or 1 + i % 3, replace=False, p=odds))
+        for i in range(rows)
     ]
     features = np.stack([direction[c].sum(0) for c in chosen])
     features = (features + 0.1 * generator.normal(size=features.shape)).astype(np.float32)

@@ -112,9 +112,31 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ra
     assert scored.returncode == 0, scored.stderr
     assert json.loads((stores / "again.json").read_text())["F1"] == pytest.approx(metrics["F1"])
 
+    assert said_at_the_end(whole.stdout)[0].startswith(
+        "above the popularity floor on 60 test images"
+    )
+    assert metrics["warnings"] == [] and metrics["train"]["watch"]["rows"] == 301
+
     different = ray_job("train", *train_arguments(stores, "whole", *options, "--seed", 4))
     assert different.returncode == 2
     assert "another seed" in different.stderr and different.stderr.count("\n") == 1
+
+
+def said_at_the_end(output: str) -> list[str]:
+    """What comes after the places of model and TensorBoard."""
+    lines = output.splitlines()
+    return lines[1 + max(place for place, line in enumerate(lines) if "TensorBoard" in line) :]
+
+
+def test_training_that_diverges_ends_with_one_line_and_exit_code_1(
+    stores: Path, ray_job: Job
+) -> None:
+    wild = ("--optim.lr", 1000, "--workers", 2, "--epochs", 200, "--decision.fits", 0)
+    done = ray_job("train", *train_arguments(stores, "wild", *wild))
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("error: training diverged: after step ")
+    assert "lower --optim.lr (now 1000)" in done.stderr and done.stderr.count("\n") == 1
+    assert not (stores / "wild" / "model").exists()
 
 
 def spoiled(kind: str, folder: Path) -> Path:

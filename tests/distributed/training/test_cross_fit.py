@@ -16,7 +16,7 @@ from distributed.data.survey import StoreSurvey
 from distributed.training import collectives
 from distributed.training.build import build_drel_learner
 from distributed.training.config import DataConfig, TrainConfig
-from distributed.training.cross_fit import has_room, learn_decision, split_rows
+from distributed.training.cross_fit import Decision, has_room, learn_decision, split_rows
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.run_spec import RunSpec
 from drel_core.decision.rule import DECISION, DecisionRule
@@ -46,9 +46,7 @@ def test_parts_cover_every_training_row_once_and_no_other(tmp_path: Path) -> Non
     assert len(other) == len(seen[0]) and not (other == seen[0]).all()
 
 
-def learn(
-    config: TrainConfig, data: StoreSurvey, fingerprint: str, said: list[str]
-) -> DecisionRule:
+def learn(config: TrainConfig, data: StoreSurvey, fingerprint: str, said: list[str]) -> Decision:
     spec = RunSpec(config=config, survey=data, features=None, fingerprint={"data": fingerprint})
     blocks = inline_blocks(config.data.columns, data.names)
     return learn_decision(spec, blocks, torch.device("cpu"), said.append)
@@ -59,12 +57,14 @@ def work(folder: str) -> object:
     config.out = str(Path(folder) / "shared")
     Path(config.out).mkdir(exist_ok=True)
     config.kernel.landmarks = 100
-    rule = learn(config, data, "a", [])
-    return rule.slope, rule.shift_T, rule.gain_T, rule.offset_T
+    decision = learn(config, data, "a", [])
+    rule = decision.rule
+    return (rule.slope, rule.shift_T, rule.gain_T, rule.offset_T), decision.found
 
 
 def test_all_ranks_learn_one_rule(tmp_path: Path) -> None:
-    first, second = spawn_ranks(2, work, tmp_path, str(tmp_path))
+    (first, found), (second, other_found) = spawn_ranks(2, work, tmp_path, str(tmp_path))
+    assert found == other_found and found["images"] == 60
     for one, other in zip(first, second, strict=True):
         assert (one == other).all()
     assert (first[2] > 0).all() and torch.isfinite(first[3]).all()
@@ -73,17 +73,20 @@ def test_all_ranks_learn_one_rule(tmp_path: Path) -> None:
 def test_a_run_taken_up_again_keeps_its_rule_and_another_run_learns_its_own(tmp_path: Path) -> None:
     config, data = surveyed(tmp_path)
     said: list[str] = []
-    rule = learn(config, data, "a", said)
+    first = learn(config, data, "a", said)
     assert [line.split(",")[0] for line in said] == [
         "decision rule: fit 1 of 2",
         "decision rule: fit 2 of 2",
+        "decision rule: on the 60 rows left out",
     ]
+    assert first.found["images"] == 60 and 0 < first.found["floor"]["F1"] < 1
     again = learn(config, data, "a", said)
-    assert len(said) == 2 and (again.gain_T == rule.gain_T).all()
+    assert len(said) == 3 and (again.rule.gain_T == first.rule.gain_T).all()
+    assert again.found == first.found
     learn(config, data, "b", said)
-    assert len(said) == 4
+    assert len(said) == 6
     (Path(config.out) / DECISION).write_bytes(b"broken")
-    assert (learn(config, data, "a", said).gain_T == rule.gain_T).all()
+    assert (learn(config, data, "a", said).rule.gain_T == first.rule.gain_T).all()
 
 
 def evaluated(folder: str) -> object:

@@ -59,6 +59,9 @@ def test_metrics_equal_scikit_learn_in_any_merge_order() -> None:
     assert found["F1"] == pytest.approx(
         2 * mean_precision * mean_recall / (mean_precision + mean_recall)
     )
+    assert found["P@1"] == np.mean(
+        [truth[row, topk(score[row : row + 1], 1)[1].item()] for row in range(images)]
+    )
     assert found["N+"] == sum((truth & predicted)[:, tag].any() for tag in scored)
     assert found["tags_scored"] == len(scored)
     assert found["oP"] == pytest.approx(precision_score(truth, predicted, average="micro"))
@@ -79,6 +82,24 @@ def test_perfect_terrible_and_empty() -> None:
     assert empty.result(every)["images"] == 0
     with pytest.raises(ValueError, match="NaN"):
         empty.update(torch.full((2, 3), float("nan")), relevant)
+
+
+def test_the_floor_of_map_is_that_of_images_in_random_order() -> None:
+    images, tags = 40, 8
+    relevant = random_tags(images, tags, 2)
+    counts = MetricCounts(tags, 3)
+    counts.update_topk(torch.zeros(images, 1, dtype=torch.int64), relevant)
+    trained = torch.ones(tags, dtype=torch.bool)
+    trained[2] = False
+    mean = []
+    for seed in range(300):
+        noise = MetricCounts(tags, 3)
+        noise.update(
+            torch.rand(images, tags, generator=torch.Generator().manual_seed(seed)), relevant
+        )
+        mean.append(noise.result(trained)["mAP"])
+    assert counts.chance_map(trained) == pytest.approx(np.mean(mean), abs=0.005)
+    assert MetricCounts(tags, 3).chance_map(trained) == 0.0
 
 
 def test_mean_average_precision_is_not_given_above_its_budget() -> None:
