@@ -31,6 +31,8 @@ class OptimConfig:
     """sgd is the paper's"""
     lr: float = 0.1
     """highest learning rate"""
+    momentum: float = 0.0
+    """share of the last step that sgd takes again (Polyak, 1964); adamw has its own"""
     weight_decay: float = 0.0
     """decoupled weight decay of the towers and M (adamw), L2 penalty (sgd)"""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -49,6 +51,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr is {self.lr}; it must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optim.warmup is {self.warmup}; it must be in [0, 1)")
 
@@ -75,7 +79,9 @@ class OptimConfig:
             group.setdefault("share", 1.0)
         if self.optimiser == "adamw":
             return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        return torch.optim.SGD(groups, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
+        return torch.optim.SGD(
+            groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+        )
 
     def clip(self, model: nn.Module) -> Tensor:
         """The norm of the gradient; scaling is a pass over all of it, so only when asked."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drel_core.model.start import start_centred
+
 Activation = Literal["sigmoid", "gelu", "relu", "tanh"]
 _ACTIVATIONS = {"sigmoid": nn.Sigmoid, "gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -66,6 +68,9 @@ class ModelConfig:
     """share of hidden units dropped in training"""
     embedding_std: float = 1.0
     """standard deviation of initial tag embeddings"""
+    start: Literal["torch", "centred"] = "torch"
+    """first weights. torch: torch's own. centred: for sigmoid in both layers and metric normal; sums of \
+    each layer centred, M orthogonal to the latents' mean (Glorot and Bengio, 2010; LeCun et al., 1998)"""
 
     def __post_init__(self) -> None:
         for name in ("tag_dim", "tag_hidden", "latent"):
@@ -80,6 +85,12 @@ class ModelConfig:
                 f"model.tag_tower none needs model.tag_dim ({self.tag_dim}) equal to model.latent "
                 f"({self.latent})"
             )
+        if self.start == "centred" and not self._logistic:
+            raise ValueError(
+                "model.start centred needs two deep towers with model.activation sigmoid, "
+                "model.latent_activation true, model.linear_path false and model.metric normal; "
+                "change these, or give model.start torch"
+            )
         if self.max_norm < 0:
             raise ValueError(f"model.max_norm is {self.max_norm}; it must be 0 or more")
         if not 0 < self.power <= 1:
@@ -87,6 +98,13 @@ class ModelConfig:
         for name in ("input_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be in [0, 1)")
+
+    @property
+    def _logistic(self) -> bool:
+        """Whether the model is Eq 1-4 with a logistic f, which is what `start` centred knows."""
+        deep = self.image_tower == "deep" and self.tag_tower == "deep" and not self.linear_path
+        sigmoid = self.activation == "sigmoid" and self.latent_activation
+        return deep and sigmoid and self.metric == "normal"
 
     def hidden_for(self, image_dim: int) -> int:
         """Hidden units of the image tower."""
@@ -176,6 +194,10 @@ class DREL(nn.Module):
         self.bias_head = nn.Linear(config.tag_dim, 1, bias=False) if config.tag_bias else None
         if self.bias_head is not None:
             nn.init.zeros_(self.bias_head.weight)
+        if config.start == "centred":
+            assert isinstance(self.image_tower, Tower) and isinstance(self.tag_tower, Tower)
+            assert self.metric_LL is not None
+            start_centred(self.image_tower.deep, self.tag_tower.deep, self.metric_LL)
 
     def standardised(self, features_BD: Tensor) -> Tensor:
         """``[B, D]``: ``(signed_power(features) - mean) / std``."""
