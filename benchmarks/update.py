@@ -61,7 +61,9 @@ def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, f
     rows = load_rows(survey.train, store.columns, pa.array(names))
     counts = MetricCounts(len(names), 5)
     tags: TagLists = rows.tags
-    counts.update_topk(annotator.annotate(rows.features_BD, 5)[1], tags)
+    for start in range(0, len(tags), 1024):
+        part = slice(start, start + 1024)
+        counts.update_topk(annotator.annotate(rows.features_BD[part], 5)[1], tags[part])
     out = {}
     for label, chosen in zip(KINDS, (new, seen - new, seen), strict=True):
         found = counts.result(torch.tensor([name in chosen for name in names]))
