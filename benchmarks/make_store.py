@@ -6,9 +6,9 @@ Each tag has a random direction. An image draws its tags from a Zipf law; its la
 directions plus Gaussian noise. With ``--structure linear`` the features are this latent.
 
 With ``--structure nonlinear`` an image also has a topic. Most of its tags come from the topic's own share of
-the vocabulary, so that tags go together; features are a random network with one hidden layer of the latent,
-whose units are bent the same way on both sides of zero in part, so that no linear map turns it back; and of
-the labels a share is missing, as people leave tags out.
+the vocabulary, so that tags go together; each image has one of a few styles, which shows the same latent in
+its own way (``_Styles``), so that no one linear map turns features back; and of the labels a share is
+missing, as people leave tags out.
 
 The planted scorer knows latent, directions and frequencies: a tag's score is its log-odds if it were the
 image's only tag. Its F1 on test rows is printed: the mark for a trained model, which sees features alone.
@@ -36,6 +36,7 @@ from drel_core.scoring.tag_lists import TagLists
 from drel_core.scoring.topk import topk_blockwise
 
 _OF_TOPIC = 0.75  # share of an image's tags that its topic gives, with --structure nonlinear
+_CENTRE = 3.0  # length of a style's centre, beside 1 of a tag
 DRAW_ROWS = 512  # rows of a generator: what a row holds does not depend on how a source is cut
 
 
@@ -54,7 +55,8 @@ class Planted:
     structure: str = "linear"
     latent: int = 64
     missing: float = 0.2
-    gain: float = 2.0
+    styles: int = 4
+    own: float = 0.7
 
     @property
     def width(self) -> int:
@@ -123,9 +125,10 @@ class Planted:
     def _draw(self, block: int) -> pa.Table:
         value_BD, tag_n, offsets = self.latents(block)
         count = len(value_BD)
-        network = _shared(self).network
-        if network is not None:
-            value_BD = network.features(value_BD)
+        styles = _shared(self).styles
+        if styles is not None:
+            style_B = np.random.default_rng([self.seed, 7, block]).integers(0, self.styles, count)
+            value_BD = styles.features(value_BD, style_B)
         ids = np.char.add("i", (block * DRAW_ROWS + np.arange(count)).astype(str))
         test_B = is_drawn(ids.astype(object), self.test_share, "split", self.seed)
         names = np.char.add("tag", tag_n.astype(str))
@@ -177,23 +180,30 @@ class _Topics:
         return self.order_T[place_n.clip(first_n, last_n)]
 
 
-class _Network:
-    """Features of a latent: units ``cos(gain u x + phase)`` with random ``u``, then a random mixture of them.
+class _Styles:
+    """Features of a latent: a part that all images share, and one that follows the image's style.
 
-    A cosine bends back: two far latents may give one unit the same value, so that no linear map of the
-    features gives the latent.
+    As a tag looks one way in photographs and another in drawings: each style turns the latent its own way,
+    and has a centre of its own, by which it can be told. A linear map has to make do with one way for all.
     """
 
     def __init__(self, source: Planted) -> None:
         generator = np.random.default_rng([source.seed, 5])
-        units = 2 * source.dim
-        self.inner_WU = source.gain * source.unit_rows(6, units).T
-        self.phase_U = generator.uniform(0, 2 * np.pi, units).astype(np.float32)
-        self.outer_UD = generator.standard_normal((units, source.dim), dtype=np.float32)
-        self.outer_UD /= np.sqrt(units)
+        shape = (1 + source.styles, source.width, source.dim)
+        turn_SWD = generator.standard_normal(shape, dtype=np.float32) / np.float32(
+            np.sqrt(source.dim)
+        )
+        own = np.sqrt(source.own)
+        self.turn_SWD = own * turn_SWD[1:] + np.sqrt(1 - source.own) * turn_SWD[0]
+        centre_SD = generator.standard_normal((source.styles, source.dim), dtype=np.float32)
+        self.centre_SD = _CENTRE * centre_SD / np.linalg.norm(centre_SD, axis=1, keepdims=True)
 
-    def features(self, value_BW: np.ndarray) -> np.ndarray:
-        return np.cos(value_BW @ self.inner_WU + self.phase_U) @ self.outer_UD
+    def features(self, value_BW: np.ndarray, style_B: np.ndarray) -> np.ndarray:
+        value_BD = self.centre_SD[style_B]
+        for style, turn_WD in enumerate(self.turn_SWD):
+            rows = style_B == style
+            value_BD[rows] += value_BW[rows] @ turn_WD
+        return value_BD
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,7 @@ class _Shared:
     direction_TW: np.ndarray
     edges: np.ndarray
     topics: _Topics | None
-    network: _Network | None
+    styles: _Styles | None
 
 
 _held: dict[Planted, _Shared] = {}  # a cached function would not reach Ray's workers
@@ -215,7 +225,7 @@ def _shared(source: Planted) -> _Shared:
             source.directions(),
             np.cumsum(source.frequency()),
             _Topics(source) if nonlinear else None,
-            _Network(source) if nonlinear else None,
+            _Styles(source) if nonlinear else None,
         )
     return _held[source]
 
@@ -271,7 +281,13 @@ def main() -> None:
     parser.add_argument(
         "--missing", type=float, default=0.2, help="nonlinear: share of labels that are left out"
     )
-    parser.add_argument("--gain", type=float, default=2.0, help="nonlinear: how far units bend")
+    parser.add_argument("--styles", type=int, default=4, help="nonlinear: number of styles")
+    parser.add_argument(
+        "--own",
+        type=float,
+        default=0.7,
+        help="nonlinear: share of the features that follows the style",
+    )
     parser.add_argument("--test_share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
