@@ -56,7 +56,7 @@ class Planted:
     latent: int = 64
     missing: float = 0.2
     styles: int = 4
-    own: float = 0.7
+    own: float = 0.9
 
     @property
     def width(self) -> int:
