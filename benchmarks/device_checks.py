@@ -77,7 +77,7 @@ CASES = {
     ),
     "smooth, sampled pool, adamw": Workload(
         **_SIZES,
-        model=ModelConfig(**{**BEST, **SMALL, **_NO_NOISE}),
+        model=ModelConfig(**{**BEST, **SMALL, "tag_dim": 128, **_NO_NOISE}),
         loss=LossConfig(kind="smooth", tag_weight_power=0.5),
         pool=PoolConfig(candidates=64),
         table=TableConfig(lr=0.01),
@@ -100,7 +100,7 @@ CASES = {
     ),
     "hardest negatives, cosine": Workload(
         **_SIZES,
-        model=ModelConfig(**{**BEST, **SMALL, **_NO_NOISE}),
+        model=ModelConfig(**{**BEST, **SMALL, "tag_dim": 128, **_NO_NOISE}),
         loss=LossConfig(miner="hard", negatives=3),
         optim=OptimConfig(lr=1.0, schedule="cosine", warmup=0.1, tf32=False),
     ),

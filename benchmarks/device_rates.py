@@ -76,7 +76,7 @@ def _best(dim: int, batch: int, tags: int, candidates: int, **model: Any) -> Wor
         batch=batch,
         tags=tags,
         model=ModelConfig(**{**BEST, **model}),
-        loss=LossConfig(kind="smooth", tag_weight_power=0.5),
+        loss=LossConfig(kind="smooth", tag_weight_power=0.0),
         pool=PoolConfig(candidates=candidates),
         optim=OptimConfig(optimiser="adamw", lr=0.001, tf32=False),
     )
@@ -101,6 +101,7 @@ FULL = Sizes(
     seconds=1.0,
 )
 _SMALL_MODEL = {"image_hidden": 128, "tag_dim": 64, "tag_hidden": 96, "latent": 128}
+_SMALL_ROWS = {"image_hidden": 128, "tag_dim": 128, "latent": 128}
 _LINEAR = {"image_tower": "linear", "tag_tower": "none", "tag_dim": 128, "latent": 128}
 SMALL = Sizes(
     name="small",
@@ -110,9 +111,9 @@ SMALL = Sizes(
         # One matrix product: compiled without a C++ compiler, which takes a busy CPU a minute.
         "linear": _paper(256, 32, **_LINEAR),
         "paper": _paper(256, 32, **_SMALL_MODEL),
-        "best": _best(128, 32, 2000, 256, **_SMALL_MODEL),
+        "best": _best(128, 32, 2000, 256, **_SMALL_ROWS),
     },
-    table_step=_best(128, 32, 0, 256, **_SMALL_MODEL),
+    table_step=_best(128, 32, 0, 256, **_SMALL_ROWS),
     table_rows=(1000, 10_000, 100_000),
     topk_tags=20_000,
     topk_latents=(64,),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import yaml
 from jsonargparse import Namespace
 
@@ -12,6 +14,7 @@ from distributed.driver.verdict import verdict
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
+from distributed.training.size_rule import settled
 from drel_core.bundle.format import read_info
 from drel_core.scoring.metrics import format_table
 from jobs.cli import OneLineParser, build, preset_files, run_job
@@ -54,6 +57,9 @@ def write_config(config: TrainConfig, text: str) -> None:
     for name in ("train", "test"):
         resolved["data"][name] = getattr(config.data, name)
     resolved["out"] = config.out
+    for name, value in settled(config).items():
+        *parts, last = name.split(".")
+        reduce(lambda place, part: place[part], parts, resolved)[last] = value
     write_text(Folder.of(config.out).file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))
 
 

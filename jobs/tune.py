@@ -16,6 +16,7 @@ from distributed.driver.train import fingerprint
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.storage.resume import claim
+from distributed.training.size_rule import apply_size_rule
 from drel_core.errors import InputError
 from jobs.cli import run_job
 from jobs.train import parse, training_parser
@@ -55,12 +56,14 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"{config.out}: --out of jobs.tune must be a local or mounted folder")
     config.out = str(Path(config.out).expanduser().absolute())
     config.data.validation = config.data.validation or VALIDATION
-    config.patience = config.epochs  # ASHA decides
     store = FeatureStore.open(config.data.train, config.data.columns)
     validation = Validation(config.data.validation, config.seed)
     survey = survey_store(store, config.data.on_bad_row, validation, power=config.model.power)
     if not survey.validation_rows:
         raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")
+    config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
+    config.patience = config.epochs  # ASHA decides
+    domains(space, config)
     mark = {**fingerprint(config, survey), "space": space, "trials": extra.trials}
     claim(
         Folder.of(config.out),
@@ -78,6 +81,8 @@ def main(arguments: list[str]) -> None:
     )
     if line := survey.shortfall(config.data.validation):
         say(line)
+    if settings:
+        say(settings)
     found = search(config, survey, space, extra.trials, extra.concurrent, extra.grace, say)
     best = with_values(config, found.values)
     write_json(Path(config.out) / "trials.json", found.trials)

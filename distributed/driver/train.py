@@ -25,6 +25,7 @@ from distributed.storage.local_cache import RunFolder
 from distributed.storage.resume import check_same, read_note, write_note
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
+from distributed.training.size_rule import apply_size_rule
 from distributed.training.watch import watch_plan
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.bundle.format import read_thresholds
@@ -75,7 +76,7 @@ def run(
     Args:
         log: takes a line for the person who watches.
         begin: called before training, once the input has proved good; is given the configuration with
-            absolute paths.
+            absolute paths, and with what follows from the size of the data.
         launcher: starts what trains in epochs.
 
     Returns:
@@ -90,12 +91,16 @@ def run(
     config = _with_picture_columns(config)
     store, test, features = _open_stores(config)
     survey = _survey(config, store)
+    config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
+    _check_rule_rows(config, survey)
     test_survey = None
     if test is not None:
         test_survey = survey_store(
             test, config.data.on_bad_row, statistics=False, workers=config.workers.least
         )
     _log_survey(log, config, survey, test_survey)
+    if settings and config.method in ("drel", "wsabie", *PICTURE_METHODS):
+        log(settings)
     made_from = fingerprint(config, survey)
     if out.has("model/config.json"):
         check_finished(out, made_from)
@@ -183,13 +188,19 @@ def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
             f"data.validation {config.data.validation} holds out none of {survey.train_rows} rows; "
             "raise it or leave it out"
         )
+    return survey
+
+
+def _check_rule_rows(config: TrainConfig, survey: StoreSurvey) -> None:
+    """Raises:
+    InputError: a decision rule is asked for that has too few rows to learn from.
+    """
     parts = round(1 / config.decision.held_out)
     if config.decision.fits and survey.train_rows < 2 * parts:
         raise InputError(
             f"decision.fits {config.decision.fits} leaves out 1/{parts} of the rows at a time, and there are "
             f"only {survey.train_rows}; give more rows, or --decision.fits 0"
         )
-    return survey
 
 
 def _log_survey(

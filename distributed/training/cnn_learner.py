@@ -46,6 +46,7 @@ class CNNLearner:
     ) -> None:
         self.device = device or torch.device("cpu")
         self.kind = cast(CNNLoss, method.removeprefix("cnn-"))
+        optim = optim.with_precision(self.device)
         self.config, self.margin, self.optim_config, self.seed = config, margin, optim, seed
         self.num_tags = num_tags
         self.model = CNN(config, num_tags).to(self.device)

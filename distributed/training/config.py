@@ -15,6 +15,7 @@ from distributed.training.optim import OptimConfig
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.annotators.knn import KNNConfig
 from drel_core.annotators.svm import SVMConfig
+from drel_core.auto import AUTO
 from drel_core.decision.kernel import KernelConfig
 from drel_core.decision.rule import DecisionConfig
 from drel_core.model.pooled_step import LossConfig
@@ -97,7 +98,7 @@ class RunConfig:
     workers: Workers = ONE
     """data-parallel processes; 2:8 for as many as the cluster has"""
     epochs: int = 30
-    """passes over the training rows"""
+    """passes over the training rows; -1: by the size of the data"""
     seed: int = 0
     """decides the start, the order of rows, candidates and dropout"""
     patience: int = 5
@@ -116,7 +117,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         self.workers = Workers(self.workers)  # bundles of before have a plain number
         for name in ("epochs", "k", "patience"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) < 1 and (name, getattr(self, name)) != ("epochs", AUTO):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
@@ -133,7 +134,7 @@ class TrainConfig(RunConfig):
     workers: Workers = ONE
     """data-parallel processes, each holding 1/workers of the tag table; 2:8 for as many as the cluster has"""
     batch_size: int = 128
-    """images in a step, over all workers together"""
+    """images in a step, over all workers together; -1: by the size of the data"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """sizes and parts of the model"""
     table: TableConfig = field(default_factory=TableConfig)
@@ -159,7 +160,7 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
+        if self.batch_size < 1 and self.batch_size != AUTO:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
 
 

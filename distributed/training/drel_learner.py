@@ -74,6 +74,7 @@ class DRELLearner:
     ) -> None:
         self.device = device or torch.device("cpu")
         self.model, self.table = model.to(self.device), table
+        optim = optim.with_precision(self.device)
         self.optim_config, self.pool_config, self.seed = optim, pool, seed
         self.num_tags = len(count_T)
         self.prior_T = prior_bias(count_T, model.config).to(self.device)
@@ -93,7 +94,7 @@ class DRELLearner:
             world=collectives.world_size(),
         )
         self.step_module = data_parallel(step, self.device)
-        self.optimiser = optim.build([{"params": list(model.parameters())}], self.device)
+        self.optimiser = optim.build(model.parameter_groups(), self.device)
 
     def _gather(self, local_pL: Tensor) -> Tensor:
         return collectives.gather_rows(local_pL, self._rows_per_rank)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -34,15 +35,17 @@ class OptimConfig:
     momentum: float = 0.0
     """share of the last step that sgd takes again (Polyak, 1964); adamw has its own"""
     weight_decay: float = 0.0
-    """decoupled weight decay of the towers and M (adamw), L2 penalty (sgd)"""
+    """decoupled weight decay of the towers and M (adamw), L2 penalty (sgd); -1: by the size of \
+    the data"""
     schedule: Literal["constant", "cosine"] = "constant"
     """course of the learning rates after warm-up"""
     warmup: float = 0.0
     """share of all steps over which the learning rates rise from 0"""
     clip_norm: float = 0.0
     """largest norm of the towers' gradient; 0 does not clip"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the matmuls in bfloat16 (autocast), on CPU and CUDA"""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16 runs the matmuls in bfloat16 (autocast), on CPU and CUDA; auto does so where the hardware of all \
+    workers multiplies it faster"""
     tf32: bool = True
     """let CUDA run fp32 matmuls in TF32"""
     compile: bool = False
@@ -64,6 +67,14 @@ class OptimConfig:
             return 1.0
         way = (progress - self.warmup) / (1 - self.warmup)
         return 0.5 * (1 + float(torch.tensor(torch.pi * way).cos()))
+
+    def with_precision(self, device: torch.device) -> OptimConfig:
+        """The same, with the precision that ``auto`` means on the machines of all ranks. All must call it."""
+        if self.precision != "auto":
+            return self
+        lacking = torch.tensor(int(not _fast_bf16(device)), device=device)
+        lacking = collectives.sum_over_ranks(lacking)
+        return replace(self, precision="fp32" if int(lacking) else "bf16")
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -98,6 +109,17 @@ class OptimConfig:
             group["lr"] = self.lr * rate * group["share"]
         optimiser.step()
         return rate
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions that multiply bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text("ascii", "replace").split())
+    except OSError:  # no Linux
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from drel_core.auto import AUTO
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.errors import InputError
@@ -29,7 +30,8 @@ class KernelConfig:
     """Kernel ridge regression beside the towers."""
 
     landmarks: int = 0
-    """most landmarks: the training images that the weights belong to; 0 leaves the regression out"""
+    """most landmarks: the training images that the weights belong to; 0 leaves the regression out; \
+    -1: by the size of the data"""
     dims: int = 0
     """principal components of the features that distances use: fewer cost less; 0: all features"""
     width: float = 3.0
@@ -41,7 +43,7 @@ class KernelConfig:
 
     def __post_init__(self) -> None:
         for name in ("landmarks", "dims"):
-            if getattr(self, name) < 0:
+            if getattr(self, name) < 0 and (name, getattr(self, name)) != ("landmarks", AUTO):
                 raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("width", "ridge", "factor"):
             if getattr(self, name) <= 0:

@@ -5,6 +5,8 @@ Shapes: n relevant (image, tag) pairs, K mined irrelevant tags for each.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def triplet_hinge(
 
 
 def smooth_triplet_loss(
-    positive_n: Tensor, score_BP: Tensor, relevant_BP: Tensor, row_n: Tensor, log_left_out_B: Tensor
+    score_BP: Tensor, row_n: Tensor, column_n: Tensor, log_left_out_B: Tensor
 ) -> Tensor:
     """``log(1 + sum_k exp(s(i, k) - s(i, j)))`` over all irrelevant tags k of each relevant pair (i, j).
 
@@ -35,19 +37,51 @@ def smooth_triplet_loss(
     negatives.
 
     Args:
-        positive_n: scores ``s(i, j)`` of relevant pairs.
-        score_BP: scores of all P pool tags.
-        relevant_BP: bool, the pool tag is relevant to the image.
-        row_n: the image of each pair.
+        score_BP: scores of all P pool tags, float32 or bfloat16; those of relevant pairs are overwritten.
+        row_n, column_n: image and pool column of each relevant pair.
         log_left_out_B: log of (irrelevant tags in the vocabulary / irrelevant tags in the pool), 0 when the
             pool is every tag. It scales the sum up to the whole vocabulary.
 
     Returns:
         ``[n]`` losses; 0 for an image to which every tag is relevant.
     """
-    # Not -inf: the gradient of a logsumexp over nothing but -inf is NaN.
-    irrelevant_B = score_BP.masked_fill(relevant_BP, -1e9).logsumexp(1) + log_left_out_B
-    return torch.nn.functional.softplus(irrelevant_B[row_n] - positive_n)
+    loss_n: Tensor = _SmoothTriplets.apply(score_BP, row_n, column_n, log_left_out_B)
+    return loss_n
+
+
+class _SmoothTriplets(torch.autograd.Function):
+    """The scores of a batch are the largest thing of a step: they are read and written as little as can be.
+
+    Forward keeps exponentials, in float32; backward makes these the gradient by one factor a row, in the
+    scores' own type.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, score_BP: Tensor, row_n: Tensor, column_n: Tensor, log_left_out_B: Tensor
+    ) -> Tensor:
+        positive_n = score_BP[row_n, column_n].float()
+        # Not -inf: an image to which every tag is relevant would give inf - inf.
+        score_BP[row_n, column_n] = -1e9
+        most_B = score_BP.amax(1).float()
+        exp_BP = (score_BP - most_B[:, None]).exp_()
+        sum_B = exp_BP.sum(1)
+        irrelevant_B = sum_B.log() + most_B + log_left_out_B
+        over_n = irrelevant_B[row_n] - positive_n
+        ctx.save_for_backward(sum_B, over_n, row_n, column_n)
+        ctx.exp_BP, ctx.kind = exp_BP, score_BP.dtype
+        return torch.nn.functional.softplus(over_n)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        sum_B, over_n, row_n, column_n = ctx.saved_tensors
+        exp_BP, ctx.exp_BP = ctx.exp_BP, None
+        slope_n = over_n.sigmoid() * gradients[0]
+        share_B = torch.zeros_like(sum_B).index_add_(0, row_n, slope_n).div_(sum_B)
+        gradient_BP = exp_BP.new_empty(exp_BP.shape, dtype=ctx.kind)
+        torch.mul(exp_BP, share_B[:, None], out=gradient_BP)
+        gradient_BP.index_put_((row_n, column_n), -slope_n.to(ctx.kind), accumulate=True)
+        return gradient_BP, None, None, None
 
 
 def harmonic(rank_n: Tensor) -> Tensor:

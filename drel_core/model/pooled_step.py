@@ -50,7 +50,7 @@ class LossConfig:
     weighting: Literal["none", "warp"] = "none"
     """warp: weigh each relevant pair by the harmonic number of its rank"""
     tag_weight_power: float = 0.0
-    """weigh each relevant tag by frequency^-power"""
+    """weigh each relevant tag by frequency^-power; -1: by the size of the data"""
 
     def __post_init__(self) -> None:
         if self.negatives < 0:
@@ -147,13 +147,13 @@ class PooledStep(nn.Module):
         tag_PL1 = self.gather(
             self.model.encode_tags(embedding_pE, with_metric=batch.metric_on_tags)
         )
-        score_BP = self.model.score(image_BL, tag_PL1).float()
+        score_BP = self.model.score(image_BL, tag_PL1)
         row_n, column_n = batch.tags.row_ids(), torch.searchsorted(batch.pool_P, batch.tags.values)
+        if self.config.kind == "smooth":
+            return self._smooth(batch, score_BP, row_n, column_n)
+        score_BP = score_BP.float()
         relevant_BP = torch.zeros_like(score_BP, dtype=torch.bool)
         relevant_BP[row_n, column_n] = True
-
-        if self.config.kind == "smooth":
-            return self._smooth(batch, score_BP, relevant_BP, row_n, column_n)
         mined = self._mine(score_BP, relevant_BP, row_n, column_n, progress, mining_seed)
         positive_n = score_BP[row_n, column_n]
         if mined.column_nK.shape[1] == score_BP.shape[1] and mined.column_nK.stride(0) == 0:
@@ -186,18 +186,12 @@ class PooledStep(nn.Module):
         return local_loss * (self.world / global_weight), stats
 
     def _smooth(
-        self,
-        batch: PooledBatch,
-        score_BP: Tensor,
-        relevant_BP: Tensor,
-        row_n: Tensor,
-        column_n: Tensor,
+        self, batch: PooledBatch, score_BP: Tensor, row_n: Tensor, column_n: Tensor
     ) -> tuple[Tensor, StepStats]:
         count_B = batch.tags.counts
         in_pool_B = (score_BP.shape[1] - count_B).clamp(min=1)
         left_out_B = ((batch.vocabulary_size - count_B).clamp(min=1) / in_pool_B).log()
-        positive_n = score_BP[row_n, column_n]
-        loss_n = smooth_triplet_loss(positive_n, score_BP, relevant_BP, row_n, left_out_B)
+        loss_n = smooth_triplet_loss(score_BP, row_n, column_n, left_out_B)
         weight_n = self.tag_weight_T[batch.tags.values]
         local_loss = (loss_n * weight_n).sum()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The first weights of a model whose units are logistic in both layers (Eq 1-2 as printed).
+"""The first weights of a model.
 
 Shapes: I inputs of a layer, O its outputs, L latent size.
 """
@@ -38,6 +38,18 @@ def start_centred(image_deep: nn.Sequential, tag_deep: nn.Sequential, metric_LL:
     metric_LL.normal_(std=1 / math.sqrt(len(metric_LL)))
     metric_LL -= metric_LL.mean(0, keepdim=True)
     metric_LL -= metric_LL.mean(1, keepdim=True)
+
+
+@torch.no_grad()
+def start_shallow(deep: nn.Sequential) -> None:
+    """Make a tower's last layer 0, in place, so that the linear path beside it is all there is at first.
+
+    What the deep path then learns is what the linear one leaves over, as in a residual block that begins
+    as the identity (Goyal et al., 2017, section 5.1).
+    """
+    last = [layer for layer in deep if isinstance(layer, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
 
 
 def _uniform(layer: nn.Linear, gain: float) -> None:

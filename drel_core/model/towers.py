@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drel_core.model.start import start_centred
+from drel_core.auto import AUTO
+from drel_core.model.start import start_centred, start_shallow
 
 Activation = Literal["sigmoid", "gelu", "relu", "tanh"]
 _ACTIVATIONS = {"sigmoid": nn.Sigmoid, "gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
@@ -41,12 +42,13 @@ class ModelConfig:
     normalise: bool = False
     """scale latents to length 1 and learn one temperature for all scores"""
     scale: float = 10.0
-    """initial value of that temperature"""
+    """initial value of that temperature; -1: by the number of tags"""
     tag_bias: bool = False
     """add a bias per tag, read from its embedding by one linear unit"""
     tag_prior: float = 0.0
     """when annotating, lower each tag's bias by this times log(training count); training does not see it \
-    (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones"""
+    (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones; -1: by the size of the \
+    data"""
     metric: Literal["normal", "identity", "none"] = "normal"
     """initial metric matrix M; none leaves M out"""
     image_tower: Literal["deep", "linear"] = "deep"
@@ -61,16 +63,18 @@ class ModelConfig:
     standardise: bool = True
     """subtract the mean and divide by the standard deviation of each training feature"""
     input_dropout: float = 0.0
-    """share of input features dropped in training"""
+    """share of input features dropped in training; -1: by the size of the data"""
     input_noise: float = 0.0
-    """standard deviation of Gaussian noise added to standardised features in training"""
+    """standard deviation of Gaussian noise added to standardised features in training; -1: by the size of \
+    the data"""
     dropout: float = 0.0
-    """share of hidden units dropped in training"""
+    """share of hidden units dropped in training; -1: by the size of the data"""
     embedding_std: float = 1.0
     """standard deviation of initial tag embeddings"""
-    start: Literal["torch", "centred"] = "torch"
+    start: Literal["torch", "centred", "shallow"] = "torch"
     """first weights. torch: torch's own. centred: for sigmoid in both layers and metric normal; sums of \
-    each layer centred, M orthogonal to the latents' mean (Glorot and Bengio, 2010; LeCun et al., 1998)"""
+    each layer centred, M orthogonal to the latents' mean (Glorot and Bengio, 2010; LeCun et al., 1998). \
+    shallow: with linear_path; the deep path of a tower begins at 0"""
 
     def __post_init__(self) -> None:
         for name in ("tag_dim", "tag_hidden", "latent"):
@@ -91,13 +95,17 @@ class ModelConfig:
                 "model.latent_activation true, model.linear_path false and model.metric normal; "
                 "change these, or give model.start torch"
             )
+        if self.start == "shallow" and not self.linear_path:
+            raise ValueError("model.start shallow needs model.linear_path true")
         if self.max_norm < 0:
             raise ValueError(f"model.max_norm is {self.max_norm}; it must be 0 or more")
         if not 0 < self.power <= 1:
             raise ValueError(f"model.power is {self.power}; it must be in (0, 1]")
         for name in ("input_dropout", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be in [0, 1)")
+            if not (0 <= getattr(self, name) < 1 or getattr(self, name) == AUTO):
+                raise ValueError(
+                    f"model.{name} is {getattr(self, name)}; it must be in [0, 1), or -1"
+                )
 
     @property
     def _logistic(self) -> bool:
@@ -198,6 +206,22 @@ class DREL(nn.Module):
             assert isinstance(self.image_tower, Tower) and isinstance(self.tag_tower, Tower)
             assert self.metric_LL is not None
             start_centred(self.image_tower.deep, self.tag_tower.deep, self.metric_LL)
+        if config.start == "shallow":
+            for tower in (self.image_tower, self.tag_tower):
+                if isinstance(tower, Tower):
+                    start_shallow(tower.deep)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For an optimiser: the weights, then scale and bias head, which weight decay leaves alone.
+
+        A temperature that decays cannot become as high as clean data need.
+        """
+        free = [p for p in (self.log_scale,) if p is not None]
+        if self.bias_head is not None:
+            free += self.bias_head.parameters()
+        kept = {id(p) for p in free}
+        weights = [p for p in self.parameters() if id(p) not in kept]
+        return [{"params": weights}, *([{"params": free, "weight_decay": 0.0}] if free else [])]
 
     def standardised(self, features_BD: Tensor) -> Tensor:
         """``[B, D]``: ``(signed_power(features) - mean) / std``."""

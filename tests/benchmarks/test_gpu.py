@@ -16,6 +16,9 @@ from benchmarks.device_rates import FULL, SMALL, Stepping
 from benchmarks.device_workload import BEST, random_tags
 from benchmarks.gpu import Report, measure
 from benchmarks.train_step import step_flops
+from distributed.training.config import DataConfig, TrainConfig
+from distributed.training.size_rule import apply_size_rule
+from drel_core.model.towers import ModelConfig
 from tests.helpers.torch_alone import ROOT, run_with_torch_alone
 
 
@@ -103,7 +106,10 @@ def test_the_multiplications_counted_are_those_of_the_formula() -> None:
 
 def test_the_model_measured_is_that_of_the_preset() -> None:
     preset = yaml.safe_load((ROOT / "jobs" / "presets" / "best.yaml").read_text())
-    assert preset["model"] == {"image_hidden": 0, **BEST}
+    model = ModelConfig(**preset["model"])
+    config = TrainConfig(data=DataConfig(train=""), out="", model=model)
+    given, _ = apply_size_rule(config, 1_000_000, 100_000)
+    assert {name: getattr(given.model, name) for name in preset["model"]} == BEST
     best = FULL.steps["best"]
     assert preset["loss"]["kind"] == best.loss.kind
     assert preset["optim"]["optimiser"] == best.optim.optimiser

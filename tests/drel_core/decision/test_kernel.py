@@ -239,7 +239,7 @@ def test_a_regression_of_other_features_or_tags_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "values", [{"landmarks": -1}, {"width": 0.0}, {"ridge": -1.0}, {"factor": 0.0}]
+    "values", [{"landmarks": -2}, {"width": 0.0}, {"ridge": -1.0}, {"factor": 0.0}]
 )
 def test_values_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="kernel"):

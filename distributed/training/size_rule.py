@@ -1,0 +1,111 @@
+"""Settings that follow from the size of the data: how an option that says ``AUTO`` gets its value.
+
+What regularises helps a few thousand images and harms a million, and a million images do not train 30
+times. The rule has one number for both ends, the strength ``s = min(1, 20,000 / rows)``, and was chosen over
+stores of 4,500 to a million rows (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from distributed.training.config import TrainConfig
+from drel_core.auto import AUTO
+
+_FULL = 20_000  # rows up to which all regularisation is in force
+_LEAST = 0.02  # a smaller share of units dropped, or of noise, does nothing and costs time
+_RULE_ROWS = 1_000  # a decision rule that is learned from fewer rows follows chance
+
+
+def _strength(rows: int) -> float:
+    return min(1.0, _FULL / rows)
+
+
+def _share(full: float) -> Callable[[int, int], float]:
+    def value(rows: int, tags: int) -> float:
+        return round(full * _strength(rows), 4)
+
+    return value
+
+
+def _or_none(full: float) -> Callable[[int, int], float]:
+    def value(rows: int, tags: int) -> float:
+        share = round(full * _strength(rows), 4)
+        return share if share >= _LEAST else 0.0
+
+    return value
+
+
+def _epochs(rows: int, tags: int) -> int:
+    """30 up to 10,000 rows, 8 for 100,000, 2 for a million."""
+    return max(1, min(30, round(30 * (10_000 / rows) ** 0.6)))
+
+
+def _batch_size(rows: int, tags: int) -> int:
+    """128 up to 10,000 rows, then with the root of the rows: 512 for 100,000, 1024 for a million."""
+    doublings = round(0.5 * math.log2(max(rows, 10_000) / 10_000))
+    return int(128 * 2 ** min(doublings, 5))
+
+
+def _scale(rows: int, tags: int) -> float:
+    """``2 log T``: a cosine of 1/2 then tells a tag from all others."""
+    return round(2 * math.log(max(tags, 10)), 2)
+
+
+def _fits(rows: int, tags: int) -> int:
+    return 5 if _RULE_ROWS <= rows <= _FULL else 0
+
+
+def _landmarks(rows: int, tags: int) -> int:
+    return 5000 if rows <= _FULL else 0
+
+
+_RULE: dict[str, Callable[[int, int], float]] = {
+    "epochs": _epochs,
+    "batch_size": _batch_size,
+    "model.input_dropout": _or_none(0.5),
+    "model.input_noise": _or_none(0.3),
+    "model.dropout": _or_none(0.3),
+    "model.tag_prior": _or_none(0.5),
+    "model.scale": _scale,
+    "loss.tag_weight_power": _or_none(0.5),
+    "optim.weight_decay": _share(1.0),
+    "decision.fits": _fits,
+    "kernel.landmarks": _landmarks,
+}
+
+
+def apply_size_rule(config: TrainConfig, rows: int, tags: int) -> tuple[TrainConfig, str]:
+    """The configuration without ``AUTO``, and a line that says what the rule gave; empty if nothing.
+
+    Args:
+        rows: training images.
+        tags: T.
+    """
+    values = {name: rule(rows, tags) for name, rule in _RULE.items() if _at(config, name) == AUTO}
+    for name, value in values.items():
+        config = _with(config, name.split("."), value)
+    if not values:
+        return config, ""
+    shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    return config, f"settings for {rows} rows and {tags} tags (docs/settings.md): {shown}"
+
+
+def settled(config: TrainConfig) -> dict[str, Any]:
+    """By dotted name, the values of all options that the rule can give."""
+    return {name: _at(config, name) for name in _RULE}
+
+
+def _at(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _with(config: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _with(getattr(config, path[0]), path[1:], value)
+    return replace(config, **{path[0]: value})

@@ -1,0 +1,66 @@
+"""Settings that follow from the size of the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distributed.training.config import DataConfig, TrainConfig, config_from
+from distributed.training.size_rule import apply_size_rule, settled
+from drel_core.auto import AUTO
+
+ROOT = Path(__file__).parents[3]
+
+
+def default() -> TrainConfig:
+    """The default preset, on no data."""
+    preset = yaml.safe_load((ROOT / "jobs" / "presets" / "best.yaml").read_text("utf-8"))
+    return config_from(TrainConfig, {**preset, "data": DataConfig(train=""), "out": ""})
+
+
+@pytest.mark.parametrize(
+    ("rows", "tags", "expected"),
+    [
+        (4500, 374, {"epochs": 30, "batch_size": 128, "model.dropout": 0.3, "decision.fits": 5}),
+        (20_000, 983, {"epochs": 20, "optim.weight_decay": 1.0, "kernel.landmarks": 5000}),
+        (100_000, 10_000, {"epochs": 8, "batch_size": 512, "optim.weight_decay": 0.2}),
+        (
+            1_000_000,
+            100_000,
+            {"epochs": 2, "batch_size": 1024, "model.input_dropout": 0.0, "model.scale": 23.03},
+        ),
+        (500, 1, {"epochs": 30, "batch_size": 128, "decision.fits": 0}),
+        (200_000_000, 500_000, {"epochs": 1, "batch_size": 4096, "kernel.landmarks": 0}),
+    ],
+)
+def test_the_rule_at_every_size(rows: int, tags: int, expected: dict[str, float]) -> None:
+    config, line = apply_size_rule(default(), rows, tags)
+    found = settled(config)
+    assert {name: found[name] for name in expected} == expected
+    assert AUTO not in found.values()
+    assert all(f"{name} {value:g}" in line for name, value in expected.items())
+
+
+def test_more_rows_never_mean_more_regularisation_or_more_epochs() -> None:
+    before = None
+    for rows in (1000, 5000, 20_000, 21_000, 60_000, 300_000, 2_000_000, 50_000_000):
+        found = settled(apply_size_rule(default(), rows, 5000)[0])
+        kept = [found[name] for name in ("epochs", "optim.weight_decay", "model.dropout")]
+        assert before is None or all(now <= then for now, then in zip(kept, before, strict=True))
+        before = kept
+
+
+def test_what_is_given_stays() -> None:
+    config = default()
+    config = replace(config, epochs=3, model=replace(config.model, dropout=0.0))
+    found, line = apply_size_rule(config, 4500, 374)
+    assert found.epochs == 3 and found.model.dropout == 0.0
+    assert "epochs" not in line and "model.dropout" not in line
+
+
+def test_a_configuration_without_open_settings_is_left_alone() -> None:
+    config, _ = apply_size_rule(default(), 4500, 374)
+    assert apply_size_rule(config, 9_000_000, 80) == (config, "")
