@@ -19,7 +19,7 @@ from drel_core.model.towers import DREL, ModelConfig
 from drel_core.scoring.tag_lists import TagLists
 
 BEST: dict[str, Any] = {
-    "image_hidden": 512,
+    "image_hidden": 0,
     "tag_tower": "none",
     "tag_dim": 256,
     "latent": 256,
@@ -33,7 +33,7 @@ BEST: dict[str, Any] = {
     "tag_bias": True,
     "tag_prior": 0.0,
     "metric": "none",
-    "power": 0.5,
+    "power": 1.0,
     "input_dropout": 0.0,
     "input_noise": 0.0,
     "dropout": 0.0,

@@ -12,7 +12,7 @@ from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
-from distributed.driver.train import fingerprint
+from distributed.driver.train import fingerprint, with_power
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.storage.resume import claim
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> None:
     config.out = str(Path(config.out).expanduser().absolute())
     config.data.validation = config.data.validation or VALIDATION
     store = FeatureStore.open(config.data.train, config.data.columns)
+    config = with_power(config, store)
     validation = Validation(config.data.validation, config.seed)
     survey = survey_store(store, config.data.on_bad_row, validation, power=config.model.power)
     if not survey.validation_rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -265,6 +265,18 @@ def read_unit(selection: RowSelection, columns: Columns) -> FeatureBatch:
         values,
         offsets,
     )
+
+
+def has_negatives(store: FeatureStore, units: int = 8, rows: int = 1024) -> bool:
+    """Whether a feature is below 0 in a sample: the first rows of some units, evenly spread."""
+    step = max(1, len(store.units) // units)
+    for unit in store.units[::step]:
+        part = replace(unit, rows=min(unit.rows, rows))
+        column = one_chunk(read_table(part, [store.columns.features]).column(0))
+        least = pc.min(store.columns.decode(column)[0].flatten()).as_py()
+        if least is not None and least < 0:
+            return True
+    return False
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

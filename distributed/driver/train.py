@@ -11,7 +11,7 @@ from typing import Any
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.check_rows import Validation
-from distributed.data.feature_store import FeatureStore
+from distributed.data.feature_store import FeatureStore, has_negatives
 from distributed.data.manifest import check_same_dim, check_same_features, features_of
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, survey_store
@@ -28,6 +28,7 @@ from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import apply_size_rule
 from distributed.training.watch import watch_plan
 from drel_core.annotators.cnn import picture_preprocessing
+from drel_core.auto import AUTO
 from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 
@@ -90,6 +91,7 @@ def run(
     out.check("--out")
     config = _with_picture_columns(config)
     store, test, features = _open_stores(config)
+    config = with_power(config, store)
     survey = _survey(config, store)
     config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
     _check_rule_rows(config, survey)
@@ -165,6 +167,19 @@ def _open_stores(
     if data.test is not None:
         check_same_features(features, data.train, features_of(data.test), data.test)
     return store, test, features
+
+
+def with_power(config: TrainConfig, store: FeatureStore) -> TrainConfig:
+    """``model.power`` settled, which statistics of the store depend on.
+
+    Features that are never negative, histograms and the pooled output of a network, take the root; of signed
+    ones it would bend what is linear (docs/log.md).
+    """
+    if config.model.power != AUTO:
+        return config
+    embeds = config.method in ("drel", "wsabie")
+    power = 0.5 if embeds and not has_negatives(store) else 1.0
+    return replace(config, model=replace(config.model, power=power))
 
 
 def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:

@@ -69,7 +69,6 @@ _RULE: dict[str, Callable[[int, int], float]] = {
     "model.input_dropout": _or_none(0.5),
     "model.input_noise": _or_none(0.3),
     "model.dropout": _or_none(0.3),
-    "model.tag_prior": _or_none(0.5),
     "model.scale": _scale,
     "loss.tag_weight_power": _or_none(0.5),
     "optim.weight_decay": _share(1.0),
@@ -95,8 +94,8 @@ def apply_size_rule(config: TrainConfig, rows: int, tags: int) -> tuple[TrainCon
 
 
 def settled(config: TrainConfig) -> dict[str, Any]:
-    """By dotted name, the values of all options that the rule can give."""
-    return {name: _at(config, name) for name in _RULE}
+    """By dotted name, the values of all options that follow from the data where they say ``AUTO``."""
+    return {name: _at(config, name) for name in ("model.power", *_RULE)}
 
 
 def _at(config: Any, name: str) -> Any:

@@ -47,8 +47,7 @@ class ModelConfig:
     """add a bias per tag, read from its embedding by one linear unit"""
     tag_prior: float = 0.0
     """when annotating, lower each tag's bias by this times log(training count); training does not see it \
-    (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones; -1: by the size of the \
-    data"""
+    (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones"""
     metric: Literal["normal", "identity", "none"] = "normal"
     """initial metric matrix M; none leaves M out"""
     image_tower: Literal["deep", "linear"] = "deep"
@@ -59,7 +58,8 @@ class ModelConfig:
     """largest norm of a tag embedding and of a column of the linear image map, enforced after each step \
     (WSABIE); 0: no limit"""
     power: float = 1.0
-    """replace each feature x by sign(x)|x|^power first; 0.5 suits histograms (Perronnin et al., 2010)"""
+    """replace each feature x by sign(x)|x|^power first; 0.5 suits histograms (Perronnin et al., 2010); \
+    -1: 0.5 where no feature is negative, else 1"""
     standardise: bool = True
     """subtract the mean and divide by the standard deviation of each training feature"""
     input_dropout: float = 0.0
@@ -99,8 +99,8 @@ class ModelConfig:
             raise ValueError("model.start shallow needs model.linear_path true")
         if self.max_norm < 0:
             raise ValueError(f"model.max_norm is {self.max_norm}; it must be 0 or more")
-        if not 0 < self.power <= 1:
-            raise ValueError(f"model.power is {self.power}; it must be in (0, 1]")
+        if not 0 < self.power <= 1 and self.power != AUTO:
+            raise ValueError(f"model.power is {self.power}; it must be in (0, 1], or -1")
         for name in ("input_dropout", "dropout"):
             if not (0 <= getattr(self, name) < 1 or getattr(self, name) == AUTO):
                 raise ValueError(

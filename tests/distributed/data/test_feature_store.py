@@ -13,7 +13,13 @@ import torch
 from distributed.data.blocks import load_rows
 from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore, RowSelection, lookup, read_unit
+from distributed.data.feature_store import (
+    FeatureStore,
+    RowSelection,
+    has_negatives,
+    lookup,
+    read_unit,
+)
 from distributed.data.feature_sums import feature_sums
 from distributed.data.ray_reader import block_rows, selection_block
 from drel_core.errors import InputError
@@ -231,3 +237,11 @@ def test_constant_feature_has_std_one(tmp_path: Path) -> None:
     found = survey(FeatureStore.open(write(tmp_path / "a.parquet", content)))
     np.testing.assert_array_equal(found.std_D, 1.0)
     np.testing.assert_allclose(found.mean_D, 1e4)
+
+
+def test_a_sample_tells_whether_features_are_signed(tmp_path: Path) -> None:
+    for name, least in (("signed", -0.5), ("pooled", 0.0)):
+        features = np.maximum(np.random.default_rng(0).normal(size=(300, 4)), least)
+        path = write(tmp_path / f"{name}.parquet", table(300, features=fixed(features)))
+        store = FeatureStore.open(path)
+        assert has_negatives(store) == (name == "signed")
