@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[3]
 def default() -> TrainConfig:
     """The default preset, on no data."""
     preset = yaml.safe_load((ROOT / "jobs" / "presets" / "best.yaml").read_text("utf-8"))
-    return config_from(TrainConfig, {**preset, "data": DataConfig(train=""), "out": ""})
+    config = config_from(TrainConfig, {**preset, "data": DataConfig(train=""), "out": ""})
+    return replace(
+        config, model=replace(config.model, power=1.0)
+    )  # follows from features, not from size
 
 
 @pytest.mark.parametrize(
