@@ -273,8 +273,8 @@ def has_negatives(store: FeatureStore, units: int = 8, rows: int = 1024) -> bool
     for unit in store.units[::step]:
         part = replace(unit, rows=min(unit.rows, rows))
         column = one_chunk(read_table(part, [store.columns.features]).column(0))
-        least = pc.min(store.columns.decode(column)[0].flatten()).as_py()
-        if least is not None and least < 0:
+        values = store.columns.decode(column)[0].flatten().to_numpy(zero_copy_only=False)
+        if (values < 0).any():
             return True
     return False
 

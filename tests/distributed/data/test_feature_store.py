@@ -239,9 +239,10 @@ def test_constant_feature_has_std_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.mean_D, 1e4)
 
 
-def test_a_sample_tells_whether_features_are_signed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_sample_tells_whether_features_are_signed(tmp_path: Path, kind: Any) -> None:
     for name, least in (("signed", -0.5), ("pooled", 0.0)):
         features = np.maximum(np.random.default_rng(0).normal(size=(300, 4)), least)
-        path = write(tmp_path / f"{name}.parquet", table(300, features=fixed(features)))
+        path = write(tmp_path / f"{name}.parquet", table(300, features=fixed(features, kind)))
         store = FeatureStore.open(path)
         assert has_negatives(store) == (name == "signed")
