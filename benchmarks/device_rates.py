@@ -59,7 +59,7 @@ class Sizes:
 
 
 def _paper(dim: int, batch: int, **model: Any) -> Workload:
-    """As the preset ``paper`` learns."""
+    """As the preset ``paper`` learns, without its momentum and start."""
     return Workload(
         dim=dim,
         batch=batch,
