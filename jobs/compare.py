@@ -199,6 +199,8 @@ def main(arguments: list[str]) -> None:
     config = build(parser, parser.parse_args(arguments), CompareConfig)
     names, out = chosen(config), Folder.of(config.out)
     out.check("--out")
+    if all(without_pictures(config, name) for name in names):
+        raise InputError(f"--methods {','.join(names)}: {without_pictures(config, names[0])}")
     for name in names:  # a wrong name or option is told before hours of training
         if not without_pictures(config, name):
             parse(train_arguments(config, name, 0))

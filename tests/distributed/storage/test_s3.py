@@ -28,6 +28,7 @@ from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore, read_unit
 from distributed.data.parquet_files import list_files
 from distributed.data.survey import survey_store
+from distributed.driver.train import with_power
 from distributed.serving.model import ServedModel
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
@@ -35,6 +36,7 @@ from distributed.storage.s3 import open_s3
 from distributed.training.build import build_learner
 from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
+from distributed.training.size_rule import apply_size_rule
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
@@ -347,9 +349,10 @@ def train_once(data: str, out: str, checkpoints: str) -> None:
             *SMALL,
         ]
     )
-    found = survey_store(
-        FeatureStore.open(data), "fail", Validation(0.2, config.seed), power=config.model.power
-    )
+    store = FeatureStore.open(data)
+    config = with_power(config, store)
+    found = survey_store(store, "fail", Validation(0.2, config.seed), power=config.model.power)
+    config, _ = apply_size_rule(config, found.train_rows, len(found.names))
 
     spec = RunSpec(config=config, survey=found, features=None, fingerprint={})
     learner = build_learner(spec, torch.device("cpu"))
