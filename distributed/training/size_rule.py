@@ -17,7 +17,6 @@ from drel_core.auto import AUTO
 
 _FULL = 20_000  # rows up to which all regularisation is in force
 _LEAST = 0.02  # a smaller share of units dropped, or of noise, does nothing and costs time
-_RULE_ROWS = 1_000  # a decision rule that is learned from fewer rows follows chance
 
 
 def _strength(rows: int) -> float:
@@ -55,10 +54,6 @@ def _scale(rows: int, tags: int) -> float:
     return round(2 * math.log(max(tags, 10)), 2)
 
 
-def _fits(rows: int, tags: int) -> int:
-    return 5 if _RULE_ROWS <= rows <= _FULL else 0
-
-
 def _landmarks(rows: int, tags: int) -> int:
     return 5000 if rows <= _FULL else 0
 
@@ -72,7 +67,6 @@ _RULE: dict[str, Callable[[int, int], float]] = {
     "model.scale": _scale,
     "loss.tag_weight_power": _or_none(0.5),
     "optim.weight_decay": _share(1.0),
-    "decision.fits": _fits,
     "kernel.landmarks": _landmarks,
 }
 

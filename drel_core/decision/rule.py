@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from drel_core.auto import AUTO
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.errors import InputError
@@ -38,8 +37,7 @@ class DecisionConfig:
     """The decision rule: learned from extra fits that each leave out some training rows."""
 
     fits: int = 0
-    """extra fits, each without `held_out` of the rows; 0: the k best scores are predicted, without a rule; \
-    -1: by the size of the data"""
+    """extra fits, each without `held_out` of the rows; 0: the k best scores are predicted, without a rule"""
     held_out: float = 0.1
     """share of the training rows that each extra fit leaves out"""
     images: int = 500
@@ -49,7 +47,7 @@ class DecisionConfig:
     overall precision, and lowers N+"""
 
     def __post_init__(self) -> None:
-        if self.fits < 0 and self.fits != AUTO:
+        if self.fits < 0:
             raise ValueError(f"decision.fits is {self.fits}; it must be 0 or more")
         if not 0 < self.held_out <= 0.5:
             raise ValueError(f"decision.held_out is {self.held_out}; it must be in (0, 0.5]")

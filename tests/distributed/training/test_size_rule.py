@@ -27,7 +27,7 @@ def default() -> TrainConfig:
 @pytest.mark.parametrize(
     ("rows", "tags", "expected"),
     [
-        (4500, 374, {"epochs": 30, "batch_size": 128, "model.dropout": 0.3, "decision.fits": 5}),
+        (4500, 374, {"epochs": 30, "batch_size": 128, "model.dropout": 0.3}),
         (20_000, 983, {"epochs": 20, "optim.weight_decay": 1.0, "kernel.landmarks": 5000}),
         (100_000, 10_000, {"epochs": 8, "batch_size": 512, "optim.weight_decay": 0.2}),
         (
@@ -35,7 +35,7 @@ def default() -> TrainConfig:
             100_000,
             {"epochs": 2, "batch_size": 1024, "model.input_dropout": 0.0, "model.scale": 23.03},
         ),
-        (500, 1, {"epochs": 30, "batch_size": 128, "decision.fits": 0}),
+        (500, 1, {"epochs": 30, "batch_size": 128}),
         (200_000_000, 500_000, {"epochs": 1, "batch_size": 4096, "kernel.landmarks": 0}),
     ],
 )

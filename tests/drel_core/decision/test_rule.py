@@ -198,7 +198,7 @@ def test_a_bundle_with_a_rule_scores_by_it_and_a_wrong_one_is_refused(tmp_path: 
 @pytest.mark.parametrize(
     "values",
     [
-        {"fits": -2},
+        {"fits": -1},
         {"held_out": 0.0},
         {"held_out": 0.6},
         {"fits": 11},
