@@ -162,6 +162,11 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         if self.batch_size < 1 and self.batch_size != AUTO:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
+        if self.pool.hard and self.loss.weighting == "warp":
+            raise ValueError(
+                f"pool.hard is {self.pool.hard} with loss.weighting warp, which reads ranks from tags that "
+                "are drawn at random; give pool.hard 0, or loss.weighting none"
+            )
 
 
 def config_from(kind: type[Kind], values: dict[str, Any]) -> Kind:

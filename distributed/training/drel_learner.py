@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distributed.data.rows import Rows
 from distributed.training import collectives
+from distributed.training.hard_tags import find_hard_tags, ramped_count
 from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
@@ -21,7 +22,13 @@ from drel_core.decision.rule import DecisionRule
 from drel_core.decision.score_adjustment import ScoreAdjustment
 from drel_core.model.losses import tag_frequency_weight
 from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
-from drel_core.model.sampling import CandidateSampler, SamplerName, mix_seed, step_generator
+from drel_core.model.sampling import (
+    CandidateSampler,
+    SamplerName,
+    mix_seed,
+    step_generator,
+    tags_outside,
+)
 from drel_core.model.towers import DREL, prior_bias
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists
@@ -38,10 +45,25 @@ class PoolConfig:
     """tags sampled for a step beside the relevant ones; when T is not above this, the pool is all tags"""
     sampler: SamplerName = "mixed"
     """uniform, frequency (count^0.75) or mixed (half of each)"""
+    hard: int = 0
+    """tags that join the pool because they score high for the batch, the best of `hard_from`; 0: none"""
+    hard_from: int = 8192
+    """tags, drawn uniformly, that are scored without gradient to find the `hard` ones"""
+    hard_ramp: float = 0.3
+    """share of training over which their number rises from 0 to `hard`"""
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"pool.candidates is {self.candidates}; it must be 1 or more")
+        if self.hard < 0:
+            raise ValueError(f"pool.hard is {self.hard}; it must be 0 or more")
+        if self.hard_from < max(self.hard, 1):
+            raise ValueError(
+                f"pool.hard_from is {self.hard_from}; it must be 1 or more and at least pool.hard "
+                f"({self.hard})"
+            )
+        if not 0 <= self.hard_ramp <= 1:
+            raise ValueError(f"pool.hard_ramp is {self.hard_ramp}; it must be in [0, 1]")
 
 
 class DRELLearner:
@@ -108,6 +130,18 @@ class DRELLearner:
         candidates = self.sampler.draw(self.pool_config.candidates, generator).to(relevant.device)
         return torch.cat([relevant, candidates]).unique()
 
+    def hard_tags(
+        self, features_BD: Tensor, pool_P: Tensor, epoch: int, step: int, progress: float
+    ) -> Tensor:
+        """Sorted tag ids outside the pool that score high for the global batch, alike on all ranks."""
+        config = self.pool_config
+        count = ramped_count(config.hard, progress, config.hard_ramp)
+        if count == 0 or len(pool_P) == self.num_tags:
+            return pool_P[:0]
+        generator = step_generator(self.seed, 6, epoch, step)
+        sought_S = tags_outside(self.num_tags, config.hard_from, pool_P, generator)
+        return find_hard_tags(self.model, self.table, features_BD, sought_S, count, generator)
+
     def run(
         self,
         features_BD: Tensor,
@@ -128,11 +162,21 @@ class DRELLearner:
         """
         torch.manual_seed(mix_seed(self.seed, 2, epoch, step, collectives.rank()))
         features_BD, tags = features_BD.to(self.device), tags.to(self.device)
-        pool_P = self.draw_pool(tags, epoch, step)
+        pool_P, hard_H = self.draw_pool(tags, epoch, step), None
+        with self.optim_config.autocast(self.device):
+            hard = self.hard_tags(features_BD, pool_P, epoch, step, progress)
+        if len(hard):
+            pool_P = torch.cat([pool_P, hard]).sort().values
+            hard_H = torch.searchsorted(pool_P, hard)
         local_p, self._rows_per_rank = self.table.split_pool(pool_P)
         rows_pE = self.table.rows(local_p)
         batch = PooledBatch(
-            features_BD, tags, pool_P, self.num_tags, metric_on_tags=len(pool_P) <= global_batch
+            features_BD,
+            tags,
+            pool_P,
+            self.num_tags,
+            metric_on_tags=len(pool_P) <= global_batch,
+            hard_H=hard_H,
         )
         with self.optim_config.autocast(self.device):
             loss, stats = self.step_module(

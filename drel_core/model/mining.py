@@ -91,6 +91,20 @@ def mine_semi_hard(
     return _largest(score_nP.masked_fill(~allowed_nP, -torch.inf), k)
 
 
+@torch.no_grad()
+def hardness(score_NS: Tensor, most_N: Tensor) -> Tensor:
+    """``[S]``: how high irrelevant tags score for some images, as the smooth loss weighs them.
+
+    The sum over images of ``exp(s(i, k) - most_i)``: each image's share is the slope of
+    ``log sum_k exp(s(i, k))``, up to a factor of the image.
+
+    Args:
+        score_NS: scores of N images and S tags that are irrelevant to all of them.
+        most_N: each image's highest score, of these tags and those of other ranks.
+    """
+    return (score_NS - most_N[:, None]).exp_().sum(0)
+
+
 def ramped_negatives(pool: int, hardest: int, progress: float, ramp: float) -> int:
     """How many of the hardest columns to take: falls geometrically from the whole pool to ``hardest``.
 

@@ -69,6 +69,8 @@ class PooledBatch:
         pool_P: sorted, different tag ids; includes every relevant tag of every rank's batch.
         vocabulary_size: T.
         metric_on_tags: apply M to the tags, where they are fewer, instead of the images.
+        hard_H: pool columns of tags that were sought because they score high; irrelevant to all images of
+            all ranks. None: there are none.
     """
 
     features_BD: Tensor
@@ -76,6 +78,11 @@ class PooledBatch:
     pool_P: Tensor
     vocabulary_size: int
     metric_on_tags: bool
+    hard_H: Tensor | None = None
+
+    @property
+    def hard(self) -> int:
+        return 0 if self.hard_H is None else len(self.hard_H)
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,13 @@ class PooledStep(nn.Module):
         tag_PL1 = self.gather(
             self.model.encode_tags(embedding_pE, with_metric=batch.metric_on_tags)
         )
+        if self.config.kind == "smooth" and batch.hard_H is not None:
+            # Other columns stand for the tags that were left out, these for themselves. As part of their
+            # bias the difference costs no pass over the scores.
+            rest = (batch.vocabulary_size - batch.hard) / max(len(batch.pool_P) - batch.hard, 1)
+            bias_P = torch.zeros_like(tag_PL1[:, -1])
+            bias_P[batch.hard_H] = -math.log(rest)
+            tag_PL1 = torch.cat([tag_PL1[:, :-1], (tag_PL1[:, -1] + bias_P)[:, None]], dim=1)
         score_BP = self.model.score(image_BL, tag_PL1)
         row_n, column_n = batch.tags.row_ids(), torch.searchsorted(batch.pool_P, batch.tags.values)
         if self.config.kind == "smooth":
@@ -190,7 +204,8 @@ class PooledStep(nn.Module):
     ) -> tuple[Tensor, StepStats]:
         count_B = batch.tags.counts
         in_pool_B = (score_BP.shape[1] - count_B).clamp(min=1)
-        left_out_B = ((batch.vocabulary_size - count_B).clamp(min=1) / in_pool_B).log()
+        random_B = (in_pool_B - batch.hard).clamp(min=1)
+        left_out_B = ((batch.vocabulary_size - count_B - batch.hard).clamp(min=1) / random_B).log()
         loss_n = smooth_triplet_loss(score_BP, row_n, column_n, left_out_B)
         weight_n = self.tag_weight_T[batch.tags.values]
         local_loss = (loss_n * weight_n).sum()

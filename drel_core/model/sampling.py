@@ -44,6 +44,18 @@ class CandidateSampler:
         return torch.cat([tag, place.clamp_(max=self.num_tags - 1)])
 
 
+def tags_outside(num_tags: int, size: int, pool_P: Tensor, generator: torch.Generator) -> Tensor:
+    """Sorted, different tag ids that are not in a sorted pool: of ``size`` uniform draws, of all T tags where
+    T is not above ``size``."""
+    if size >= num_tags:
+        tag = torch.arange(num_tags)
+    else:
+        tag = torch.randint(num_tags, (size,), generator=generator).unique()
+    tag = tag.to(pool_P.device)
+    place = torch.searchsorted(pool_P, tag).clamp_(max=len(pool_P) - 1)
+    return tag[pool_P[place] != tag]
+
+
 def step_generator(seed: int, *place: int) -> torch.Generator:
     """A CPU generator seeded by ``(seed, *place)``, for example by (seed, epoch, step).
 

@@ -42,7 +42,11 @@ LOSSES = {
     "warp": LossConfig(miner="hard", negatives=3, weighting="warp", ramp=0.0),
     "semi-hard": LossConfig(miner="semi-hard", negatives=2, ramp=0.0),
 }
-POOLS = {"all tags": PoolConfig(candidates=64), "sampled": PoolConfig(candidates=6)}
+POOLS = {
+    "all tags": PoolConfig(candidates=64),
+    "sampled": PoolConfig(candidates=6),
+    "hard": PoolConfig(candidates=2, hard=3, hard_from=16, hard_ramp=0.2),
+}
 
 
 def global_batch(step: int) -> tuple[torch.Tensor, TagLists]:
@@ -101,9 +105,9 @@ def work_steps(loss: str, pool: str, first_checkpoint: str | None = None) -> obj
     return losses, whole(stepper)
 
 
-def work_resume(folder: str, optimiser: str = "adamw") -> object:
+def work_resume(folder: str, pool: str = "sampled", optimiser: str = "adamw") -> object:
     torch.manual_seed(99)
-    stepper = make(LOSSES["hard-weighted"], POOLS["sampled"], optimiser)
+    stepper = make(LOSSES["hard-weighted"], POOLS[pool], optimiser)
     with torch.no_grad():
         for parameter in stepper.model.parameters():
             parameter.add_(1.0)
@@ -129,6 +133,8 @@ def assert_equal_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], t
         ("warp", "sampled"),
         ("semi-hard", "all tags"),
         ("smooth", "sampled"),
+        ("smooth", "hard"),
+        ("hard-weighted", "hard"),
     ],
 )
 def test_same_global_batch_gives_the_same_parameters_at_any_world_size(
@@ -145,11 +151,12 @@ def test_same_global_batch_gives_the_same_parameters_at_any_world_size(
             assert_equal_state(state, ranks[0][1], 0.0)  # replicas do not drift apart
 
 
-def test_checkpoint_of_two_ranks_loads_at_any_world_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", ["sampled", "hard"])
+def test_checkpoint_of_two_ranks_loads_at_any_world_size(tmp_path: Path, pool: str) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    _, saved = spawn_ranks(2, work_steps, tmp_path, "hard-weighted", "sampled", str(folder))[0]
-    outcomes = {w: spawn_ranks(w, work_resume, tmp_path, str(folder))[0] for w in (1, 2, 3)}
+    _, saved = spawn_ranks(2, work_steps, tmp_path, "hard-weighted", pool, str(folder))[0]
+    outcomes = {w: spawn_ranks(w, work_resume, tmp_path, str(folder), pool)[0] for w in (1, 2, 3)}
     for cursor, before, losses, after in outcomes.values():
         assert cursor == Cursor(epoch=1, step=4)
         assert_equal_state(before, saved, 0.0)
