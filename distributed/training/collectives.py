@@ -2,6 +2,8 @@
 
 Communication of a step, in order:
   1. all-gather of the relevant tag ids of each rank (only when the pool is smaller than T);
+     with ``pool.hard``: of the ranks' batch sizes, of latents of 64 images, of these images' highest scores
+     and of one number for each sought tag (no gradient);
   2. all-gather of encoded pool tags, each rank giving the rows that it owns (backward:
      reduce-scatter of their gradient to the owner);
   3. all-reduce of one number, the weight of the global batch;
