@@ -17,6 +17,7 @@ from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.methods import fit
+from distributed.driver.neighbours import unrelated
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
@@ -110,7 +111,13 @@ def run(
     else:
         make_ready(out)
         begin(config)
-        spec = RunSpec(config=config, survey=survey, features=features, fingerprint=made_from)
+        spec = RunSpec(
+            config=config,
+            survey=survey,
+            features=features,
+            fingerprint=made_from,
+            warnings=_warn(log, config, survey),
+        )
         fit(spec, log, launcher)
         write_fingerprint(out, made_from)
     if test_survey is None:
@@ -240,6 +247,17 @@ def _log_survey(
                 log(f"  {path}: row {row}: {reason}")
             if len(found.skipped) > 20:
                 log(f"  and {len(found.skipped) - 20} more")
+
+
+def _warn(log: Log, config: TrainConfig, survey: StoreSurvey) -> tuple[str, ...]:
+    """What is wrong before training begins, where training itself would not show it."""
+    if config.method in PICTURE_METHODS or not survey.watch or survey.watch_held_out:
+        return ()
+    line = unrelated(survey, config.data.columns, config.seed)
+    if line is None:
+        return ()
+    log(f"WARNING: {line}")
+    return (line,)
 
 
 def make_ready(out: Folder) -> None:

@@ -108,8 +108,9 @@ class ModelTrainer(Trainer[ModelIO]):
         for name, found in (("watch", self.found), ("left_out", self.left_out)):
             if found is not None:
                 figures[name] = watch_figures(found)
-        if self.metrics.unmoved:
-            figures["warnings"] = [self.metrics.unmoved]
+        warnings = [*self.spec.warnings, *filter(None, [self.metrics.unmoved])]
+        if warnings:
+            figures["warnings"] = warnings
         trained = write_model(self.spec, self.learner, figures, self.io.log)
         if isinstance(trained, DRELAnnotator):
             self.metrics.projector(trained)

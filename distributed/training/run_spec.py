@@ -20,6 +20,7 @@ class RunSpec:
         features: what the store's manifest says of its features; goes into the bundle.
         fingerprint: what a checkpoint must agree with to be resumed from.
         parent: the older bundle that the run starts from; None for a new model.
+        warnings: what was wrong before it began; the bundle keeps it.
     """
 
     config: TrainConfig
@@ -27,6 +28,7 @@ class RunSpec:
     features: dict[str, Any] | None
     fingerprint: dict[str, Any]
     parent: ParentBundle | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def origin(self) -> dict[str, Any]:
