@@ -2,6 +2,7 @@
 
     python -m benchmarks.update [--data FOLDER] [--seeds 0 1 2] [--validation SPLIT] [--out FOLDER]
     python -m benchmarks.update --part stream [--updates 10] [--images 50]
+    python -m benchmarks.update --store STORE ...     a planted store (benchmarks.make_store) instead
 
 Of a set's tags every 9th by frequency is new, 40 at most. A model is trained on the images without any of
 them, then updated with the images that carry them; another is trained on all images from the start. Both are
@@ -9,9 +10,15 @@ scored on the test part (with --validation: on 15% of the training rows, which n
 over new and over old tags. Other options go to jobs.update. A run goes on where it stopped. --alone trains
 without Ray, in one process on one thread.
 
-stream: the images with new tags come in many small updates instead, one after the other.
+stream: the images with new tags come in many small updates instead, one after the other; beside them one
+update with all their images, and a model trained anew on the same images.
 
-Needs the larger data sets (DREL_SHARED_DATA).
+With --store the model is trained on the store's training rows, and what comes later is rows of the same
+world that it has not, 30% of them with a tag that it has not; as many further rows are scored. --images is
+2.5% of the store for one update, and 1% for each of a stream. The parts `update` of benchmarks.journey are
+the same, with Ray and on the same rows.
+
+Needs the larger data sets (DREL_SHARED_DATA), or a store.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.later_rows import planted_source, write_later
 from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
 from distributed.data.row_hash import is_drawn
@@ -91,8 +99,18 @@ def job(verb: str, *arguments: object, alone: bool = False) -> None:
     done.check_returncode()
 
 
-def prepare(data: Path, out: Path, validation: int | None) -> tuple[Path, Path, list[str]]:
-    """The training and the test store, and base.parquet and later.parquet in ``out``."""
+@dataclass(frozen=True)
+class Stores:
+    """What one model is trained on, what comes later, what is scored, and the tags that are new later."""
+
+    base: Path
+    later: Path
+    test: Path
+    new: list[str]
+
+
+def prepare(data: Path, out: Path, validation: int | None) -> Stores:
+    """Of a real set; base.parquet and later.parquet are in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     train, test = data / "train.parquet", data / "test.parquet"
     if validation is not None:
@@ -109,7 +127,31 @@ def prepare(data: Path, out: Path, validation: int | None) -> tuple[Path, Path, 
             out / f"{name}.parquet"
         ).exists():  # a store that a run goes on from must not change
             pq.write_table(table, out / f"{name}.parquet")
-    return train, test, new
+    return Stores(out / "base.parquet", out / "later.parquet", test, new)
+
+
+def prepare_planted(store: Path, out: Path, rows: int) -> Stores:
+    """Of a planted store: ``rows`` further rows to learn, a new tag for each 150 of them, and as many to
+    score."""
+    out.mkdir(parents=True, exist_ok=True)
+    first = planted_source(store)["tags"]
+    new = [f"tag{first + tag}" for tag in range(max(2, rows // 150))]
+    later, test = out / "later.parquet", out / "unseen.parquet"
+    if not test.exists():
+        write_later(store, rows, new, later, test)
+    print(f"{store}, then {rows} rows with {len(new)} new tags")
+    return Stores(store / "train", later, test, new)
+
+
+def together(base: Path, later: Path, out: Path) -> Path:
+    """A store of both."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = sorted(base.glob("*.parquet")) if base.is_dir() else [base]
+    for number, file in enumerate([*files, later]):
+        link = out / f"{number:05d}.parquet"
+        if not link.exists():
+            link.symlink_to(file.resolve())
+    return out
 
 
 @dataclass(frozen=True)
@@ -149,17 +191,15 @@ class Run:
         )
 
 
-def measure_update(
-    train: Path, test: Path, new: list[str], out: Path, run: Run
-) -> dict[str, dict[str, float]]:
+def measure_update(stores: Stores, out: Path, run: Run) -> dict[str, dict[str, float]]:
     """One seed: figures of the older model, the updated one and the one trained anew."""
-    run.train(out.parent / "base.parquet", out / "base")
-    run.learn(out / "base", out.parent / "later.parquet", out / "updated")
-    run.train(train, out / "anew")
+    run.train(stores.base, out / "base")
+    run.learn(out / "base", stores.later, out / "updated")
+    run.train(together(stores.base, stores.later, out / "all"), out / "anew")
     seen = set(load_bundle(out / "anew" / "model").vocabulary.names)
     result: dict[str, dict[str, float]] = {}
     for name in ("base", "updated", "anew"):
-        result[name] = score(out / name / "model", test, set(new), seen)
+        result[name] = score(out / name / "model", stores.test, set(stores.new), seen)
         figures = load_bundle(out / name / "model").info.train
         result[name]["seconds"] = figures["seconds"]
         result[name]["fit seconds"] = figures["seconds"] - figures.get("decision_seconds", 0.0)
@@ -168,39 +208,44 @@ def measure_update(
     return result
 
 
-def measure_stream(
-    test: Path, new: list[str], out: Path, updates: int, images: int, run: Run
-) -> None:
-    """Old and new tags after each of many small updates, and after one with all their images."""
-    base, later = out.parent / "base.parquet", pq.read_table(out.parent / "later.parquet")
+def measure_stream(stores: Stores, out: Path, updates: int, images: int, run: Run) -> None:
+    """Old and new tags after each of many small updates, after one with all their images, and anew."""
+    later = pq.read_table(stores.later)
     order = np.random.default_rng(0).permutation(len(later))[: updates * images]
-    run.train(base, out / "base")
-    stores = {"at once": order} | {
+    parts = {"at once": order} | {
         f"update {n + 1}": order[n * images : (n + 1) * images] for n in range(updates)
     }
-    seen = set(new)
-    for row in [*pq.read_table(base).column("tags").to_pylist(), *later.column("tags").to_pylist()]:
-        seen |= set(row)
-    print("base", json.dumps(score(out / "base" / "model", test, set(new), seen)), flush=True)
+    run.train(stores.base, out / "base")
+    seen = set(load_bundle(out / "base" / "model").vocabulary.names)
+    seen |= {tag for row in later.column("tags").to_pylist() for tag in row}
+
+    def show(name: str) -> None:
+        found = score(out / name / "model", stores.test, set(stores.new), seen)
+        seconds = load_bundle(out / name / "model").info.train["seconds"]
+        print(name, json.dumps({**found, "seconds": seconds}), flush=True)
+
+    show("base")
     model = out / "base"
-    for name, rows in stores.items():
+    for name, rows in parts.items():
         path = out / f"{name}.parquet"
         if not path.exists():
             pq.write_table(later.take(pa.array(rows)), path)
         run.learn(model if name != "at once" else out / "base", path, out / name)
         if name != "at once":
             model = out / name
-        found = score(out / name / "model", test, set(new), seen)
-        seconds = load_bundle(out / name / "model").info.train["seconds"]
-        print(name, json.dumps({**found, "seconds": seconds}), flush=True)
+        show(name)
+    run.train(together(stores.base, out / "at once.parquet", out / "all"), out / "anew")
+    show("anew")
 
 
-def main() -> None:
+def options() -> tuple[argparse.Namespace, list[str]]:
+    """Those of this benchmark, and those of jobs.update."""
     shared = Path(os.environ.get("DREL_SHARED_DATA", "../shared/data"))
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("--data", type=Path, default=shared / "corel5k-cnn1280")
+    parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("out/benchmark-update"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -209,18 +254,30 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--updates", type=int, default=10)
-    parser.add_argument("--images", type=int, default=50)
-    given, more = parser.parse_known_args()
-    train, test, new = prepare(given.data, given.out, given.validation)
+    parser.add_argument("--images", type=int, default=0)
+    return parser.parse_known_args()
+
+
+def main() -> None:
+    given, more = options()
+    stream = given.part == "stream"
+    if given.store is not None:
+        whole = planted_source(given.store)["rows"]
+        images = given.images or max(100, round(whole * (0.01 if stream else 0.025)))
+        rows = images * given.updates if stream else images
+        stores = prepare_planted(given.store, given.out, rows)
+    else:
+        images = given.images or 50
+        stores = prepare(given.data, given.out, given.validation)
     results = []
     for seed in given.seeds:
         out: Path = given.out / f"seed-{seed}"
         shared = ("--workers", str(given.workers), "--seed", str(seed))
         run = Run(given.alone, given.precision, shared, tuple(more))
-        if given.part == "stream":
-            measure_stream(test, new, out, given.updates, given.images, run)
+        if stream:
+            measure_stream(stores, out, given.updates, images, run)
         else:
-            results.append(measure_update(train, test, new, out, run))
+            results.append(measure_update(stores, out, run))
     if not results:
         return
     keys = [*(f"{kind} F1" for kind in KINDS), "seconds", "fit seconds"]

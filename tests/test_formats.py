@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,6 +17,9 @@ import torch
 from distributed.bundles.open import open_annotator
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
+from distributed.driver import update
+from distributed.driver.in_process import launch
+from distributed.driver.update_config import UpdateConfig, UpdateData
 from distributed.serving.model import ServedModel
 from distributed.training import checkpoint
 from distributed.training.build import build_drel_learner
@@ -116,6 +121,29 @@ def test_an_older_bundle_is_exported_or_refused_as_then(name: str, tmp_path: Pat
     vocabulary = np.array(load_bundle(folder).vocabulary.names)
     assert found_names.tolist() == vocabulary[np.array(expected["best_tags"])].tolist()
     np.testing.assert_allclose(found_scores, expected["best_scores"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bundle-drel", "bundle-plain", "bundle-wsabie", "bundle-first"])
+def test_an_older_bundle_is_updated_or_refused_as_then(name: str, tmp_path: Path) -> None:
+    table = pq.read_table(DATA / "store.parquet").slice(0, 40)
+    tags = [[*row, "a new one"] for row in table["tags"].to_pylist()]
+    place = table.schema.get_field_index("tags")
+    pq.write_table(table.set_column(place, "tags", pa.array(tags)), tmp_path / "new.parquet")
+    config = UpdateConfig(
+        model=str(DATA / name),
+        out=str(tmp_path / "out"),
+        data=UpdateData(new=str(tmp_path / "new.parquet")),
+    )
+    lines: list[str] = []
+    if name == "bundle-first":
+        with pytest.raises(InputError, match="keeps no optimiser state"):
+            update.run(config, lines.append, launcher=launch)
+        return
+    update.run(config, lines.append, launcher=launch)
+    found = load_bundle(tmp_path / "out" / "model")
+    assert found.vocabulary.names[-1] == "a new one" and found.num_tags == 8
+    (known,) = re.findall(r"rehearses \d+ of (\d+) older images", "\n".join(lines))
+    assert 90 < int(known) < 130, "of 120, which the bundle does not say: from its tags' counts"
 
 
 def test_training_goes_on_from_a_checkpoint_of_format_2() -> None:

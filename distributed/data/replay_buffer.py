@@ -27,22 +27,29 @@ from distributed.data.feature_store import (
 from distributed.data.row_hash import hash_ids
 from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
+from drel_core.auto import AUTO
 
 RESERVOIR = "reservoir.parquet"
 REPLAY = "replay.parquet"
-_CANDIDATES = 20
+_LEAST, _MOST = 2048, 32_768
 
 
 @dataclass(kw_only=True)
 class ReservoirConfig:
     """Training rows kept in the bundle for jobs.update."""
 
-    rows: int = 2048
-    """how many (methods drel and wsabie); rows with rare tags are preferred; 0 keeps none"""
+    rows: int = AUTO
+    """how many (methods drel and wsabie); rows with rare tags are preferred; 0 keeps none; -1: by the size \
+    of the data"""
 
     def __post_init__(self) -> None:
-        if self.rows < 0:
+        if self.rows < 0 and self.rows != AUTO:
             raise ValueError(f"reservoir.rows is {self.rows}; it must be 0 or more")
+
+
+def reservoir_rows(rows: int) -> int:
+    """How many of ``rows`` training rows a bundle keeps, if nobody says it: a tenth, from 2048 to 32,768."""
+    return max(_LEAST, min(_MOST, rows // 10))
 
 
 def fill_reservoir(
@@ -50,12 +57,13 @@ def fill_reservoir(
 ) -> None:
     """Choose rows of a surveyed store and write them into a bundle.
 
-    Of a large store only some units are looked at, drawn at random, with 20 times the rows.
+    Of a large store only some units are looked at, drawn at random, with 20 times the rows, or 8 times
+    where that is more than 100,000.
     """
     if not rows:
         return
     kept: pa.Table | None = None
-    for selection in _some(survey.train, _CANDIDATES * rows, seed):
+    for selection in _some(survey.train, _candidates(rows), seed):
         part = _keyed(read_unit(selection, columns), survey)
         kept = (
             part if kept is None else pa.concat_tables([kept, part], promote_options="permissive")
@@ -75,6 +83,10 @@ def fill_reservoir(
 
 def _leaf(table: pa.Table) -> str:
     return f"features.list.{table.schema.field('features').type.value_field.name}"
+
+
+def _candidates(rows: int) -> int:
+    return min(20 * rows, max(8 * rows, 100_000))
 
 
 def _some(selections: list[RowSelection], enough: int, seed: int) -> list[RowSelection]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.bundles.locate import find_bundle, local_bundle
@@ -25,6 +26,7 @@ from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.new_tags import init_new_tags
 from distributed.driver.update_config import UpdateConfig, training_config
+from distributed.driver.update_rule import UpdateRows, apply_update_rule
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
@@ -70,27 +72,9 @@ def run(
         raise InputError(
             f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
         )
-    training = training_config(config, info, out)
-    new = _new_stores(config, info, bundle, out)
-    surveys = [_survey(store, config, training, watched=True) for store in new]
-    replay = _replay(config, bundle, out, new, training)
-    survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
-    parent = ParentBundle(
-        place.address,
-        info.version,
-        info.num_tags,
-        int(info.content["table_parts"]),
-        out.address,
-        new_images=sum(part.train_rows for part in surveys),
-    )
-    _log_rows(log, parent, survey, replay, repeats)
-    _log_thresholds(log, config, survey, bundle)
-    _log_skipped(log, surveys)
-    made_from = {
-        **train.fingerprint(training, survey),
-        "parent": parent.version,
-        "start": config.start,
-    }
+    spec = _spec(config, place, info, out, log)
+    parent, made_from = spec.parent, spec.fingerprint
+    assert parent is not None
     if out.has("model/config.json"):
         train.check_finished(out, made_from)
         log(f"{out / 'model'} is there already")
@@ -99,20 +83,13 @@ def run(
         begin()
         init_new_tags(
             parent,
-            survey.names,
-            survey.count_T,
-            [selection for part in surveys for selection in part.train],
+            spec.survey.names,
+            spec.survey.count_T,
+            spec.survey.train,
             config.data.columns,
-            training.model,
+            spec.config.model,
             config.start,
-            training.seed,
-        )
-        spec = RunSpec(
-            config=training,
-            survey=survey,
-            features=info.features,
-            fingerprint=made_from,
-            parent=parent,
+            spec.config.seed,
         )
         launcher(spec, log)
         train.write_fingerprint(out, made_from)
@@ -123,6 +100,47 @@ def run(
     }
 
 
+def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, log: Log) -> RunSpec:
+    """What is learned, from which rows and how; says so."""
+    bundle = local_bundle(place.address)
+    training = training_config(config, info, out)
+    new = _new_stores(config, info, bundle, out)
+    surveys = [_survey(store, config, training, watched=True) for store in new]
+    replay = _replay(config, bundle, out, new, training)
+    survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
+    rows = UpdateRows(
+        new=sum(part.train_rows for part in surveys),
+        rehearsed=replay.train_rows if replay is not None and repeats else 0,
+        known=_known_images(info, bundle, surveys),
+    )
+    training, settings = apply_update_rule(training, config, rows)
+    parent = ParentBundle(
+        place.address,
+        info.version,
+        info.num_tags,
+        int(info.content["table_parts"]),
+        out.address,
+        new_images=rows.new,
+        images=rows.known,
+        shown_T=_shown(survey.names, [*surveys, *([replay] if rows.rehearsed and replay else [])]),
+    )
+    _log_rows(log, parent, survey, rows.rehearsed, repeats)
+    log(settings)
+    _log_thresholds(log, config, survey, bundle)
+    _log_skipped(log, surveys)
+    return RunSpec(
+        config=training,
+        survey=survey,
+        features=info.features,
+        fingerprint={
+            **train.fingerprint(training, survey),
+            "parent": parent.version,
+            "start": config.start,
+        },
+        parent=parent,
+    )
+
+
 def _log_skipped(log: Log, surveys: Sequence[StoreSurvey]) -> None:
     for part in surveys:
         for path, row, reason in part.skipped[:20]:
@@ -130,14 +148,32 @@ def _log_skipped(log: Log, surveys: Sequence[StoreSurvey]) -> None:
 
 
 def _log_rows(
-    log: Log, parent: ParentBundle, survey: StoreSurvey, replay: StoreSurvey | None, repeats: int
+    log: Log, parent: ParentBundle, survey: StoreSurvey, rehearsed: int, repeats: int
 ) -> None:
     log(
         f"version {parent.version} with {parent.num_tags} tags learns from {parent.new_images} new images "
-        f"with {len(survey.names) - parent.num_tags} new tags, and rehearses "
-        f"{survey.train_rows - parent.new_images} rows"
-        + (f" ({repeats} times {replay.train_rows})" if replay and repeats > 1 else "")
+        f"with {len(survey.names) - parent.num_tags} new tags, and rehearses {rehearsed * repeats} rows"
+        + (f" ({repeats} times {rehearsed})" if repeats > 1 else "")
     )
+
+
+def _known_images(info: BundleInfo, bundle: Path, new: Sequence[StoreSurvey]) -> int:
+    """Training images of the older model. Where its bundle does not say it: the counts of its tags, over how
+    many of these a new image has."""
+    if info.images is not None:
+        return info.images
+    vocabulary = read_vocabulary(bundle)
+    old = pa.array(vocabulary.names, pa.string())
+    known = [pc.is_in(part.names, value_set=old).to_numpy(zero_copy_only=False) for part in new]
+    tags = sum(int(part.count_T[is_old].sum()) for part, is_old in zip(new, known, strict=True))
+    rows = sum(part.train_rows for part in new)
+    return round(int(vocabulary.counts.sum()) * rows / max(1, tags))
+
+
+def _shown(names: pa.Array, parts: Sequence[StoreSurvey]) -> np.ndarray:
+    """bool ``[T]``: the tags that some image has."""
+    values = pa.chunked_array([part.names for part in parts], pa.string())
+    return pc.is_in(names, value_set=values.combine_chunks()).to_numpy(zero_copy_only=False)
 
 
 def _log_thresholds(log: Log, config: UpdateConfig, survey: StoreSurvey, bundle: Path) -> None:

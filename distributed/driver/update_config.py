@@ -9,6 +9,7 @@ from distributed.data.survey import OnBadRow
 from distributed.storage.folder import Folder
 from distributed.training.config import RunConfig, TrainConfig, config_from
 from distributed.training.warm_start import Start
+from drel_core.auto import AUTO
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 
@@ -52,10 +53,13 @@ class UpdateConfig(RunConfig):
     """stores"""
     from_feedback: str = ""
     """folder of feedback that the scorer kept; beside or instead of new images"""
-    epochs: int = 12
-    """passes over new and rehearsed rows"""
+    epochs: int = AUTO
+    """passes over new and rehearsed rows; -1: by the numbers of rows"""
     lr: float = 1.0
     """learning rates, as a share of those that the model was trained with"""
+    towers: float = AUTO
+    """learning rate of what all tags share (towers, M, scale, bias head), as a further share; -1: by the \
+    numbers of rows"""
     replay_ratio: float = 1.0
     """least number of rehearsed rows for each new one; rows are repeated to reach it"""
     start: Start = "co-occurring"
@@ -72,10 +76,13 @@ class UpdateConfig(RunConfig):
         for name in ("replay_ratio", "batch_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.towers <= 0 and self.towers != AUTO:
+            raise ValueError(f"towers is {self.towers}; it must be above 0, or -1")
 
 
 def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> TrainConfig:
-    """The run that the model came from, with what differs now."""
+    """The run that the model came from, with what differs now; what follows from rows is left to
+    ``apply_update_rule``."""
     if info.config is None:
         raise InputError(
             f"{config.model}: config.json does not say how the model was trained, which jobs.update needs"
@@ -96,8 +103,7 @@ def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> Trai
         data=data,
         out=out.address,
         batch_size=config.batch_size or before.batch_size,
-        optim=replace(before.optim, lr=before.optim.lr * config.lr),
-        table=replace(before.table, lr=before.table.lr * config.lr),
+        table=replace(before.table, share=config.lr),
         # The rule of the older model grows: fits without part of new rows alone say little.
         decision=replace(before.decision, fits=0),
     )

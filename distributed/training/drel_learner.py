@@ -78,10 +78,12 @@ class DRELLearner:
     Attributes:
         kernel: regression whose evidence is added to scores when evaluating, alike on all ranks.
         rule: how scores become words when evaluating, alike on all ranks.
+        rests_T: bool, tags whose rows no step moves, alike on all ranks; None where there are none.
     """
 
     kernel: KernelHead | None = None
     rule: DecisionRule | None = None
+    rests_T: Tensor | None = None
 
     def __init__(
         self,
@@ -188,8 +190,16 @@ class DRELLearner:
         rate = self.optim_config.step(self.optimiser, progress)
         self.model.limit_norms()
         assert rows_pE.grad is not None
-        self.table.apply_gradient(local_p, rows_pE.grad, self.table.local.config.lr * rate)
+        self._move_rows(local_p, rows_pE.grad, rate)
         return StepResult(stats, norm, len(pool_P))
+
+    def _move_rows(self, local_p: Tensor, gradient_pE: Tensor, rate: float) -> None:
+        """A step of the table's optimiser for this rank's part of the pool, without tags that rest."""
+        if self.rests_T is not None:
+            moves_p = ~self.rests_T[local_p]
+            local_p, gradient_pE = local_p[moves_p], gradient_pE[moves_p]
+        config = self.table.local.config
+        self.table.apply_gradient(local_p, gradient_pE, config.lr * config.share * rate)
 
     def sharded_state(self) -> dict[str, Any]:
         return {"table": self.table.state_dict()}

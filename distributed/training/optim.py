@@ -32,6 +32,8 @@ class OptimConfig:
     """sgd is the paper's"""
     lr: float = 0.1
     """highest learning rate"""
+    share: float = 1.0
+    """share of `lr` that is taken; jobs.update sets it"""
     momentum: float = 0.0
     """share of the last step that sgd takes again (Polyak, 1964); adamw has its own"""
     weight_decay: float = 0.0
@@ -54,6 +56,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr is {self.lr}; it must be above 0")
+        if not self.share > 0:
+            raise ValueError(f"optim.share is {self.share}; it must be above 0")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"optim.momentum is {self.momentum}; it must be in [0, 1)")
         if not 0 <= self.warmup < 1:
@@ -106,7 +110,7 @@ class OptimConfig:
         """Take a step at the learning rates of this place in training; gives their factor."""
         rate = self.rate(progress)
         for group in optimiser.param_groups:
-            group["lr"] = self.lr * rate * group["share"]
+            group["lr"] = self.lr * self.share * rate * group["share"]
         optimiser.step()
         return rate
 

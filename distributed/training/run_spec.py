@@ -32,10 +32,11 @@ class RunSpec:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the bundle says of the parent."""
+        """What the bundle says of the images that it has learned from, and of the parent."""
         if self.parent is None:
-            return {}
+            return {"images": self.survey.train_rows}
         return {
+            "images": self.parent.images + self.parent.new_images,
             "parent": self.parent.version,
             "new_images": self.parent.new_images,
             "new_tags": len(self.survey.names) - self.parent.num_tags,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from distributed.data.replay_buffer import reservoir_rows
 from distributed.training.config import TrainConfig
 from drel_core.auto import AUTO
 
@@ -38,7 +39,7 @@ def _or_none(full: float) -> Callable[[int, int], float]:
     return value
 
 
-def _epochs(rows: int, tags: int) -> int:
+def epochs(rows: int, tags: int = 0) -> int:
     """30 up to 10,000 rows, 8 for 100,000, 2 for a million."""
     return max(1, min(30, round(30 * (10_000 / rows) ** 0.6)))
 
@@ -58,8 +59,12 @@ def _landmarks(rows: int, tags: int) -> int:
     return 5000 if rows <= _FULL else 0
 
 
+def _reservoir(rows: int, tags: int) -> int:
+    return reservoir_rows(rows)
+
+
 _RULE: dict[str, Callable[[int, int], float]] = {
-    "epochs": _epochs,
+    "epochs": epochs,
     "batch_size": _batch_size,
     "model.input_dropout": _or_none(0.5),
     "model.input_noise": _or_none(0.3),
@@ -68,6 +73,7 @@ _RULE: dict[str, Callable[[int, int], float]] = {
     "loss.tag_weight_power": _or_none(0.5),
     "optim.weight_decay": _share(1.0),
     "kernel.landmarks": _landmarks,
+    "reservoir.rows": _reservoir,
 }
 
 

@@ -42,6 +42,9 @@ class ParentBundle:
         num_tags, table_parts: its T, and the files its table lies in.
         out: folder with the file of the first values of the rows of new tags.
         new_images: training rows that the bundle has not been trained on; they come first.
+        images: training rows of the bundle and of its own parents.
+        shown_T: bool, of the grown vocabulary: the tags that some image of this run has. The rows of others
+            rest, since the run could only push them away from images. None: no tag rests.
     """
 
     bundle: str
@@ -50,6 +53,8 @@ class ParentBundle:
     table_parts: int
     out: str
     new_images: int
+    images: int = 0
+    shown_T: np.ndarray | None = None
 
     def folder(self) -> Path:
         """The bundle on this machine."""
@@ -68,6 +73,8 @@ def grow(learner: DRELLearner, parent: ParentBundle) -> None:
         InputError: the bundle keeps no optimiser state, or is damaged.
     """
     learner.model.load_state_dict(load_tensors(parent.folder() / "model.safetensors"))
+    if parent.shown_T is not None:
+        learner.rests_T = torch.from_numpy(~parent.shown_T).to(learner.device)
     local = learner.table.local
     weight_nE, state_n = read_rows_of(parent, local.start, min(local.stop, parent.num_tags))
     local.weight_nE[: len(weight_nE)] = weight_nE.to(local.weight_nE.device)

@@ -15,6 +15,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REQUIRED = {"num_tags": int, "trained_at": str, "train": dict}
 _OPTIONAL = {
     "image_dim": int,
+    "images": int,
     "written_by": str,
     "features": dict,
     "pictures": dict,
@@ -36,6 +37,8 @@ class BundleInfo:
         train: figures of the training run.
         features: where the features come from, as the store's manifest says; None where it does not.
         pictures: how a model of pictures takes them (``Preprocessing``); None for models of features.
+        images: training images of the model and of those that it was updated from; None where the bundle
+            does not say it.
         parent: version of the model that this one was updated from.
         config: the resolved configuration of the training run.
         content: the whole file. Each annotator reads in it what it wrote itself; unknown keys are kept.
@@ -49,6 +52,7 @@ class BundleInfo:
     written_by: str | None = None
     features: dict[str, Any] | None = None
     pictures: dict[str, Any] | None = None
+    images: int | None = None
     parent: str | None = None
     config: dict[str, Any] | None = None
     content: dict[str, Any] = field(default_factory=dict)

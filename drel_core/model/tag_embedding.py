@@ -27,12 +27,16 @@ class TableConfig:
     """rowwise-adagrad keeps one number per row; sgd is the paper's"""
     lr: float = 0.05
     """learning rate of the table; follows the same schedule as the towers'"""
+    share: float = 1.0
+    """share of `lr` that is taken; jobs.update sets it"""
     eps: float = 1e-8
     """added to the square root of a row's state"""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"table.lr is {self.lr}; it must be above 0")
+        if not self.share > 0:
+            raise ValueError(f"table.share is {self.share}; it must be above 0")
 
 
 class TagEmbedding:

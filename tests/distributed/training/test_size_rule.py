@@ -28,15 +28,16 @@ def default() -> TrainConfig:
     ("rows", "tags", "expected"),
     [
         (4500, 374, {"epochs": 30, "batch_size": 128, "model.dropout": 0.3}),
-        (20_000, 983, {"epochs": 20, "optim.weight_decay": 1.0, "kernel.landmarks": 5000}),
+        (20_000, 983, {"epochs": 20, "optim.weight_decay": 1.0, "reservoir.rows": 2048}),
         (100_000, 10_000, {"epochs": 8, "batch_size": 512, "optim.weight_decay": 0.2}),
+        (100_000, 10_000, {"reservoir.rows": 10_000}),
         (
             1_000_000,
             100_000,
             {"epochs": 2, "batch_size": 1024, "model.input_dropout": 0.0, "model.scale": 23.03},
         ),
         (500, 1, {"epochs": 30, "batch_size": 128}),
-        (200_000_000, 500_000, {"epochs": 1, "batch_size": 4096, "kernel.landmarks": 0}),
+        (200_000_000, 500_000, {"epochs": 1, "batch_size": 4096, "reservoir.rows": 32_768}),
     ],
 )
 def test_the_rule_at_every_size(rows: int, tags: int, expected: dict[str, float]) -> None:
