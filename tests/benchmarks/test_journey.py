@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.journey import PARTS, Journey, Part, Result, main, run_part, table, travel
+from benchmarks.processes import descendants
+from tests.helpers.commands import ROOT
 
 
 @pytest.fixture
@@ -71,6 +77,31 @@ def test_seconds_before_a_stop_count(journey: Journey) -> None:
     kept.write_text("100.0")
     assert run_part(journey, "part", {"part": Part(lambda _: Result(5.0))}).seconds == 105.0
     assert not kept.exists()
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from benchmarks.journey import Journey, Part, travel
+work = lambda journey: journey.run("part", "-c", "import time; print(1, flush=True); time.sleep(60)", rows=1)
+journey = Journey(Path(sys.argv[1]), Path(sys.argv[1]), (), 1, None)
+travel(journey, ["part"], {"part": Part(work, resumes=True)})
+"""
+
+
+def test_ctrl_c_ends_the_command_too(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log, until = tmp_path / "parts" / "part.log", time.monotonic() + 60
+    while not (log.exists() and log.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    (below,) = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    assert not Path(f"/proc/{below}").exists()
+    assert (tmp_path / "parts" / "part.stopped.json").exists()
 
 
 def test_a_part_that_failed_has_one_line() -> None:
