@@ -60,6 +60,8 @@ def fill_reservoir(
     Of a large store only some units are looked at, drawn at random, with 20 times the rows, or 8 times
     where that is more than 100,000.
     """
+    if rows == AUTO:
+        rows = reservoir_rows(survey.train_rows)
     if not rows:
         return
     kept: pa.Table | None = None
