@@ -50,7 +50,7 @@ def _mapped(process: int, kind: str) -> int:
 
 
 class PeakMemory:
-    """While the block runs: the most that a process and all below it hold, looked at twice a second."""
+    """While the block runs: the most that a process and all below it hold, looked at every other second."""
 
     def __init__(self, process: int) -> None:
         self.process, self.bytes = process, 0
@@ -61,7 +61,7 @@ class PeakMemory:
         while True:
             tree = [self.process, *descendants(self.process)]
             self.bytes = max(self.bytes, sum(map(proportional_bytes, tree)))
-            if self._end.wait(0.5):
+            if self._end.wait(2.0):
                 return
 
     def __enter__(self) -> PeakMemory:
