@@ -50,7 +50,8 @@ def _mapped(process: int, kind: str) -> int:
 
 
 class PeakMemory:
-    """While the block runs: the most that a process and all below it hold, looked at every other second."""
+    """While the block runs: the most that a process and all below it hold, looked at often at first, then
+    every other second."""
 
     def __init__(self, process: int) -> None:
         self.process, self.bytes = process, 0
@@ -58,11 +59,13 @@ class PeakMemory:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
+        pause = 0.05
         while True:
             tree = [self.process, *descendants(self.process)]
             self.bytes = max(self.bytes, sum(map(proportional_bytes, tree)))
-            if self._end.wait(2.0):
+            if self._end.wait(pause):
                 return
+            pause = min(2.0, 1.5 * pause)
 
     def __enter__(self) -> PeakMemory:
         self._watcher.start()

@@ -191,6 +191,7 @@ def reading(folder: str | Path) -> Iterator[None]:
         ValueError,
         RuntimeError,
         AttributeError,
+        ArithmeticError,
         tensor_file_error(),
     ) as error:
         if isinstance(error, InputError):
