@@ -80,7 +80,8 @@ def test_seconds_before_a_stop_count(journey: Journey) -> None:
 
 
 STOPPED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 from pathlib import Path
 from benchmarks.journey import Journey, Part, travel
 work = lambda journey: journey.run("part", "-c", "import time; print(1, flush=True); time.sleep(60)", rows=1)
