@@ -26,7 +26,7 @@ class ModelConfig:
     image_hidden: int = 0
     """hidden units of the image tower; 0: 2048 where D is 2048 or more, else 1024 (paper, section 3.2)"""
     tag_dim: int = 256
-    """E, size of a tag embedding"""
+    """E, size of a tag embedding; with tag_tower none it is that of the latents"""
     tag_hidden: int = 512
     """hidden units of the tag tower"""
     latent: int = 1024
@@ -53,7 +53,7 @@ class ModelConfig:
     image_tower: Literal["deep", "linear"] = "deep"
     """linear: an image latent is one matrix times the features, as in WSABIE (Weston et al., 2011)"""
     tag_tower: Literal["deep", "none"] = "deep"
-    """none: tag embeddings are the latents (tag_dim = latent), as in WSABIE"""
+    """none: tag embeddings are the latents, as in WSABIE"""
     max_norm: float = 0.0
     """largest norm of a tag embedding and of a column of the linear image map, enforced after each step \
     (WSABIE); 0: no limit"""
@@ -84,11 +84,8 @@ class ModelConfig:
             raise ValueError(
                 f"model.image_hidden is {self.image_hidden}; it must be 0 (auto) or more"
             )
-        if self.tag_tower == "none" and self.tag_dim != self.latent:
-            raise ValueError(
-                f"model.tag_tower none needs model.tag_dim ({self.tag_dim}) equal to model.latent "
-                f"({self.latent})"
-            )
+        if self.tag_tower == "none":
+            self.tag_dim = self.latent  # one size is given, not two that must agree
         if self.start == "centred" and not self._logistic:
             raise ValueError(
                 "model.start centred needs two deep towers with model.activation sigmoid, "
