@@ -268,8 +268,8 @@ def read_unit(selection: RowSelection, columns: Columns) -> FeatureBatch:
 
 
 def has_negatives(store: FeatureStore, units: int = 8, rows: int = 1024) -> bool:
-    """Whether a feature is below 0 in a sample: the first rows of some units, evenly spread."""
-    step = max(1, len(store.units) // units)
+    """Whether a feature is below 0 in a sample: the first rows of ``units`` units at most, evenly spread."""
+    step = -(-len(store.units) // units)
     for unit in store.units[::step]:
         part = replace(unit, rows=min(unit.rows, rows))
         column = one_chunk(read_table(part, [store.columns.features]).column(0))

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from distributed.data.blocks import block_source
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
-from distributed.training.config import TrainConfig
+from distributed.training.config import TrainConfig, with_option
 from drel_core.errors import InputError
 
 SPACE: dict[str, Any] = {
@@ -51,21 +51,19 @@ def with_values(config: Any, values: dict[str, Any]) -> Any:
         InputError: no such option, or a value out of its range.
     """
     for name, value in values.items():
-        config = _with_value(config, name.split("."), value, name)
+        if not _is_option(config, name):
+            raise InputError(f"search space: no option {name!r}; `jobs.train --help` lists them")
+        try:
+            config = with_option(config, name, value)
+        except ValueError as error:
+            raise InputError(f"search space: {error}") from None
     return config
 
 
-def _with_value(part: Any, path: list[str], value: Any, name: str) -> Any:
-    known = part.__dataclass_fields__ if is_dataclass(part) else {}
-    if path[0] not in known:
-        raise InputError(f"search space: no option {name!r}; `jobs.train --help` lists them")
-    inner = value
-    if len(path) > 1:
-        inner = _with_value(getattr(part, path[0]), path[1:], value, name)
-    try:
-        return replace(part, **{path[0]: inner})
-    except ValueError as error:
-        raise InputError(f"search space: {error}") from None
+def _is_option(part: Any, name: str) -> bool:
+    first, _, rest = name.partition(".")
+    known = is_dataclass(part) and first in part.__dataclass_fields__
+    return known and (not rest or _is_option(getattr(part, first), rest))
 
 
 def domains(space: dict[str, Any], config: TrainConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from distributed.data.columns import Columns
@@ -167,6 +167,20 @@ class TrainConfig(RunConfig):
                 f"pool.hard is {self.pool.hard} with loss.weighting warp, which reads ranks from tags that "
                 "are drawn at random; give pool.hard 0, or loss.weighting none"
             )
+
+
+def option(config: Any, name: str) -> Any:
+    """The value of an option by its dotted name, ``model.latent``."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def with_option(config: Kind, name: str, value: Any) -> Kind:
+    """The configuration with another value of one option, by its dotted name; checked as any other."""
+    first, _, rest = name.partition(".")
+    inner = with_option(getattr(config, first), rest, value) if rest else value
+    return replace(config, **{first: inner})  # type: ignore[type-var]
 
 
 def config_from(kind: type[Kind], values: dict[str, Any]) -> Kind:

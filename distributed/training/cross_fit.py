@@ -26,7 +26,7 @@ from distributed.training.divergence import check_finite
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
 from distributed.training.run_spec import RunSpec
-from drel_core.annotators.popularity import most_frequent
+from drel_core.annotators.popularity import floor_counts
 from drel_core.decision.rule import DECISION, DecisionRule, learn_rule
 from drel_core.model.sampling import mix_seed
 from drel_core.scoring.floor import beside_floor
@@ -136,11 +136,11 @@ def _figures(score_nT: Tensor, hit_nT: Tensor, count_T: Tensor, k: int) -> dict[
     offsets = torch.zeros(len(hit_nT) + 1, dtype=torch.int64)
     torch.cumsum(hit_nT.sum(1), 0, out=offsets[1:])
     tags = TagLists(tag_n, offsets)
-    mine, floor = (MetricCounts(len(count_T), k, keep_scores_bytes=0) for _ in range(2))
+    mine = MetricCounts(len(count_T), k, keep_scores_bytes=0)
     mine.update_topk(topk(score_nT, k)[1], tags)
-    floor.update_topk(most_frequent(count_T, len(hit_nT), k), tags)
     known_T = count_T > 0
-    return {**mine.result(known_T), "floor": floor.result(known_T), "kind": "rows left out of fits"}
+    floor = floor_counts(count_T, tags, k).result(known_T)
+    return {**mine.result(known_T), "floor": floor, "kind": "rows left out of fits"}
 
 
 def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> Tensor:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from distributed.data.replay_buffer import reservoir_rows
-from distributed.training.config import TrainConfig
+from distributed.training.config import TrainConfig, option, with_option
 from drel_core.auto import AUTO
 
 _FULL = 20_000  # rows up to which all regularisation is in force
@@ -24,17 +23,12 @@ def _strength(rows: int) -> float:
     return min(1.0, _FULL / rows)
 
 
-def _share(full: float) -> Callable[[int, int], float]:
-    def value(rows: int, tags: int) -> float:
-        return round(full * _strength(rows), 4)
+def _share(full: float, least: float = 0.0) -> Callable[[int, int], float]:
+    """``full`` times the strength; 0 where that is below ``least``."""
 
-    return value
-
-
-def _or_none(full: float) -> Callable[[int, int], float]:
     def value(rows: int, tags: int) -> float:
         share = round(full * _strength(rows), 4)
-        return share if share >= _LEAST else 0.0
+        return share if share >= least else 0.0
 
     return value
 
@@ -66,11 +60,11 @@ def _reservoir(rows: int, tags: int) -> int:
 _RULE: dict[str, Callable[[int, int], float]] = {
     "epochs": epochs,
     "batch_size": _batch_size,
-    "model.input_dropout": _or_none(0.5),
-    "model.input_noise": _or_none(0.3),
-    "model.dropout": _or_none(0.3),
+    "model.input_dropout": _share(0.5, _LEAST),
+    "model.input_noise": _share(0.3, _LEAST),
+    "model.dropout": _share(0.3, _LEAST),
     "model.scale": _scale,
-    "loss.tag_weight_power": _or_none(0.5),
+    "loss.tag_weight_power": _share(0.5, _LEAST),
     "optim.weight_decay": _share(1.0),
     "kernel.landmarks": _landmarks,
     "reservoir.rows": _reservoir,
@@ -84,9 +78,11 @@ def apply_size_rule(config: TrainConfig, rows: int, tags: int) -> tuple[TrainCon
         rows: training images.
         tags: T.
     """
-    values = {name: rule(rows, tags) for name, rule in _RULE.items() if _at(config, name) == AUTO}
+    values = {
+        name: rule(rows, tags) for name, rule in _RULE.items() if option(config, name) == AUTO
+    }
     for name, value in values.items():
-        config = _with(config, name.split("."), value)
+        config = with_option(config, name, value)
     if not values:
         return config, ""
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
@@ -95,16 +91,4 @@ def apply_size_rule(config: TrainConfig, rows: int, tags: int) -> tuple[TrainCon
 
 def settled(config: TrainConfig) -> dict[str, Any]:
     """By dotted name, the values of all options that follow from the data where they say ``AUTO``."""
-    return {name: _at(config, name) for name in ("model.power", *_RULE)}
-
-
-def _at(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
-
-
-def _with(config: Any, path: list[str], value: Any) -> Any:
-    if len(path) > 1:
-        value = _with(getattr(config, path[0]), path[1:], value)
-    return replace(config, **{path[0]: value})
+    return {name: option(config, name) for name in ("model.power", *_RULE)}

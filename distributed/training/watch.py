@@ -18,9 +18,8 @@ from distributed.training.divergence import diverged
 from distributed.training.learner import Learner
 from distributed.training.optim import sum_counts
 from distributed.training.run_spec import RunSpec
-from drel_core.annotators.popularity import most_frequent
+from drel_core.annotators.popularity import floor_counts
 from drel_core.errors import InputError
-from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.topk import NaNScores
 
 TRAINING_ROWS, HELD_OUT_ROWS, VALIDATION_ROWS = "training rows", "held-out rows", "validation rows"
@@ -86,9 +85,7 @@ class WatchedRows:
         return {**found, "floor": self.floor, "kind": self.kind}
 
     def _popularity(self, k: int) -> dict[str, Any]:
-        tags = self.reader.load().tags
-        found = MetricCounts(len(self.count_T), k)
-        found.update_topk(most_frequent(self.count_T, len(tags), k), tags)
+        found = floor_counts(self.count_T, self.reader.load().tags, k)
         metrics = sum_counts(found, device_of(self.learner)).result(self.count_T > 0)
         return {key: metrics[key] for key in ("F1", "N+", "oF1", "P@1")}
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from drel_core.annotators.base import DenseScores
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.tag_lists import TagLists
 
 
 class PopularityAnnotator(DenseScores):
@@ -36,6 +38,13 @@ class PopularityAnnotator(DenseScores):
     def topk(self, batch: int, k: int) -> Tensor:
         """int64 ``[batch, min(k, T)]``: ids of the k most frequent tags, without a matrix of equal rows."""
         return most_frequent(torch.from_numpy(self.vocabulary.counts), batch, k)
+
+
+def floor_counts(count_T: Tensor, tags: TagLists, k: int) -> MetricCounts:
+    """What the k most frequent tags hit of the relevant tags of some images."""
+    counts = MetricCounts(len(count_T), k, keep_scores_bytes=0)
+    counts.update_topk(most_frequent(count_T, len(tags), k), tags)
+    return counts
 
 
 def most_frequent(count_T: Tensor, batch: int, k: int) -> Tensor:
