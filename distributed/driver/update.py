@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.check_rows import Validation
-from distributed.data.feature_store import FeatureStore
+from distributed.data.feature_store import FeatureStore, RowSelection
 from distributed.data.feedback import feedback_rows, read_feedback
 from distributed.data.manifest import check_same_dim, check_same_features, features_of
 from distributed.data.replay_buffer import RESERVOIR, replay_store
@@ -85,7 +85,7 @@ def run(
             parent,
             spec.survey.names,
             spec.survey.count_T,
-            spec.survey.train,
+            _first_rows(spec.survey.train, parent.new_images),
             config.data.columns,
             spec.config.model,
             config.start,
@@ -139,6 +139,13 @@ def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, lo
         },
         parent=parent,
     )
+
+
+def _first_rows(selections: list[RowSelection], rows: int) -> list[RowSelection]:
+    """The selections of the first rows: new ones come before rehearsed ones, which hold no new tag and would
+    be read as often as they are repeated."""
+    stops = np.cumsum([selection.take for selection in selections])
+    return selections[: int(np.searchsorted(stops, rows)) + 1]
 
 
 def _log_skipped(log: Log, surveys: Sequence[StoreSurvey]) -> None:
