@@ -5,7 +5,7 @@ Communication of a step, in order:
      with ``pool.hard``: of the ranks' batch sizes, of latents of 64 images, of these images' highest scores
      and of one number for each sought tag (no gradient);
   2. all-gather of encoded pool tags, each rank giving the rows that it owns (backward:
-     reduce-scatter of their gradient to the owner);
+     their gradients go to the owner, which gets the sum), in bfloat16 where scores are computed in it;
   3. all-reduce of one number, the weight of the global batch;
   4. all-reduce of the towers' gradients, by DistributedDataParallel.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 # torch 2.13 gave both a new name; a machine with GPUs may come with an older torch.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_all_to_all = dist.all_to_all_single
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
@@ -67,7 +68,7 @@ def gather_ids(local_id_n: Tensor) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather forward, reduce-scatter (sum) backward; every rank gives ``rows`` rows."""
+    """All-gather forward, sum to the owner backward; every rank gives ``rows`` rows."""
 
     @staticmethod
     def forward(ctx: Any, local_rL: Tensor) -> Tensor:
@@ -78,9 +79,16 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient_RL = gradients[0]
+        gradient_RL = gradients[0].contiguous()
+        if gradient_RL.device.type == "cpu":
+            # gloo's reduce-scatter takes twice the time of this exchange (docs/performance.md). The sum is
+            # float32, whatever was sent.
+            sent_RL = torch.empty_like(gradient_RL)
+            _all_to_all(sent_RL, gradient_RL)
+            parts = sent_RL.view(world_size(), ctx.rows, *gradient_RL.shape[1:])
+            return parts.sum(0, dtype=torch.float32).to(gradient_RL.dtype)
         local = gradient_RL.new_empty(ctx.rows, *gradient_RL.shape[1:])
-        _reduce_scatter(local, gradient_RL.contiguous())
+        _reduce_scatter(local, gradient_RL)
         return local
 
 

@@ -121,6 +121,10 @@ class DRELLearner:
         self.optimiser = optim.build(model.parameter_groups(), self.device)
 
     def _gather(self, local_pL: Tensor) -> Tensor:
+        # In the type that scores are multiplied in: half the bytes, and the same scores.
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind):
+            local_pL = local_pL.to(torch.get_autocast_dtype(kind))
         return collectives.gather_rows(local_pL, self._rows_per_rank)
 
     def draw_pool(self, tags: TagLists, epoch: int, step: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from drel_core.auto import AUTO
 from drel_core.model.start import start_centred, start_shallow
+from drel_core.model.unit_rows import unit_rows
 
 Activation = Literal["sigmoid", "gelu", "relu", "tanh"]
 _ACTIVATIONS = {"sigmoid": nn.Sigmoid, "gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
@@ -244,7 +245,7 @@ class DREL(nn.Module):
             input_BD = F.dropout(input_BD, self.config.input_dropout)
         image_BL = self.image_tower(input_BD)
         if self.config.normalise:
-            image_BL = F.normalize(image_BL, dim=1)
+            image_BL = unit_rows(image_BL)
         if with_metric and self.metric_LL is not None:
             image_BL = image_BL @ self.metric_LL.T
         return image_BL
@@ -253,7 +254,7 @@ class DREL(nn.Module):
         """``[P, L + 1]`` of embeddings ``[P, E]``: scaled latents, then the bias (Eq 2, 3)."""
         tag_PL = self.tag_tower(embedding_PE)
         if self.config.normalise:
-            tag_PL = F.normalize(tag_PL, dim=1)
+            tag_PL = unit_rows(tag_PL)
         if with_metric and self.metric_LL is not None:
             tag_PL = tag_PL @ self.metric_LL
         if self.log_scale is not None:

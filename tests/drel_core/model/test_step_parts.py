@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from drel_core.model.losses import (
     harmonic,
@@ -24,6 +25,7 @@ from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep, lit
 from drel_core.model.sampling import CandidateSampler, step_generator
 from drel_core.model.tag_embedding import TableConfig, TagEmbedding, row_wise_adagrad
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows, prior_bias
+from drel_core.model.unit_rows import unit_rows
 from drel_core.scoring.tag_lists import TagLists
 
 SMALL = ModelConfig(image_hidden=12, tag_dim=6, tag_hidden=8, latent=9)
@@ -326,3 +328,24 @@ def test_norms_stay_bounded() -> None:
     torch.testing.assert_close(table.weight_nE[:3].norm(dim=1), torch.ones(3))
     assert torch.equal(table.weight_nE[3:], untouched)
     assert ModelConfig(tag_tower="none", tag_dim=4, latent=5).tag_dim == 5
+
+
+def test_unit_rows_have_the_values_and_gradients_of_the_plain_form():
+    value_nL = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    value_nL[3] = 0.0
+    value_nL[4] *= 1e-3
+    seed_nL = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+    found, wanted = [], []
+    for function, into in ((unit_rows, found), (lambda v: F.normalize(v, dim=1), wanted)):
+        leaf = value_nL.clone().requires_grad_()
+        unit_nL = function(leaf)
+        (unit_nL * seed_nL).sum().backward()
+        into += [unit_nL.detach(), leaf.grad]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)  # of a short row: thousands
+    with torch.no_grad():
+        torch.testing.assert_close(unit_rows(value_nL), wanted[0])
+    half = value_nL.bfloat16().requires_grad_()
+    unit_rows(half).sum().backward()
+    assert unit_rows(half).dtype == torch.float32
+    assert half.grad is not None and half.grad.dtype == torch.bfloat16
