@@ -64,8 +64,9 @@ class UpdateConfig(RunConfig):
     """least number of rehearsed rows for each new one; rows are repeated to reach it"""
     start: Start = "co-occurring"
     """where new tags start: near the tags of the same images, or at random"""
-    batch_size: int = 0
-    """images in a step, over all workers together; 0: as the model was trained"""
+    batch_size: int = AUTO
+    """images in a step, over all workers together; 0: as the model was trained; -1: by the numbers of rows, \
+    at most that"""
     seed: int = 0
     """decides the order of rows, candidates and dropout"""
 
@@ -73,9 +74,10 @@ class UpdateConfig(RunConfig):
         super().__post_init__()
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; it must be above 0")
-        for name in ("replay_ratio", "batch_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.replay_ratio < 0:
+            raise ValueError(f"replay_ratio is {self.replay_ratio}; it must be 0 or more")
+        if self.batch_size < 0 and self.batch_size != AUTO:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be 0 or more, or -1")
         if self.towers <= 0 and self.towers != AUTO:
             raise ValueError(f"towers is {self.towers}; it must be above 0, or -1")
 
@@ -102,7 +104,7 @@ def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> Trai
         **{shared.name: getattr(config, shared.name) for shared in fields(RunConfig)},
         data=data,
         out=out.address,
-        batch_size=config.batch_size or before.batch_size,
+        batch_size=max(config.batch_size, 0) or before.batch_size,
         table=replace(before.table, share=config.lr),
         # The rule of the older model grows: fits without part of new rows alone say little.
         decision=replace(before.decision, fits=0),

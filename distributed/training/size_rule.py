@@ -38,9 +38,10 @@ def epochs(rows: int, tags: int = 0) -> int:
     return max(1, min(30, round(30 * (10_000 / rows) ** 0.6)))
 
 
-def _batch_size(rows: int, tags: int) -> int:
-    """128 up to 10,000 rows, then with the root of the rows: 512 for 100,000, 1024 for a million."""
-    doublings = round(0.5 * math.log2(max(rows, 10_000) / 10_000))
+def batch_size(rows: int, tags: int = 0, power: float = 1.0) -> int:
+    """128 up to 10,000 rows, then with the rows: 1024 for 100,000, 4096 for a million; with a power of them
+    where one is given."""
+    doublings = round(power * math.log2(max(rows, 10_000) / 10_000))
     return int(128 * 2 ** min(doublings, 5))
 
 
@@ -59,7 +60,7 @@ def _reservoir(rows: int, tags: int) -> int:
 
 _RULE: dict[str, Callable[[int, int], float]] = {
     "epochs": epochs,
-    "batch_size": _batch_size,
+    "batch_size": batch_size,
     "model.input_dropout": _share(0.5, _LEAST),
     "model.input_noise": _share(0.3, _LEAST),
     "model.dropout": _share(0.3, _LEAST),

@@ -14,9 +14,10 @@ from distributed.training.config import DataConfig, TrainConfig
 from drel_core.bundle.info import BundleInfo
 
 
-def settled(rows: UpdateRows, **options: float) -> tuple[TrainConfig, str]:
-    """Of a model with learning rates .1 and .2, whose own update took shares of them."""
-    before = TrainConfig(data=DataConfig(train="x"), out="y", batch_size=64)
+def settled(rows: UpdateRows, trained: int = 64, **options: float) -> tuple[TrainConfig, str]:
+    """Of a model with learning rates .1 and .2 and batches of ``trained``, whose own update took shares of
+    them."""
+    before = TrainConfig(data=DataConfig(train="x"), out="y", batch_size=trained)
     before = replace(
         before,
         optim=replace(before.optim, lr=0.1, share=0.3),
@@ -50,6 +51,24 @@ def test_the_rule_at_every_size(
     )
 
 
+@pytest.mark.parametrize(
+    ("known", "trained", "asked", "batch"),
+    [
+        (4_500, 128, -1, 128),
+        (100_000, 1024, -1, 512),
+        (1_000_000, 4096, -1, 1024),
+        (1_000_000, 32, -1, 32),
+        (1_000_000, 4096, 0, 4096),
+        (1_000_000, 4096, 8192, 8192),
+    ],
+)
+def test_batches_follow_from_all_rows_and_are_at_most_the_models(
+    known: int, trained: int, asked: int, batch: int
+) -> None:
+    rows = UpdateRows(new=100, rehearsed=100, known=known)
+    assert settled(rows, trained, batch_size=asked)[0].batch_size == batch
+
+
 def test_shares_are_of_the_rates_of_the_first_model() -> None:
     config, _ = settled(UpdateRows(new=100, rehearsed=100, known=900), lr=0.5, towers=0.1)
     assert (config.optim.lr, config.table.lr) == (0.1, 0.2)
@@ -64,6 +83,6 @@ def test_what_is_given_stays() -> None:
 
 
 def test_bad_options_are_refused() -> None:
-    for name, value in (("towers", 0.0), ("epochs", 0), ("lr", -1.0), ("batch_size", -1)):
+    for name, value in (("towers", 0.0), ("epochs", 0), ("lr", -1.0), ("batch_size", -2)):
         with pytest.raises(ValueError, match=name):
             UpdateConfig(model="m", out=str(Path("o")), **{name: value})  # type: ignore[arg-type]

@@ -28,13 +28,18 @@ def default() -> TrainConfig:
     ("rows", "tags", "expected"),
     [
         (4500, 374, {"epochs": 30, "batch_size": 128, "model.dropout": 0.3}),
-        (20_000, 983, {"epochs": 20, "optim.weight_decay": 1.0, "reservoir.rows": 2048}),
-        (100_000, 10_000, {"epochs": 8, "batch_size": 512, "optim.weight_decay": 0.2}),
+        (200_000, 20_000, {"epochs": 5, "batch_size": 2048}),
+        (
+            20_000,
+            983,
+            {"epochs": 20, "batch_size": 256, "optim.weight_decay": 1.0, "reservoir.rows": 2048},
+        ),
+        (100_000, 10_000, {"epochs": 8, "batch_size": 1024, "optim.weight_decay": 0.2}),
         (100_000, 10_000, {"reservoir.rows": 10_000}),
         (
             1_000_000,
             100_000,
-            {"epochs": 2, "batch_size": 1024, "model.input_dropout": 0.0, "model.scale": 23.03},
+            {"epochs": 2, "batch_size": 4096, "model.input_dropout": 0.0, "model.scale": 23.03},
         ),
         (500, 1, {"epochs": 30, "batch_size": 128}),
         (200_000_000, 500_000, {"epochs": 1, "batch_size": 4096, "reservoir.rows": 32_768}),
