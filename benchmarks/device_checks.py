@@ -23,8 +23,9 @@ from benchmarks.device_workload import BEST, Workload, precision
 from distributed.training import checkpoint, collectives
 from distributed.training.drel_learner import DRELLearner, PoolConfig
 from distributed.training.optim import OptimConfig, StepResult
-from drel_core.decision.kernel import RidgeSums
-from drel_core.decision.rule import DecisionRule
+from drel_core.decision.calibration import Calibration
+from drel_core.decision.decider import Decider
+from drel_core.decision.kernel import RidgeSums, log_estimate
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig, TagEmbedding
 from drel_core.model.towers import ModelConfig
@@ -192,24 +193,32 @@ def check_topk(checks: Checks, device: torch.device) -> None:
 
 
 def check_evaluation(checks: Checks, device: torch.device) -> None:
-    """Scores of the sharded table, with kernel regression and decision rule, and metrics of them."""
+    """Held-out scores of the sharded table with kernel regression, and metrics of calibrated scores."""
     case = CASES["smooth, sampled pool, adamw"]
     rows, tags = case.rows(0), case.tags
     generator = torch.Generator().manual_seed(0)
-    parts = [torch.rand(size, generator=generator) + 0.5 for size in (1, tags, tags, tags)]
+    slope, shift_T, gain_T, offset_T = (
+        torch.rand(size, generator=generator) + 0.5 for size in (1, tags, tags, tags)
+    )
+    decider = Decider(Calibration(slope, shift_T, torch.ones(4)), gain_T, offset_T)
     scores, metrics = [], []
     for place in (CPU, device):
         learner = case.learner(place)
         input_BD = learner.model.standardised(rows.features_BD.to(place))
         sums = RidgeSums(input_BD, 0.05, torch.full((tags,), 0.01, device=place))
         sums.add(input_BD, rows.tags.mask(tags).to(place))
-        learner.kernel = sums.solve(0.3, 3.0, len(rows))
-        scores.append(learner.scores(rows))
-        learner.rule = DecisionRule(*parts)
+        fitted = sums.solve(0.3, 3.0, len(rows))
+        learner.kernel = fitted.head
+        held, _ = learner.held_out(rows, fitted)
+        assert held.estimate_nM is not None
+        scores.append(held.score_nM + 3.0 * log_estimate(held.estimate_nM))
+        learner.decider = decider
         metrics.append(learner.evaluate([rows], 5, torch.ones(tags, dtype=torch.bool)))
-    checks.close("evaluation: scores with the kernel", scores[1], scores[0], 1e-3)
+    checks.close(
+        "evaluation: scores with the kernel, each row left out", scores[1], scores[0], 1e-3
+    )
     figures = [torch.tensor([found["F1"], found["mP"], found["oF1"]]) for found in metrics]
-    checks.close("evaluation: metrics by the rule", figures[1], figures[0], 0.02)
+    checks.close("evaluation: metrics of calibrated scores", figures[1], figures[0], 0.02)
 
 
 def check_checkpoint(checks: Checks, device: torch.device, name: str) -> None:

@@ -165,7 +165,10 @@ def evaluate(journey: Journey) -> Result:
     options = ("--model", journey.out / "train", "--data", journey.store / "test", "--json", kept)
     result = journey.verb("evaluate", "evaluate", *options, rows=journey.rows("test"))
     metrics = json.loads(kept.read_text("utf-8"))
-    result.lines = [("DREL", metrics), ("popularity floor", metrics["floor"])]
+    others = [
+        (f"DREL, {how}", found) for how, found in metrics["decisions"].items() if how != "top"
+    ]
+    result.lines = [("DREL", metrics), *others, ("popularity floor", metrics["floor"])]
     result.note = (
         f"{metrics['tags_scored']:,} of {metrics['tags']:,} tags scored, top {metrics['k']}"
     )

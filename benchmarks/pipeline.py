@@ -113,7 +113,7 @@ def trained(arguments: list[str]) -> float:
 def bare_step(arguments: list[str], batch: int, threads: int, seconds: float) -> float:
     """Images/s of the same step over rows in memory, in this process."""
     torch.set_num_threads(threads)
-    config, _ = parse(arguments)
+    config = parse(arguments)[0]
     store = FeatureStore.open(config.data.train)
     survey = survey_store(store, "fail")
     stepper = build_drel_learner(config, survey, torch.device("cpu"))

@@ -125,7 +125,6 @@ def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
         sum(longest) / steps,
         sizes.latent + 1,
         float(most.double().mean()) if sizes.tags > sizes.candidates else 0.0,
-        "gloo",
     )
     return Measured(sorted(seconds)[steps // 2], sent, formula, sum(pools) / steps)
 
@@ -272,7 +271,6 @@ def gpus() -> None:
                 sizes.pool / world,
                 sizes.latent + 1,
                 sizes.relevant_of_rank,
-                "nccl",
                 sizes.item_bytes,
             )
             shown = ", ".join(
@@ -301,7 +299,6 @@ def this_machine(ranks: list[int], threads: int, sizes: Sizes, steps: int) -> No
         wide_hop=0.0,
         ranks_a_node=1 << 30,
         overlap=0.0,
-        backend="gloo",
     )
     print(
         f"\ngloo on this machine: one rank {flops / 1e9:.0f} GFLOP/s in a whole step, an all-reduce of "

@@ -3,6 +3,7 @@
     python -m benchmarks.serving                    JSON and binary, 1, 16, 64 clients, beside constants
     python -m benchmarks.serving --tags 1000000 --latent 1024    the same with a million tags
     python -m benchmarks.serving --landmarks 4500   the same with a kernel regression, as `best` has; --dims
+    python -m benchmarks.serving --decide macro     the same of a model that knows probabilities
     python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
     python -m benchmarks.serving --streamed         the same without the middleware in Serve's proxies
     python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
@@ -24,10 +25,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import torch
 
+from benchmarks.device_workload import BEST
 from benchmarks.processes import command_line, descendants
 from distributed.bundles.locate import publish
 from distributed.serving.proxy import choose_ingress
@@ -35,19 +38,18 @@ from drel_core.annotators.drel import DRELAnnotator, write_table_part, write_tow
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.calibration import Calibration
+from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
-from jobs.cli import PRESETS
+from drel_core.scoring.reliability import RELIABILITY_BINS
 
 PORT = 8391
 
 
 def best_model(dim: int, **changes: Any) -> DREL:
     """The preset ``best`` with random weights."""
-    import yaml
-
-    values = yaml.safe_load((PRESETS / "best.yaml").read_text())["model"]
-    return DREL(dim, ModelConfig(**{**values, **changes}))
+    return DREL(dim, ModelConfig(**{**BEST, **changes}))
 
 
 def bundle(
@@ -57,9 +59,15 @@ def bundle(
     seed: int = 0,
     landmarks: int = 0,
     dims: int = 0,
+    decides: bool = False,
     **changes: Any,
 ) -> Path:
-    """A bundle with random weights; with landmarks, a kernel regression in ``dims`` components (0: all)."""
+    """A bundle with random weights.
+
+    Args:
+        landmarks, dims: of a kernel regression in so many components (0: all); 0 landmarks: without one.
+        decides: its scores are probabilities, from which it decides.
+    """
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     model = best_model(dim, **changes)
@@ -75,7 +83,16 @@ def bundle(
             share_T=torch.full((tags,), 0.01),
             floor=torch.full((1,), 0.5 / landmarks),
             factor=torch.full((1,), 5.0),
+            noise=torch.full((1,), 0.02),
         ).save(folder / KERNEL)
+    if decides:
+        Decider(
+            Calibration(torch.ones(1), -torch.rand(tags), torch.tensor([0.9, -0.4, 0.3, -0.2])),
+            gain_T=torch.rand(tags) + 0.1,
+            offset_T=-torch.rand(tags),
+            cut_T=torch.full((tags,), 0.05),
+            reliability_b2=torch.full((RELIABILITY_BINS, 2), 20),
+        ).save(folder / DECISION)
     about = {"model": model.to_dict(), "table_parts": 1, "train": {}, "image_dim": dim}
     vocabulary = Vocabulary(
         tuple(f"tag {tag}" for tag in range(tags)), np.ones(tags, dtype=np.int64)
@@ -180,9 +197,19 @@ def stop() -> None:
 
 
 def measure_load(
-    seconds: float, rounds: int, tags: int, latent: int, landmarks: int, dims: int
+    seconds: float,
+    rounds: int,
+    tags: int,
+    latent: int,
+    landmarks: int,
+    dims: int,
+    decide: str | None,
 ) -> None:
-    """Beside two constants: one looks at nothing, the other reads the request's body as the scorer must."""
+    """Beside two constants: one looks at nothing, the other reads the request's body as the scorer must.
+
+    Args:
+        decide: what requests ask for; None: nothing, of a model that knows no probabilities.
+    """
     from ray import serve
     from starlette.responses import JSONResponse
 
@@ -205,13 +232,20 @@ def measure_load(
 
     with tempfile.TemporaryDirectory() as folder:
         changes = {"latent": latent} if latent else {}
-        serve_app(bundle(Path(folder) / "m", 1280, tags, landmarks=landmarks, dims=dims, **changes))
+        at = Path(folder) / "m"
+        decides = decide is not None
+        serve_app(
+            bundle(at, 1280, tags, landmarks=landmarks, dims=dims, decides=decides, **changes)
+        )
         serve.run(Bare.bind(), name="bare", route_prefix="/bare")
         serve.run(Reader.bind(), name="reader", route_prefix="/reader")
         row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4")
+        wanted = {"decide": decide, "k": 5} if decide else {}
+        asked = json.dumps({"features": row.tolist(), **wanted}).encode()
+        query = f"?{urlencode(wanted)}" if wanted else ""
         bodies = {
-            "json": (json.dumps({"features": row.tolist()}).encode(), "application/json"),
-            "binary": (row.tobytes(), "application/octet-stream"),
+            "json": ("/v1/annotate", asked, "application/json"),
+            "binary": (f"/v1/annotate{query}", row.tobytes(), "application/octet-stream"),
         }
         heads = [
             "body",
@@ -227,11 +261,11 @@ def measure_load(
             "ratio",
         ]
         print(f"{tags} tags\n| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|")
-        for name, (body, kind) in bodies.items():
+        for name, (scored, body, kind) in bodies.items():
             for clients in (1, 16, 64):
                 seen = []
                 for _ in range(rounds + 1):  # the first round warms up
-                    paths = ("/v1/annotate", "/reader", "/bare")
+                    paths = (scored, "/reader", "/bare")
                     loads = [load(path, body, kind, clients, seconds) for path in paths]
                     assert not any(one.failures for one in loads), loads
                     seen.append(loads)
@@ -362,12 +396,25 @@ def main() -> None:
         help="of a kernel regression beside the towers, for load",
     )
     parser.add_argument("--dims", type=int, default=0, help="principal components it sees; 0: all")
+    parser.add_argument(
+        "--decide",
+        choices=["top", "macro", "threshold"],
+        help="for load: what is asked of a model that knows probabilities; else of one without",
+    )
     given = parser.parse_args()
     if not given.streamed:
         choose_ingress(given.haproxy)
     if given.part == "load":
         tags = given.tags or 374
-        measure_load(given.seconds, given.rounds, tags, given.latent, given.landmarks, given.dims)
+        measure_load(
+            given.seconds,
+            given.rounds,
+            tags,
+            given.latent,
+            given.landmarks,
+            given.dims,
+            given.decide,
+        )
     elif given.part == "million":
         measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch)
     elif given.part == "swap":

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-
-Backend = Literal["gloo", "nccl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +58,7 @@ class Sizes:
 
 
 def bytes_sent(
-    world: int,
-    parameters: int,
-    longest: float,
-    columns: int,
-    relevant: float,
-    backend: Backend,
-    item_bytes: int = 4,
+    world: int, parameters: int, longest: float, columns: int, relevant: float, item_bytes: int = 4
 ) -> dict[str, float]:
     """Payload that a rank sends in a step, by collective, for ring algorithms.
 
@@ -82,8 +73,7 @@ def bytes_sent(
     return {
         "relevant ids, all-gather": others * 8 * (relevant + 1) if relevant else 0.0,
         "encoded pool, all-gather": others * block,
-        # gloo has no reduce-scatter of its own: torch all-reduces the whole and keeps a part.
-        "their gradient, reduce-scatter": others * block * (2 if backend == "gloo" else 1),
+        "their gradient, to the owner": others * block,
         "towers and M, all-reduce": 2 * others / world * parameters * 4,
     }
 
@@ -128,7 +118,6 @@ class Machine:
     wide_hop: float
     ranks_a_node: int
     overlap: float
-    backend: Backend = "nccl"
 
 
 def predict(sizes: Sizes, machine: Machine) -> dict[str, float]:
@@ -140,7 +129,6 @@ def predict(sizes: Sizes, machine: Machine) -> dict[str, float]:
         sizes.pool / sizes.world,
         sizes.latent + 1,
         sizes.relevant_of_rank if sizes.tags > sizes.candidates else 0,
-        machine.backend,
         sizes.item_bytes,
     )
     nodes = -(-sizes.world // machine.ranks_a_node)

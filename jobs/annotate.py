@@ -1,18 +1,19 @@
-"""Annotate a store: python -m jobs.annotate --model DIR --data PATH --out PATH [--k 5] [--threshold X]"""
+"""Annotate a store: python -m jobs.annotate --model DIR --data PATH --out PATH [--k 5] [--decide top]"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
+from distributed.bundles.open import open_annotator
 from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow
 from distributed.inference import annotate
 from distributed.inference.annotate_part import AnnotatePlan
 from distributed.inference.open_for import open_for
 from distributed.storage.folder import Folder
-from drel_core.bundle.format import read_thresholds
-from drel_core.errors import InputError
+from drel_core.annotators.base import decision_of
+from drel_core.decision.decider import Decide, check_precision, most_tags
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -26,12 +27,15 @@ class AnnotateConfig:
     """store of features (methods cnn-*: of pictures), with or without tags: a Parquet file or folder"""
     out: str
     """folder or s3:// prefix for Parquet files of image_id, tags, scores and model; the same one resumes"""
-    k: int = 5
-    """most tags for an image"""
+    k: int | None = None
+    """most tags for an image; null: 5, and 50 with decide threshold"""
+    decide: Decide = "top"
+    """top: the most probable tags; macro: those that maximise expected macro F1, which finds rare tags; \
+    threshold: as many as are worth saying"""
+    precision: float | None = None
+    """with decide threshold, the wanted share of said tags that are right"""
     threshold: float | None = None
-    """least score of a tag; images may end up without any"""
-    thresholds: bool = False
-    """use the per-tag thresholds that the model learned on held-out rows"""
+    """least probability of a tag; images may end up without any"""
     workers: int = 0
     """processes; 0: one a CPU core (small stores need none)"""
     columns: Columns = field(default_factory=Columns)
@@ -40,12 +44,11 @@ class AnnotateConfig:
     """fail: a bad row ends the run; skip: it is left out and counted"""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if self.k is not None and self.k < 1:
             raise ValueError(f"k is {self.k}; it must be 1 or more")
+        check_precision(self.decide, self.precision)
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; it must be 0 or more")
-        if self.threshold is not None and self.thresholds:
-            raise ValueError("give either threshold or thresholds")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"threshold is {self.threshold}; it must be a number")
 
@@ -62,18 +65,17 @@ def main(arguments: list[str]) -> None:
     out.check("--out")
     data = Folder.of(config.data).address
     opened = open_for(config.model, data, config.columns, tags_needed=False)
-    if config.thresholds and read_thresholds(opened.bundle) is None:
-        raise InputError(
-            f"{opened.address}: has no per-tag thresholds; train with --data.validation, or give --threshold"
-        )
+    annotator = open_annotator(opened.address)
+    decision_of(annotator, config.decide, config.precision, opened.address)  # told before any work
     plan = AnnotatePlan(
         opened.address,
         out.address,
         opened.store.columns,
         opened.store.image_dim,
-        config.k,
+        config.k or most_tags(config.decide),
         config.threshold,
-        config.thresholds,
+        config.decide,
+        config.precision,
         config.on_bad_row,
     )
     done = annotate.run(

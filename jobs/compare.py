@@ -125,6 +125,8 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
         str(config.workers),
         "--k",
         str(config.k),
+        "--decide",
+        "top",
     ]
     if preset.endswith((".yaml", ".yml")):
         arguments = ["--config", preset, *arguments]

@@ -5,15 +5,24 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
 
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
+from drel_core.decision.decider import Decide
 
 matplotlib.use("agg")
-QUALITY = ("mP", "mR", "F1", "N+", "mAP", "oF1")
+QUALITY = ("mP", "mR", "F1", "N+", "mAP", "oF1", "P@1", "ece")
+SCORES = ("mAP", "ece")
+"""Figures of scores, which no decision changes."""
+DECISIONS: tuple[Decide, ...] = get_args(Decide)
+TITLES = {
+    "top": "the {k} most probable tags",
+    "macro": "the {k} tags that maximise expected macro F1",
+    "threshold": "all tags that pass their cut",
+}
 COMPLEXITY = {"knn": "O(N)", "popularity": "O(1)", "upper bound": ""}
 """Of annotating an image, by method; all others score each of T tags once, O(T), or beside it compare the
 image with the R landmarks of a kernel, O(R + T)."""
@@ -44,6 +53,11 @@ class Entry:
         return {"popularity": "popularity floor"}.get(self.name, self.name.replace(":", " "))
 
     @property
+    def has_probabilities(self) -> bool:
+        """It can decide otherwise than by ``top``."""
+        return bool(self.values("decisions", "macro", "F1"))
+
+    @property
     def complexity(self) -> str:
         usual = "O(R + T)" if any(run.get("has_kernel") for run in self.runs) else "O(T)"
         return COMPLEXITY.get(self.method, usual)
@@ -59,13 +73,30 @@ class Entry:
                 out.append(float(value))
         return out
 
+    def figures(self, decide: Decide, key: str) -> list[float]:
+        """A figure of quality of each run, by a decision. What has no decisions has the same ones by all."""
+        if key in SCORES or not self.values("decisions", decide, key):
+            return self.values(key)
+        return self.values("decisions", decide, key)
+
+    def summary(self, decide: Decide) -> dict[str, dict[str, float]]:
+        """Mean and spread of all figures of quality."""
+        found = {key: self.figures(decide, key) for key in QUALITY}
+        return {
+            "mean": {key: statistics.fmean(of) for key, of in found.items() if of},
+            "spread": {key: statistics.stdev(of) for key, of in found.items() if len(of) > 1},
+        }
+
     def cell(self, form: str, *path: str) -> str:
         """Mean and, of several runs, the standard deviation."""
-        values = self.values(*path)
-        if not values:
-            return ""
-        text = format(statistics.fmean(values), form)
-        return text if len(values) < 2 else f"{text} ±{format(statistics.stdev(values), form)}"
+        return _mean(self.values(*path), form)
+
+
+def _mean(values: list[float], form: str) -> str:
+    if not values:
+        return ""
+    text = format(statistics.fmean(values), form)
+    return text if len(values) < 2 else f"{text} ±{format(statistics.stdev(values), form)}"
 
 
 def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k: int) -> None:
@@ -83,13 +114,9 @@ def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k
                     "skipped": e.skipped,
                     "complexity": e.complexity,
                     "runs": e.runs,
-                    "mean": {
-                        key: statistics.fmean(e.values(key)) for key in QUALITY if e.values(key)
-                    },
-                    "spread": {
-                        key: statistics.stdev(e.values(key))
-                        for key in QUALITY
-                        if len(e.values(key)) > 1
+                    **e.summary("top"),
+                    "decisions": {
+                        decide: e.summary(decide) for decide in DECISIONS if e.has_probabilities
                     },
                 }
                 for e in entries
@@ -106,18 +133,10 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def markdown(entries: list[Entry], train: str, test: str, k: int) -> str:
-    """The tables as Markdown: quality, cost, and quality by how often tags occur in training."""
+    """The tables as Markdown: quality by each decision, cost, and quality by how often tags occur in
+    training."""
     first = next(run for entry in entries for run in entry.runs)
     runs = max(len(entry.runs) for entry in entries)
-    quality = []
-    for entry in entries:
-        if said := entry.failed or entry.skipped:
-            why = f"{'failed' if entry.failed else 'left out'}: {said}"
-            quality.append([entry.label, why, *[""] * (len(QUALITY) - 1)])
-            continue
-        forms = [".0f" if key == "N+" else ".3f" for key in QUALITY]
-        cells = [entry.cell(form, key) for key, form in zip(QUALITY, forms, strict=True)]
-        quality.append([entry.label, *cells])
     cost = [
         [
             entry.label,
@@ -136,12 +155,44 @@ def markdown(entries: list[Entry], train: str, test: str, k: int) -> str:
         f"{first['tags_scored']} tags scored, top {k} tags an image"
         + (f", mean of {runs} seeds ± standard deviation." if runs > 1 else "."),
         "",
-        *_table(["method", *QUALITY], quality),
+        *_quality(entries, k),
         "",
         *_table(["method", "training, s", "top-k, images/s", "annotating", "model, MB"], cost),
     ]
     lines += ["", "F1 and N+ of tags by their training images:", "", *_bands(entries)]
     return "\n".join(lines) + "\n"
+
+
+def _quality(entries: list[Entry], k: int) -> list[str]:
+    """A table for each decision: all methods by ``top``, the others beside floor and bound where some method
+    has probabilities."""
+    lines = [f"Decision `top`: {TITLES['top'].format(k=k)}.", ""]
+    lines += _table(["method", *QUALITY], [_quality_row(entry, "top") for entry in entries])
+    able = [entry for entry in entries[1:-1] if entry.has_probabilities and not entry.failed]
+    if not able:
+        return lines
+    for decide in DECISIONS[1:]:
+        lines += ["", f"Decision `{decide}`: {TITLES[decide].format(k=k)}.", ""]
+        rows = []
+        for entry in (entries[0], *able, entries[-1]):
+            said = _mean(entry.values("decisions", decide, "tags_per_image"), ".1f")
+            rows.append([*_quality_row(entry, decide), said])
+        lines += _table(["method", *QUALITY, "tags an image"], rows)
+    return lines
+
+
+def _quality_row(entry: Entry, decide: Decide) -> list[str]:
+    if said := entry.failed or entry.skipped:
+        why = f"{'failed' if entry.failed else 'left out'}: {said}"
+        return [entry.label, why, *[""] * (len(QUALITY) - 1)]
+    forms = [".0f" if key == "N+" else ".3f" for key in QUALITY]
+    return [
+        entry.label,
+        *(
+            _mean(entry.figures(decide, key), form)
+            for key, form in zip(QUALITY, forms, strict=True)
+        ),
+    ]
 
 
 def _size(entry: Entry) -> str:
@@ -167,37 +218,57 @@ def _bands(entries: list[Entry]) -> list[str]:
 
 
 def picture(entries: list[Entry], path: Path) -> None:
-    """F1 against scoring speed, a point a method; floor and bound as lines."""
+    """F1 against scoring speed, a point a method; floor and bound as lines. A panel for each decision that
+    some method can make."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for entry in entries:
-        quality, speed = entry.values("F1"), entry.values("score", "topk_images_per_second")
-        if not quality:
-            continue
-        height = statistics.fmean(quality)
-        if entry is entries[0] or entry is entries[-1]:
-            axes.axhline(height, color="grey", linewidth=1, linestyle=":")
-            axes.annotate(
-                entry.label,
-                (0.99, height),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                color="grey",
-                fontsize=8,
-            )
-        elif speed:
-            spread = statistics.stdev(quality) if len(quality) > 1 else 0.0
-            axes.errorbar(statistics.fmean(speed), height, yerr=spread, marker="o", capsize=3)
-            axes.annotate(
-                entry.label,
-                (statistics.fmean(speed), height),
-                xytext=(6, 4),
-                textcoords="offset points",
-                fontsize=9,
-            )
-    axes.set(xscale="log", xlabel="images annotated a second (this machine)", ylabel="F1 over tags")
-    axes.set_ylim(bottom=0)
+    decisions = DECISIONS if any(entry.has_probabilities for entry in entries) else DECISIONS[:1]
+    figure, panels = pyplot.subplots(
+        1,
+        len(decisions),
+        figsize=(7 * len(decisions), 4.5),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for axes, decide in zip(panels[0], decisions, strict=True):
+        for entry in entries:
+            if entry is entries[0] or entry is entries[-1]:
+                _line(axes, entry)
+            elif decide == "top" or entry.has_probabilities:
+                _point(axes, entry, decide)
+        axes.set(xscale="log", xlabel="images annotated a second (this machine)", title=decide)
+    panels[0, 0].set_ylabel("F1 over tags")
+    panels[0, 0].set_ylim(bottom=0)
     figure.savefig(path, format="png", dpi=130)
     pyplot.close(figure)
+
+
+def _line(axes: Any, entry: Entry) -> None:
+    height = statistics.fmean(entry.values("F1"))
+    axes.axhline(height, color="grey", linewidth=1, linestyle=":")
+    axes.annotate(
+        entry.label,
+        (0.99, height),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        color="grey",
+        fontsize=8,
+    )
+
+
+def _point(axes: Any, entry: Entry, decide: Decide) -> None:
+    quality, speed = entry.figures(decide, "F1"), entry.values("score", "topk_images_per_second")
+    if not quality or not speed:
+        return
+    height = statistics.fmean(quality)
+    spread = statistics.stdev(quality) if len(quality) > 1 else 0.0
+    axes.errorbar(statistics.fmean(speed), height, yerr=spread, marker="o", capsize=3)
+    axes.annotate(
+        entry.label,
+        (statistics.fmean(speed), height),
+        xytext=(6, 4),
+        textcoords="offset points",
+        fontsize=9,
+    )

@@ -16,7 +16,7 @@ from distributed.inference.evaluate import evaluate_store
 from distributed.storage.files import write_json
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.load import load_bundle
-from drel_core.scoring.metrics import format_table
+from drel_core.scoring.metrics import format_decisions, format_table
 from jobs.cli import run_job
 from jobs.train import parse, write_config
 
@@ -55,17 +55,21 @@ def main(arguments: list[str]) -> None:
     test = load_rows(test_survey.train, Columns(), pa.array(names, pa.string()))
     chosen = torch.linspace(0, len(test) - 1, SAMPLES).long()
     sample = test.select(chosen)
-    _, tag_Bk = annotator.annotate(sample.features_BD.float(), config.k)
-    print("\nTen test images: true tags -> predicted tags (* is right)")
-    for row, (true, predicted) in enumerate(
-        zip(sample.tags.tolist(), tag_Bk.tolist(), strict=True)
+    found = annotator.annotate(sample.features_BD.float(), config.k)
+    print("\nTen test images: true tags -> predicted tags with their probability (* is right)")
+    for row, (true, *predicted) in enumerate(
+        zip(sample.tags.tolist(), *(part.tolist() for part in found), strict=True)
     ):
-        marked = [names[tag] + ("*" if tag in true else "") for tag in predicted]
+        marked = [
+            f"{names[tag]}{'*' if tag in true else ''} {score:.0%}"
+            for score, tag in zip(*predicted, strict=True)
+        ]
         wanted = ", ".join(names[tag] for tag in true[:6])
         print(f"  {int(chosen[row]):4d}  {wanted[:48]:48}  ->  {', '.join(marked)}")
     print(f"\nTop {config.k} tags, {metrics['images']} test images, {metrics['tags_scored']} tags:")
     rows = [("popularity", metrics["floor"]), ("kNN (k=100)", neighbours), ("DREL", metrics)]
     print(format_table(rows))
+    print(f"\n{format_decisions(metrics)}")
     print(f"\nmodel        {out / 'model'}")
     print(f"TensorBoard  {ROOT / '.venv/bin/tensorboard'} --logdir {out / 'tensorboard'}")
     print(f"docs         {ROOT / 'README.md'}, {ROOT / 'docs'}")

@@ -10,9 +10,9 @@ from distributed.data.survey import OnBadRow, survey_store
 from distributed.inference.evaluate import evaluate_store
 from distributed.inference.open_for import open_for
 from distributed.storage.files import write_json
-from drel_core.bundle.format import read_thresholds
+from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import beats_floor
-from drel_core.scoring.metrics import format_table
+from drel_core.scoring.metrics import format_decisions, format_table
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -26,6 +26,11 @@ class EvaluateConfig:
     """store to score on, of features (methods cnn-*: of pictures): a Parquet file or folder"""
     k: int = 5
     """tags predicted for each image"""
+    decide: Decide = "top"
+    """which decision the main figures are of: top (the most probable tags), macro (those that maximise \
+    expected macro F1) or threshold (all that pass their tag's cut); the others are shown beside it"""
+    precision: float | None = None
+    """with decide threshold, the wanted share of said tags that are right"""
     json: str | None = None
     """file to write the metrics into"""
     columns: Columns = field(default_factory=Columns)
@@ -36,6 +41,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"k is {self.k}; it must be 1 or more")
+        check_precision(self.decide, self.precision)
 
 
 def main(arguments: list[str]) -> None:
@@ -55,18 +61,14 @@ def main(arguments: list[str]) -> None:
         survey,
         opened.store.columns,
         config.k,
-        read_thresholds(opened.bundle),
+        config.decide,
+        config.precision,
     )
     metrics["train"] = annotator.info.train
     metrics["skipped_rows"] = len(survey.skipped)
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
-    if "thresholds" in metrics:
-        decided = metrics["thresholds"]
-        print(
-            f"with per-tag thresholds: F1 {decided['F1']:.3f}, N+ {decided['N+']}, "
-            f"{decided['tags_per_image']} tags an image"
-        )
+    print(format_decisions(metrics))
     if annotator.name != "popularity" and not beats_floor(metrics):
         print("WARNING: the model does not beat the popularity floor on these images")
     if config.json is not None:

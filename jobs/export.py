@@ -26,8 +26,8 @@ class ExportConfig:
 def main(arguments: list[str]) -> None:
     parser = OneLineParser(
         prog="python -m jobs.export",
-        description="Weights, image tower, tag matrix, vocabulary, thresholds, and an example that gives the "
-        "same scores with numpy alone.",
+        description="Weights, image tower, tag matrix, vocabulary, calibration and decisions, and an example "
+        "that gives the same scores with numpy alone.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(ExportConfig)

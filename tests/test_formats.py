@@ -24,10 +24,11 @@ from distributed.serving.model import ServedModel
 from distributed.training import checkpoint
 from distributed.training.build import build_drel_learner
 from distributed.training.config import TrainConfig, config_from
+from drel_core.annotators.base import TrainedAnnotator, choose, decision_of
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import content_version, read_thresholds
+from drel_core.bundle.format import content_version
+from drel_core.decision.decider import DECISION, Decide
 from drel_core.decision.kernel import KERNEL
-from drel_core.decision.rule import DECISION
 from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
 from drel_core.images.backbone import TRUSTED
@@ -68,12 +69,20 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-6, atol=1e-6)
 
 
+def as_then(annotator: TrainedAnnotator, score: Any, tag: Any) -> np.ndarray:
+    """Scores as the writer of a bundle gave them: those of a decision rule were utilities, which what is
+    called ``macro`` now still goes by."""
+    if annotator.decider is None:
+        return np.asarray(score)
+    gain, offset = annotator.decider.gain_T.numpy(), annotator.decider.offset_T.numpy()
+    return np.asarray(gain[tag] * np.asarray(score) + offset[tag])
+
+
 def test_there_is_a_bundle_of_every_kind() -> None:
     kinds = ["cnn", "drel", "first", "knn", "plain", "popularity", "svm", "wsabie"]
     assert [f"bundle-{kind}" for kind in kinds] == BUNDLES
     folder = DATA / "bundle-drel" / "model"
     assert all((folder / name).is_file() for name in (KERNEL, DECISION, "reservoir.parquet"))
-    assert read_thresholds(folder) is not None
     assert not (DATA / "bundle-plain" / "model" / KERNEL).exists()
 
 
@@ -82,9 +91,14 @@ def test_an_older_bundle_gives_the_scores_it_gave(name: str) -> None:
     folder, expected = DATA / name / "model", expected_of(name)
     for annotator in (load_bundle(folder), open_annotator(str(folder))):
         images_BD = images_for(annotator.image_dim)
-        close(annotator.scores(images_BD), expected["scores"])
-        score_Bk, tag_Bk = annotator.annotate(images_BD, 3)
-        close(score_Bk, expected["best_scores"])
+        every = np.arange(annotator.num_tags)
+        close(as_then(annotator, annotator.scores(images_BD), every), expected["scores"])
+        how: Decide = "top" if annotator.decider is None else "macro"
+        found = choose(annotator, images_BD, 3, decision_of(annotator, how))
+        score_Bk = as_then(annotator, found.probability_Bk, found.tag_Bk.numpy())
+        order_Bk = np.argsort(-score_Bk, axis=1, kind="stable")
+        close(np.take_along_axis(score_Bk, order_Bk, 1), expected["best_scores"])
+        tag_Bk = np.take_along_axis(found.tag_Bk.numpy(), order_Bk, 1)
         assert tag_Bk.tolist() == expected["best_tags"]
     if name != "bundle-first":  # whose version is a hash of fewer files
         assert content_version(folder) == expected["version"]
@@ -95,9 +109,14 @@ def test_a_scorer_serves_an_older_bundle(name: str) -> None:
     expected = expected_of(name)
     model = ServedModel(str(DATA / name / "model"))
     assert model.version == expected["version"]
-    found = model.best(images_for(model.image_dim).numpy(), 3)
-    close(found.score_Bk, expected["best_scores"])
-    assert found.tag_Bk.tolist() == expected["best_tags"]
+    images_BD = images_for(model.image_dim)
+    found = model.best(images_BD.numpy(), 3)
+    score_Bk, tag_Bk = load_bundle(DATA / name / "model").annotate(images_BD, 3)
+    close(found.score_Bk, score_Bk)
+    assert found.tag_Bk.tolist() == tag_Bk.tolist()
+    if name != "bundle-drel":  # whose scores were utilities
+        close(found.score_Bk, expected["best_scores"])
+        assert found.tag_Bk.tolist() == expected["best_tags"]
     assert len(model.examples(5)) == (5 if name == "bundle-drel" else 0)
 
 
@@ -118,9 +137,11 @@ def test_an_older_bundle_is_exported_or_refused_as_then(name: str, tmp_path: Pat
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     found_names, found_scores = example.annotate(stored_rows()[0].numpy(), 3)
-    vocabulary = np.array(load_bundle(folder).vocabulary.names)
-    assert found_names.tolist() == vocabulary[np.array(expected["best_tags"])].tolist()
-    np.testing.assert_allclose(found_scores, expected["best_scores"], rtol=1e-5, atol=1e-5)
+    annotator = load_bundle(folder)
+    score_Bk, tag_Bk = annotator.annotate(stored_rows()[0], 3)
+    vocabulary = np.array(annotator.vocabulary.names)
+    assert found_names.tolist() == vocabulary[tag_Bk.numpy()].tolist()
+    np.testing.assert_allclose(found_scores, score_Bk, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bundle-drel", "bundle-plain", "bundle-wsabie", "bundle-first"])

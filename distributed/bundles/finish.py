@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 from distributed.bundles.open import open_annotator
 from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
+from distributed.data.feature_store import RowSelection
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
-from drel_core.annotators.base import Annotator, TrainedAnnotator
+from drel_core.annotators.base import DenseScores, TrainedAnnotator
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import THRESHOLDS, read_thresholds, write_bundle
+from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
-from drel_core.decision.thresholds import DEPTH, learn_thresholds
+from drel_core.decision.decider import DECISION, Decider, learn_decider
+from drel_core.decision.held_out import LEAST_ROWS, best_of_all
+from drel_core.scoring.tag_lists import TagLists
 
 _BATCH = 1024
 
@@ -32,17 +35,17 @@ def finish_bundle(
     about: dict[str, Any],
     log: Log,
     reservoir_rows: int = 0,
-    before_T: np.ndarray | None = None,
 ) -> TrainedAnnotator | None:
-    """Describe the tensors in the writer's folder, learn thresholds where rows are held out, and finish it.
+    """Describe the tensors in the writer's folder, learn decisions from the rows held out for validation
+    where none were learned, and finish it.
 
     Nothing gets its name before it has been loaded; rows of kNN, which may be more than a process can hold,
-    only where thresholds need it.
+    only where decisions need it.
 
     Args:
         about: what ``config.json`` says beside format, method and version.
+        log: takes a line where these rows say nothing.
         reservoir_rows: training rows to keep for later updates.
-        before_T: thresholds of the model that this one came from.
 
     Returns:
         the bundle, where it was loaded.
@@ -53,19 +56,16 @@ def finish_bundle(
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     partial = writer.folder
     version = write_bundle(partial, method, vocabulary, about)
-    annotator = _opened(writer) if method != "knn" or survey.validation else None
-    threshold_T = before_T
-    if annotator is not None and survey.validation:
-        threshold_T = validation_thresholds(annotator, survey, columns, before_T)
-        if threshold_T is None:
-            log(
-                f"no per-tag thresholds: none of {survey.validation_rows} held-out images has one of its "
-                f"tags among its best {DEPTH}"
-            )
-    if threshold_T is not None:
-        save_file({"threshold": torch.from_numpy(threshold_T)}, partial / THRESHOLDS)
-        version = write_bundle(partial, method, vocabulary, about)  # covers the thresholds
-        read_thresholds(partial)
+    asked = method != "popularity" and about["config"]["decision"]["held_out"]
+    learns = bool(asked) and survey.validation_rows >= LEAST_ROWS
+    annotator = _opened(writer) if method != "knn" or learns else None
+    if learns and isinstance(annotator, DenseScores) and annotator.decider is None:
+        annotator.decider = decider_by(annotator, survey.validation, survey, columns, about["k"])
+        if annotator.decider is not None:
+            annotator.decider.save(partial / DECISION)
+            version = write_bundle(partial, method, vocabulary, about)  # covers the decisions
+        else:
+            log("calibration: none of the held-out rows has a tag that the model knows")
     fill_reservoir(partial, survey, columns, reservoir_rows, about["seed"])
     writer.finish(version)
     return annotator
@@ -77,30 +77,24 @@ def _opened(writer: BundleWriter) -> TrainedAnnotator:
     return load_bundle(partial) if writer.final.remote else open_annotator(str(partial))
 
 
-def validation_thresholds(
-    annotator: Annotator, survey: StoreSurvey, columns: Columns, before_T: np.ndarray | None = None
-) -> np.ndarray | None:
-    """Thresholds ``[T]`` from the held-out rows, of the best ``DEPTH`` tags an image: memory does not
-    grow with T times rows. None and ``before_T``: see ``learn_thresholds``."""
-    total = annotator.num_tags
-    tags, scores, hits = [], [], []
-    relevant_T = np.zeros(total, dtype=np.int64)
-    for selection in survey.validation:
-        rows = load_rows(selection, columns, survey.names)
-        relevant_T += np.bincount(rows.tags.values.numpy(), minlength=total)
-        for start in range(0, len(rows), _BATCH):
-            part = rows.tags[start : start + _BATCH]
-            batch_BD = rows.features_BD[start : start + _BATCH].float()
-            score_Bk, tag_Bk = annotator.annotate(batch_BD, DEPTH)
-            row_Bk = torch.arange(len(part))[:, None]
-            wanted = part.row_ids() * total + part.values
-            hits.append(torch.isin(row_Bk * total + tag_Bk, wanted).flatten().numpy())
-            tags.append(tag_Bk.flatten().numpy())
-            scores.append(score_Bk.flatten().numpy())
-    return learn_thresholds(
-        np.concatenate(tags),
-        np.concatenate(scores),
-        np.concatenate(hits),
-        relevant_T,
-        before_T=before_T,
+def decider_by(
+    annotator: DenseScores,
+    selections: list[RowSelection],
+    survey: StoreSurvey,
+    columns: Columns,
+    k: int,
+) -> Decider | None:
+    """Calibration and decisions of an annotator from rows that it was not fitted to; None where they say
+    nothing."""
+
+    def scored() -> Iterator[tuple[Tensor, TagLists]]:
+        for selection in selections:
+            rows = load_rows(selection, columns, survey.names)
+            for start in range(0, len(rows), _BATCH):
+                batch_BD = rows.features_BD[start : start + _BATCH].float()
+                yield annotator.log_scores(batch_BD), rows.tags[start : start + _BATCH]
+
+    learned = learn_decider(
+        best_of_all(scored()), torch.from_numpy(survey.count_T), survey.train_rows, k
     )
+    return None if learned is None else learned[0]

@@ -73,6 +73,11 @@ class StoreSurvey:
     def watch_rows(self) -> int:
         return sum(selection.take for selection in self.watch)
 
+    @property
+    def held_rows(self) -> int:
+        """Rows that no step of training sees, of those that are scored while training."""
+        return self.validation_rows + (self.watch_rows if self.watch_held_out else 0)
+
     def shortfall(self, share: float) -> str | None:
         """A line where clearly fewer rows are held out for validation than the share asks for."""
         held, rows = self.validation_rows, self.train_rows + self.validation_rows

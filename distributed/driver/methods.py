@@ -7,14 +7,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
-from distributed.driver.knn import check_memory, choose, write_shards
+from distributed.driver.knn import check_memory, choose, left_out_scores, write_shards
 from distributed.driver.launch import Launcher
 from distributed.driver.svm import fit_svm
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
+from distributed.training.held_out_fit import takes_second_fit
 from distributed.training.run_spec import RunSpec
+from drel_core.decision.decider import DECISION, learn_decider
+from drel_core.decision.held_out import HeldOut, sample_rows
 
 Fit = Callable[[RunSpec, Log, Launcher], None]
 
@@ -79,21 +84,43 @@ def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
         log(f"chosen on training rows: k = {k}, weighting {weighting}")
 
+    parts, rows = config.workers.most, survey.train_rows
+
     def save(writer: BundleWriter) -> dict[str, Any]:
-        write_shards(survey, config.data.columns, config.workers.most, writer)
-        return {"parts": config.workers.most, "k_neighbours": k, "weighting": weighting}
+        write_shards(survey, config.data.columns, parts, writer)
+        if takes_second_fit(spec):  # here: a search without the rows themselves
+            most = min(config.decision.rows, int(rows * config.decision.held_out))
+            row_n = sample_rows(rows, most, config.seed)
+            total, fewer = len(survey.count_T), min(k, rows - 1)
+            held = left_out_scores(writer.folder, parts, total, fewer, weighting, row_n)
+            _decide(spec, held, writer, log)
+        return {"parts": parts, "k_neighbours": k, "weighting": weighting}
 
     _write_at_once(spec, save, started, log)
 
 
 def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
-    config = spec.config
-    kept = Folder.of(config.out) / "checkpoints"
-    fitted = fit_svm(
-        spec.survey, config.data.columns, config.svm, config.seed, kept, spec.fingerprint, log
+    fitted, held = fit_svm(spec, Folder.of(spec.config.out) / "checkpoints", log)
+
+    def save(writer: BundleWriter) -> None:
+        fitted.save(writer.folder)
+        if held is not None:
+            _decide(spec, held, writer, log)
+
+    _write_at_once(spec, save, started, log)
+
+
+def _decide(spec: RunSpec, held: HeldOut, writer: BundleWriter, log: Log) -> None:
+    """Learn decisions, and put them beside what the method has written."""
+    survey = spec.survey
+    learned = learn_decider(
+        held, torch.from_numpy(survey.count_T), survey.train_rows, spec.config.k
     )
-    _write_at_once(spec, lambda writer: fitted.save(writer.folder), started, log)
+    if learned is None:
+        log("calibration: rows left out say nothing of scores, which stay scores")
+    else:
+        learned[0].save(writer.folder / DECISION)
 
 
 _FITS: dict[str, Fit] = {

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore, has_negatives
@@ -30,7 +29,6 @@ from distributed.training.size_rule import apply_size_rule
 from distributed.training.watch import watch_plan
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.auto import AUTO
-from drel_core.bundle.format import read_thresholds
 from drel_core.errors import InputError
 
 
@@ -95,7 +93,6 @@ def run(
     config = with_power(config, store)
     survey = _survey(config, store)
     config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
-    _check_rule_rows(config, survey)
     test_survey = None
     if test is not None:
         test_survey = survey_store(
@@ -124,12 +121,7 @@ def run(
         return None
     annotator = open_annotator((out / "model").address)
     metrics = evaluate_store(
-        annotator,
-        annotator.vocabulary,
-        test_survey,
-        config.data.columns,
-        config.k,
-        read_thresholds(local_bundle((out / "model").address)),
+        annotator, annotator.vocabulary, test_survey, config.data.columns, config.k, config.decide
     )
     metrics["train"] = annotator.info.train
     metrics["warnings"] = verdict(annotator.info, metrics).warnings
@@ -211,18 +203,6 @@ def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
             "raise it or leave it out"
         )
     return survey
-
-
-def _check_rule_rows(config: TrainConfig, survey: StoreSurvey) -> None:
-    """Raises:
-    InputError: a decision rule is asked for that has too few rows to learn from.
-    """
-    parts = round(1 / config.decision.held_out)
-    if config.decision.fits and survey.train_rows < 2 * parts:
-        raise InputError(
-            f"decision.fits {config.decision.fits} leaves out 1/{parts} of the rows at a time, and there are "
-            f"only {survey.train_rows}; give more rows, or --decision.fits 0"
-        )
 
 
 def _log_survey(

@@ -36,7 +36,7 @@ from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle
 from distributed.training.watch import watch_plan
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import read_info, read_thresholds, read_vocabulary
+from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 
@@ -126,7 +126,8 @@ def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, lo
     )
     _log_rows(log, parent, survey, rows.rehearsed, repeats)
     log(settings)
-    _log_thresholds(log, config, survey, bundle)
+    if config.data.validation:
+        log(f"{survey.validation_rows} rows are held out for validation")
     _log_skipped(log, surveys)
     return RunSpec(
         config=training,
@@ -181,16 +182,6 @@ def _shown(names: pa.Array, parts: Sequence[StoreSurvey]) -> np.ndarray:
     """bool ``[T]``: the tags that some image has."""
     values = pa.chunked_array([part.names for part in parts], pa.string())
     return pc.is_in(names, value_set=values.combine_chunks()).to_numpy(zero_copy_only=False)
-
-
-def _log_thresholds(log: Log, config: UpdateConfig, survey: StoreSurvey, bundle: Path) -> None:
-    if config.data.validation:
-        log(f"{survey.validation_rows} rows are held out for validation")
-    elif read_thresholds(bundle) is not None:
-        log(
-            "per-tag thresholds are those of the older model; a new tag takes the median of tags of like "
-            "count"
-        )
 
 
 def _new_stores(

@@ -25,7 +25,7 @@ class UpdateData:
     test: str = ""
     """store to score the old and the new model on"""
     validation: float = 0.0
-    """share of the rows held out for early stopping and per-tag thresholds"""
+    """share of the rows held out for early stopping and for probabilities"""
     watch: int | None = None
     """without validation, new rows held out only to show F1 beside the popularity floor while training; see \
     data.watch of jobs.train"""
@@ -106,6 +106,4 @@ def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> Trai
         out=out.address,
         batch_size=max(config.batch_size, 0) or before.batch_size,
         table=replace(before.table, share=config.lr),
-        # The rule of the older model grows: fits without part of new rows alone say little.
-        decision=replace(before.decision, fits=0),
     )

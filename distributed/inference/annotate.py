@@ -66,7 +66,8 @@ def run(
         "units": [len(group) for group in groups],
         "k": plan.k,
         "threshold": plan.threshold,
-        "per_tag": plan.per_tag,
+        "decide": plan.decide,
+        "precision": plan.precision,
         "on_bad_row": plan.on_bad_row,
     }
     done = _parts_there(plan.out, text)

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distributed.bundles.locate import local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.check_rows import bad_rows
 from distributed.data.columns import Columns
@@ -22,8 +21,8 @@ from distributed.data.feature_store import RowGroupSlice, feature_matrix, one_ch
 from distributed.data.survey import OnBadRow
 from distributed.storage.files import write_bytes
 from distributed.storage.folder import Folder
-from drel_core.annotators.base import TrainedAnnotator
-from drel_core.bundle.format import read_thresholds
+from drel_core.annotators.base import TrainedAnnotator, choose, decision_of
+from drel_core.decision.decider import Chosen, Decide
 from drel_core.errors import InputError
 
 _BATCH = 1024
@@ -46,7 +45,7 @@ class AnnotatePlan:
         out: folder or s3:// prefix of the part files.
         k: most tags of an image.
         threshold: least score of a tag, or None.
-        per_tag: use the thresholds of the bundle.
+        decide, precision: how tags are chosen, see ``decision_of``.
     """
 
     bundle: str
@@ -55,7 +54,8 @@ class AnnotatePlan:
     image_dim: int
     k: int
     threshold: float | None
-    per_tag: bool
+    decide: Decide
+    precision: float | None
     on_bad_row: OnBadRow
 
     def part(self, number: int) -> str:
@@ -74,11 +74,7 @@ class PartAnnotator:
         self.annotator = annotator or open_annotator(plan.bundle)
         self.names = pa.array(self.annotator.vocabulary.names, pa.string())
         self.version = self.annotator.info.version
-        self.least_T: torch.Tensor | None = None
-        if plan.per_tag:
-            self.least_T = read_thresholds(local_bundle(plan.bundle))
-        elif plan.threshold is not None:
-            self.least_T = torch.full((self.annotator.num_tags,), plan.threshold)
+        self.decision = decision_of(self.annotator, plan.decide, plan.precision, plan.bundle)
 
     def write(self, number: int, units: list[RowGroupSlice]) -> dict[str, Any]:
         """Annotate units and write their file; gives rows, and the bad rows that were left out.
@@ -117,27 +113,25 @@ class PartAnnotator:
             keep[[row - unit.file_row for row, _ in bad]] = False
             image_id, features = image_id.filter(pa.array(keep)), features.filter(pa.array(keep))
         features_BD = torch.from_numpy(feature_matrix(features).copy())
-        scores, tags = [], []
-        for part in features_BD.split(_BATCH):
-            score_Bk, tag_Bk = self.annotator.annotate(part.float(), plan.k)
-            scores.append(score_Bk)
-            tags.append(tag_Bk)
-        return self._table(image_id.cast(pa.string()), scores, tags), [
-            (unit.path, *row) for row in bad
+        found = [
+            choose(self.annotator, part.float(), plan.k, self.decision)
+            for part in features_BD.split(_BATCH)
         ]
+        return self._table(image_id.cast(pa.string()), found), [(unit.path, *row) for row in bad]
 
-    def _table(
-        self, image_id: pa.Array, scores: list[torch.Tensor], tags: list[torch.Tensor]
-    ) -> pa.Table:
+    def _table(self, image_id: pa.Array, found: list[Chosen]) -> pa.Table:
         rows = len(image_id)
         if not rows:
             return SCHEMA.empty_table()
-        score_Bk, tag_Bk = torch.cat(scores), torch.cat(tags)
-        if self.least_T is None:
+        score_Bk = torch.cat([part.probability_Bk for part in found])
+        tag_Bk = torch.cat([part.ids for part in found])
+        if self.plan.threshold is None and self.decision.how != "threshold":
             count_B = np.full(rows, score_Bk.shape[1])
             score_n, tag_n = score_Bk.flatten(), tag_Bk.flatten()
         else:
-            keep_Bk = score_Bk >= self.least_T[tag_Bk]
+            keep_Bk = tag_Bk >= 0
+            if self.plan.threshold is not None:
+                keep_Bk &= score_Bk >= self.plan.threshold
             count_B = keep_Bk.sum(1).numpy()
             score_n, tag_n = score_Bk[keep_Bk], tag_Bk[keep_Bk]
         offsets = np.zeros(rows + 1, dtype=np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,16 +14,28 @@ from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.tasks import map_units
-from drel_core.annotators.base import Annotator
+from drel_core.annotators.base import Annotator, Decision, decision_of
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
-from drel_core.decision.thresholds import DEPTH
+from drel_core.decision.cuts import DEPTH
+from drel_core.decision.decider import Decide, Decider
 from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.reliability import (
+    LEAST_PROBABILITY,
+    RELIABILITY_BINS,
+    expected_calibration_error,
+    reliability,
+    reliability_table,
+)
+from drel_core.scoring.tag_lists import TagLists
 from drel_core.scoring.topk import topk
 from drel_core.version import written_by
 
 _BATCH = 1024
 _SPEED_SECONDS = 0.3
+
+
+_FIGURES = ("mP", "mR", "F1", "N+", "oP", "oR", "oF1", "P@1")
 
 
 def evaluate_store(
@@ -31,56 +44,130 @@ def evaluate_store(
     survey: StoreSurvey,
     columns: Columns,
     k: int = 5,
-    threshold_T: torch.Tensor | None = None,
+    decide: Decide = "top",
+    precision: float | None = None,
 ) -> dict[str, Any]:
     """Metrics of an annotator over a surveyed store, beside the popularity floor.
 
     Args:
         vocabulary: the annotator's, with training counts; other tags do not count.
-        threshold_T: of each tag the least score at which it is predicted; gives ``thresholds``, metrics
-            with as many tags an image as pass (of its best 50).
+        decide: which decision the main figures are of; ``decisions`` has all that the annotator can make.
+        precision: wanted with ``threshold``.
+
+    Raises:
+        InputError: the annotator cannot decide that way.
     """
     names = pa.array(list(vocabulary.names), pa.string())
-    num_tags = len(vocabulary)
+    deciding = _Deciding.of(annotator, decide, precision)
     floor = PopularityAnnotator(vocabulary)
     started = time.perf_counter()
 
-    def score(selection: RowSelection) -> tuple[MetricCounts, ...]:
+    def score(selection: RowSelection) -> _Counts:
         rows = load_rows(selection, columns, names)
-        found, floor_counts, decided = (MetricCounts(num_tags, k) for _ in range(3))
+        seen = _Counts.none(len(vocabulary), k, deciding)
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
-            batch = rows.features_BD[start : start + _BATCH].float()
-            score_BT = annotator.scores(batch)
-            found.update(score_BT, tags)
-            floor_counts.update_topk(floor.topk(len(tags), k), tags)
-            if threshold_T is not None:
-                score_Bk, tag_Bk = topk(score_BT, DEPTH)
-                decided.update_topk(tag_Bk.masked_fill(score_Bk < threshold_T[tag_Bk], -1), tags)
-        return found, floor_counts, decided
+            score_BT = annotator.scores(rows.features_BD[start : start + _BATCH].float())
+            seen.top.update(score_BT, tags)
+            seen.floor.update_topk(floor.topk(len(tags), k), tags)
+            deciding.count(seen, score_BT, tags, k)
+        return seen
 
-    found, floor_counts, decided = (MetricCounts(num_tags, k) for _ in range(3))
-    for parts in map_units(score, survey.train, survey.num_bytes):
-        for whole, part in zip((found, floor_counts, decided), parts, strict=True):
-            whole.merge(part)
+    found = _Counts.none(len(vocabulary), k, deciding)
+    for part in map_units(score, survey.train, survey.num_bytes):
+        found.merge(part)
     seconds = time.perf_counter() - started
     trained_T = torch.from_numpy(vocabulary.counts) > 0
-    metrics = {"method": annotator.name, "written_by": written_by(), **found.result(trained_T)}
-    metrics["bands"] = found.bands(torch.from_numpy(vocabulary.counts))
-    floor_figures = floor_counts.result(trained_T)
+    metrics = {"method": annotator.name, "written_by": written_by(), **found.top.result(trained_T)}
+    metrics["bands"] = found.top.bands(torch.from_numpy(vocabulary.counts))
+    floor_figures = found.floor.result(trained_T)
     metrics["floor"] = {key: floor_figures[key] for key in ("F1", "N+", "mP", "mR", "oF1", "P@1")}
-    metrics["floor"]["mAP"] = floor_counts.chance_map(trained_T)
-    if threshold_T is not None:
-        by_threshold = decided.result(trained_T)
-        metrics["thresholds"] = {key: by_threshold[key] for key in ("mP", "mR", "F1", "N+", "oF1")}
-        predicted = int(decided.predicted_T.sum())
-        metrics["thresholds"]["tags_per_image"] = round(predicted / max(1, decided.images), 2)
+    metrics["floor"]["mAP"] = found.floor.chance_map(trained_T)
+    metrics["decisions"] = {"top": _figures(metrics, found.top)}
+    for how, decided in found.decided.items():
+        metrics["decisions"][how] = _figures(decided.result(trained_T), decided)
+    metrics["decide"] = decide
+    metrics |= {key: metrics["decisions"][decide][key] for key in _FIGURES}
+    if annotator.decider is not None:
+        metrics["ece"] = expected_calibration_error(found.reliability_b2)
+        metrics["reliability"] = reliability_table(found.reliability_b2)
     metrics["score"] = {
         "seconds": round(seconds, 3),
-        "images_per_second": round(found.images / max(seconds, 1e-9), 1),
+        "images_per_second": round(found.top.images / max(seconds, 1e-9), 1),
         "topk_images_per_second": round(topk_speed(annotator, survey, columns, names, k), 1),
     }
     return metrics
+
+
+@dataclass
+class _Counts:
+    """What is counted of some images: of the most probable tags, of the floor, of the other decisions."""
+
+    top: MetricCounts
+    floor: MetricCounts
+    decided: dict[Decide, MetricCounts]
+    reliability_b2: torch.Tensor
+
+    @staticmethod
+    def none(num_tags: int, k: int, deciding: _Deciding) -> _Counts:
+        return _Counts(
+            MetricCounts(num_tags, k),
+            MetricCounts(num_tags, k),
+            {how: MetricCounts(num_tags, k) for how in deciding.others},
+            torch.zeros(RELIABILITY_BINS, 2, dtype=torch.int64),
+        )
+
+    def merge(self, other: _Counts) -> None:
+        self.top.merge(other.top)
+        self.floor.merge(other.floor)
+        for how, counts in self.decided.items():
+            counts.merge(other.decided[how])
+        self.reliability_b2 += other.reliability_b2
+
+
+@dataclass(frozen=True)
+class _Deciding:
+    """The decisions beside ``top`` that an annotator can make."""
+
+    decider: Decider | None
+    others: dict[Decide, Decision]
+
+    @staticmethod
+    def of(annotator: Annotator, decide: Decide, precision: float | None) -> _Deciding:
+        wanted: list[Decide] = []
+        if annotator.decider is not None:
+            wanted.append("macro")
+            if annotator.decider.cut_T is not None:
+                wanted.append("threshold")
+        if decide not in wanted:
+            decision_of(annotator, decide)  # says why not
+        cuts = {"threshold": precision}
+        return _Deciding(
+            annotator.decider, {how: decision_of(annotator, how, cuts.get(how)) for how in wanted}
+        )
+
+    def count(self, seen: _Counts, score_BT: torch.Tensor, tags: TagLists, k: int) -> None:
+        if self.decider is None:
+            return
+        best = topk(score_BT, max(k, DEPTH))
+        for how, decision in self.others.items():
+            most = k if how == "macro" else DEPTH
+            chosen = self.decider.choose(*best, most, how, decision.cut_T)
+            seen.decided[how].update_topk(chosen.ids, tags)
+        # Of nearly all B x T pairs the probability is too low to count.
+        row_p, tag_p = (score_BT >= LEAST_PROBABILITY).nonzero(as_tuple=True)
+        width = score_BT.shape[1]
+        wanted = tags.row_ids() * width + tags.values
+        hit_p = torch.isin(row_p * width + tag_p, wanted)
+        seen.reliability_b2 += reliability(score_BT[row_p, tag_p], hit_p)
+
+
+def _figures(result: dict[str, Any], counts: MetricCounts) -> dict[str, Any]:
+    said = int(counts.predicted_T.sum())
+    return {
+        **{key: result[key] for key in _FIGURES},
+        "tags_per_image": round(said / max(1, counts.images), 2),
+    }
 
 
 def topk_speed(

@@ -15,7 +15,7 @@ from ray.serve.metrics import Gauge, Histogram
 
 from distributed.bundles.locate import find_bundle
 from distributed.serving.batcher import Batcher
-from distributed.serving.model import ServedModel
+from distributed.serving.model import Best, ServedModel
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.schemas import ApiError
 from drel_core.errors import InputError
@@ -30,11 +30,16 @@ _INLINE_SECONDS = 0.003
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer to a request: the version that scored it, scores and tag ids ``[B, k]``, best first."""
+    """The answer to a request: the version that scored it, scores and tag ids ``[B, k]``, best first.
+
+    Attributes:
+        keep_Bk: bool, the tags to say; None for all.
+    """
 
     model: ServedModel
     score_Bk: np.ndarray
     tag_Bk: np.ndarray
+    keep_Bk: np.ndarray | None = None
 
 
 class HotSwapModel:
@@ -140,7 +145,7 @@ class HotSwapModel:
         """The model that answers, once it has scored a row of zeros."""
         served = self.ready()
         row_1D = np.zeros((1, served.image_dim), dtype=np.float32)
-        await self._batcher.submit(ScoreRequest(row_1D, [], 1, None))
+        await self._batcher.submit(ScoreRequest(row_1D, [], k=1))
         return served
 
     async def score(self, request: ScoreRequest) -> Scored:
@@ -178,7 +183,7 @@ class HotSwapModel:
             return [found for found in rows_or_errors if isinstance(found, ApiError)]
         features_BD = rows[0] if len(rows) == 1 else np.concatenate(rows)
         self._batch_rows.observe(len(features_BD), {"model": served.version})
-        best = served.best(features_BD, max(request.k for request in requests))
+        best = served.best(features_BD, max(map(served.depth, requests)))
         results: list[Scored | ApiError] = []
         start = 0
         for request, found in zip(requests, rows_or_errors, strict=True):
@@ -186,10 +191,20 @@ class HotSwapModel:
                 results.append(found)
                 continue
             end = start + len(found)
-            score_Bk, tag_Bk = best.score_Bk[start:end], best.tag_Bk[start:end]
-            results.append(Scored(served, score_Bk[:, : request.k], tag_Bk[:, : request.k]))
+            results.append(_chosen(served, best, slice(start, end), request))
             start = end
         return results
+
+
+def _chosen(
+    served: ServedModel, best: Best, rows: slice, request: ScoreRequest
+) -> Scored | ApiError:
+    """The answer to one request of a batch; an error where this version cannot decide as it asks."""
+    try:
+        found = served.choose(best, rows, request)
+    except ApiError as error:
+        return error
+    return Scored(served, found.score_Bk, found.tag_Bk, found.keep_Bk)
 
 
 def _features(served: ServedModel, request: ScoreRequest) -> np.ndarray | ApiError:

@@ -19,10 +19,12 @@ import torch
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.replay_buffer import RESERVOIR
+from distributed.serving.schemas import ApiError
+from drel_core.annotators.base import Decision, decision_of
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
-from drel_core.bundle.format import read_thresholds
 from drel_core.bundle.info import BundleInfo
+from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
 from drel_core.images.backbone import (
     Backbone,
@@ -33,13 +35,36 @@ from drel_core.images.backbone import (
 )
 from drel_core.images.pictures import decode
 
+_KEPT_DECISIONS = 64
+
 
 @dataclass(frozen=True)
 class Best:
-    """Best tags of B images: scores and ids ``[B, k]``, best first."""
+    """Best tags of B images: scores and ids ``[B, k]``, best first.
+
+    Attributes:
+        keep_Bk: bool, the tags to say; None for all.
+    """
 
     score_Bk: np.ndarray
     tag_Bk: np.ndarray
+    keep_Bk: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which tags of its rows a request asks for.
+
+    Attributes:
+        k: most tags for a row.
+        threshold: least score of a tag.
+        decide, precision: see ``decision_of``.
+    """
+
+    k: int
+    threshold: float | None = None
+    decide: Decide = "top"
+    precision: float | None = None
 
 
 class ServedModel:
@@ -63,8 +88,7 @@ class ServedModel:
         self.version = self.info.version
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
         self.counts = self.annotator.vocabulary.counts
-        threshold_T = read_thresholds(self.folder)
-        self.threshold_T = None if threshold_T is None else threshold_T.numpy()
+        self._decisions: dict[tuple[Decide, float | None], Decision] = {}
         try:
             self._pictures = _picture_reader(self.info, backbone, self.annotator)
         except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
@@ -113,6 +137,60 @@ class ServedModel:
         """The k best tags of each row of float32 features."""
         score_Bk, tag_Bk = self.annotator.annotate(torch.from_numpy(features_BD), k)
         return Best(score_Bk.numpy(), tag_Bk.numpy())
+
+    @property
+    def decisions(self) -> list[Decide]:
+        """What a request may ask for."""
+        decider = self.annotator.decider
+        if decider is None:
+            return ["top"]
+        return ["top", "macro"] if decider.cut_T is None else ["top", "macro", "threshold"]
+
+    def decision(self, how: Decide, precision: float | None) -> Decision:
+        """Raises:
+        ApiError: 422, this model cannot decide that way.
+        """
+        known = self._decisions.get((how, precision))
+        if known is None:
+            try:
+                known = decision_of(self.annotator, how, precision)
+            except InputError as error:
+                raise ApiError(422, "cannot_decide", str(error)) from None
+            if len(self._decisions) < _KEPT_DECISIONS:  # clients send few different precisions
+                self._decisions[how, precision] = known
+        return known
+
+    def depth(self, wanted: Wanted) -> int:
+        """How many of the best tags of an image an answer is made of."""
+        decider = self.annotator.decider
+        if decider is None or wanted.decide == "top":
+            return wanted.k
+        return decider.candidates(wanted.k, wanted.decide)
+
+    def choose(self, best: Best, rows: slice, wanted: Wanted) -> Best:
+        """The answer to a request, of the best tags of its rows.
+
+        Raises:
+            ApiError: 422, this model cannot decide that way.
+        """
+        score_Bk, tag_Bk, keep_Bk = best.score_Bk[rows], best.tag_Bk[rows], None
+        decision, decider = self.decision(wanted.decide, wanted.precision), self.annotator.decider
+        if decision.how == "top" or decider is None:
+            score_Bk, tag_Bk = score_Bk[:, : wanted.k], tag_Bk[:, : wanted.k]
+        else:
+            chosen = decider.choose(
+                torch.from_numpy(score_Bk),
+                torch.from_numpy(tag_Bk),
+                wanted.k,
+                decision.how,
+                decision.cut_T,
+            )
+            score_Bk, tag_Bk = chosen.probability_Bk.numpy(), chosen.tag_Bk.numpy()
+            keep_Bk = None if chosen.keep_Bk is None else chosen.keep_Bk.numpy()
+        if wanted.threshold is not None:
+            above_Bk = score_Bk >= wanted.threshold
+            keep_Bk = above_Bk if keep_Bk is None else keep_Bk & above_Bk
+        return Best(score_Bk, tag_Bk, keep_Bk)
 
     def features_of(self, pictures: Sequence[bytes]) -> np.ndarray:
         """float32 ``[B, D]`` of encoded pictures.

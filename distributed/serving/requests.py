@@ -9,14 +9,14 @@ import base64
 import binascii
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from distributed.serving.model import ServedModel
+from distributed.serving.model import ServedModel, Wanted
 from distributed.serving.schemas import (
     DEFAULT_K,
     MAX_CELLS,
@@ -27,19 +27,18 @@ from distributed.serving.schemas import (
     InferRequest,
     TopK,
 )
+from drel_core.decision.decider import check_precision, most_tags
 
 _DRAINED = 8  # times the limit: bytes of a body that is too large which are read all the same
 _TOP_K: TypeAdapter[int] = TypeAdapter(TopK)
 
 
 @dataclass(frozen=True)
-class ScoreRequest:
+class ScoreRequest(Wanted):
     """A checked request: rows to score, or pictures to make rows of."""
 
     features_BD: np.ndarray | None
     pictures: list[bytes]
-    k: int
-    threshold: float | Literal["per-tag"] | None
 
     @property
     def rows(self) -> int:
@@ -168,13 +167,7 @@ def check_fits(request: ScoreRequest, model: ServedModel) -> None:
     """
     if request.features_BD is not None and not model.takes_features:
         raise ApiError(422, "no_features", "this model reads pictures; send images")
-    if request.threshold == "per-tag" and model.threshold_T is None:
-        raise ApiError(
-            422,
-            "no_thresholds",
-            "this model has no per-tag thresholds: it was trained without --data.validation, or no "
-            "held-out image had one of its tags among its best",
-        )
+    model.decision(request.decide, request.precision)
 
 
 def parse_binary(body: bytes, query: AnnotateQuery, dim: int, max_rows: int) -> ScoreRequest:
@@ -182,8 +175,7 @@ def parse_binary(body: bytes, query: AnnotateQuery, dim: int, max_rows: int) -> 
     ApiError: see ``binary_rows``, ``check_size``.
     """
     features_BD = binary_rows(body, dim)
-    check_size(len(features_BD), query.k, max_rows)
-    return ScoreRequest(features_BD, [], query.k, query.threshold)
+    return _asked(features_BD, [], query, max_rows)
 
 
 def parse_annotate(body: bytes, dim: int, max_rows: int) -> ScoreRequest:
@@ -193,13 +185,41 @@ def parse_annotate(body: bytes, dim: int, max_rows: int) -> ScoreRequest:
     request: AnnotateRequest = parse_json(AnnotateRequest, body)
     if (request.features is None) == (request.images is None):
         raise ApiError(422, "invalid_request", "give either features or images")
+    rows = len(request.features or request.images or [])
+    check_size(rows, _most_tags(request), max_rows)  # before anything is made of the rows
     if request.features is not None:
-        check_size(len(request.features), request.k, max_rows)
-        features_BD = feature_rows(request.features, dim)
-        return ScoreRequest(features_BD, [], request.k, request.threshold)
+        return _asked(feature_rows(request.features, dim), [], request, max_rows)
     assert request.images is not None
-    check_size(len(request.images), request.k, max_rows)
-    return ScoreRequest(None, decode_base64(request.images), request.k, request.threshold)
+    return _asked(None, decode_base64(request.images), request, max_rows)
+
+
+def _most_tags(asked: AnnotateRequest | AnnotateQuery) -> int:
+    return asked.k if asked.k is not None else most_tags(asked.decide)
+
+
+def _asked(
+    features_BD: np.ndarray | None,
+    pictures: list[bytes],
+    asked: AnnotateRequest | AnnotateQuery,
+    max_rows: int,
+) -> ScoreRequest:
+    """Raises:
+    ApiError: see ``check_size``; 422, a precision that fits nothing.
+    """
+    try:
+        check_precision(asked.decide, asked.precision)
+    except ValueError as error:
+        raise ApiError(422, "invalid_request", str(error)) from None
+    request = ScoreRequest(
+        features_BD,
+        pictures,
+        k=_most_tags(asked),
+        threshold=asked.threshold,
+        decide=asked.decide,
+        precision=asked.precision,
+    )
+    check_size(request.rows, request.k, max_rows)
+    return request
 
 
 def parse_infer(body: bytes, dim: int, max_rows: int) -> tuple[ScoreRequest, str | None]:
@@ -230,7 +250,7 @@ def parse_infer(body: bytes, dim: int, max_rows: int) -> tuple[ScoreRequest, str
     else:
         features_BD = np.array(tensor.data, dtype=np.float32).reshape(rows, columns)
     check_size(rows, k, max_rows)
-    return ScoreRequest(features_BD, [], k, None), request.id
+    return ScoreRequest(features_BD, [], k=k), request.id
 
 
 def _wrong_shape(message: str) -> ApiError:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from pydantic_core import to_json
 
 from distributed.serving.hot_swap import Scored
 
 
-def annotate_json(scored: Scored, threshold: float | Literal["per-tag"] | None) -> bytes:
-    """An ``AnnotateResponse``: the tags of each row whose score is at least ``threshold``.
-
-    Args:
-        threshold: ``per-tag``: the model's own thresholds, which it must have.
-    """
-    model, score_Bk, tag_Bk = scored.model, scored.score_Bk, scored.tag_Bk
-    if threshold == "per-tag":
-        assert model.threshold_T is not None
-        keep_Bk = score_Bk >= model.threshold_T[tag_Bk]
-    elif threshold is not None:
-        keep_Bk = score_Bk >= threshold
-    else:
-        keep_Bk = None
+def annotate_json(scored: Scored) -> bytes:
+    """An ``AnnotateResponse``: the tags of each row that are to be said."""
+    model, score_Bk, tag_Bk, keep_Bk = scored.model, scored.score_Bk, scored.tag_Bk, scored.keep_Bk
     results = []
     name_Bk = model.names[tag_Bk]
     for row, (names, scores) in enumerate(zip(name_Bk.tolist(), score_Bk.tolist(), strict=True)):

@@ -73,7 +73,7 @@ async def annotate(
     """Best tags of rows of features (JSON, or float32 little-endian bytes) or of pictures."""
     score_request = await _score_request(request, service, query)
     scored = await service.model.score(score_request)
-    return _json(annotate_json(scored, score_request.threshold))
+    return _json(annotate_json(scored))
 
 
 async def _score_request(
@@ -127,7 +127,8 @@ async def describe(service: Service) -> Any:
         "trained_at": info.trained_at,
         "metrics": info.train,
         "takes": ["features"] * served.takes_features + ["images"] * served.takes_images,
-        "thresholds": served.threshold_T is not None,
+        "decisions": served.decisions,
+        "probabilities": served.annotator.decider is not None,
         "parent": info.parent,
         "refused": service.model.refused,
     }

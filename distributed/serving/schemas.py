@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from drel_core.decision.decider import Decide
+
 MAX_K = 1000
 DEFAULT_K = 5
 MAX_CELLS = 200_000
@@ -40,6 +42,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+_K = "most tags for an image; without it 5, and 50 with decide threshold"
+_DECIDE = (
+    "top: the k most probable tags; macro: the k that maximise expected macro F1, which finds rare tags; "
+    "threshold: as many as are worth saying"
+)
+_PRECISION = "with decide threshold, the wanted share of said tags that are right"
+_THRESHOLD = "least probability of a tag"
+
+
 class AnnotateRequest(_Strict):
     """Either features or images."""
 
@@ -49,10 +60,10 @@ class AnnotateRequest(_Strict):
 
     features: list[list[Finite]] | None = Field(None, description="rows of D numbers")
     images: list[str] | None = Field(None, description="encoded pictures in base64")
-    k: TopK = Field(DEFAULT_K, description="most tags for an image")
-    threshold: Finite | Literal["per-tag"] | None = Field(
-        None, description="least score of a tag; per-tag: thresholds that were learned in training"
-    )
+    k: TopK | None = Field(None, description=_K)
+    decide: Decide = Field("top", description=_DECIDE)
+    precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
+    threshold: Finite | None = Field(None, description=_THRESHOLD)
 
 
 class AnnotateQuery(BaseModel):
@@ -60,8 +71,12 @@ class AnnotateQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    k: TopK = Field(DEFAULT_K, description="for binary rows")
-    threshold: float | None = Field(None, allow_inf_nan=False, description="for binary rows")
+    k: TopK | None = Field(None, description=f"for binary rows: {_K}")
+    decide: Decide = Field("top", description=f"for binary rows: {_DECIDE}")
+    precision: float | None = Field(None, gt=0, le=1, description=f"for binary rows: {_PRECISION}")
+    threshold: float | None = Field(
+        None, allow_inf_nan=False, description=f"for binary rows: {_THRESHOLD}"
+    )
 
 
 class FeedbackRequest(_Strict):
@@ -97,7 +112,7 @@ class InferRequest(BaseModel):
 
 class TagScore(BaseModel):
     tag: str
-    score: float
+    score: float = Field(description="probability that the tag belongs to the image")
 
 
 class ImageTags(BaseModel):
@@ -119,10 +134,15 @@ class TagsResponse(BaseModel):
     tags: list[TagCount]
 
 
+class TagNearness(BaseModel):
+    tag: str
+    score: float = Field(description="cosine of the latents")
+
+
 class NeighboursResponse(BaseModel):
     model: str
     tag: str
-    neighbours: list[TagScore]
+    neighbours: list[TagNearness]
 
 
 class ModelResponse(BaseModel):
@@ -133,7 +153,8 @@ class ModelResponse(BaseModel):
     trained_at: str
     metrics: dict[str, Any]
     takes: list[Literal["features", "images"]]
-    thresholds: bool
+    decisions: list[Decide] = Field(description="what decide may be")
+    probabilities: bool = Field(description="whether scores are calibrated probabilities")
     parent: str | None = None
     refused: str | None = Field(None, description="why a newer bundle was not taken")
 

@@ -16,8 +16,8 @@ from drel_core.annotators.cnn import CNNConfig
 from drel_core.annotators.knn import KNNConfig
 from drel_core.annotators.svm import SVMConfig
 from drel_core.auto import AUTO
+from drel_core.decision.decider import Decide, DecisionConfig
 from drel_core.decision.kernel import KernelConfig
-from drel_core.decision.rule import DecisionConfig
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
@@ -105,6 +105,9 @@ class RunConfig:
     """with validation, epochs without a better F1 after which training stops"""
     k: int = 5
     """tags predicted for each image when scoring"""
+    decide: Decide = "top"
+    """how these tags are chosen. top: the most probable ones; macro: those that maximise expected macro F1; \
+    threshold: all that pass their tag's cut"""
     threads: int = 0
     """CPU threads of each worker; 0 shares the machine's cores among the workers"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -146,7 +149,7 @@ class TrainConfig(RunConfig):
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how the towers learn"""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
-    """decision rule: how scores become the tags of an image; methods drel and wsabie"""
+    """how scores become probabilities; all methods but popularity"""
     kernel: KernelConfig = field(default_factory=KernelConfig)
     """kernel regression whose evidence is added to scores; methods drel and wsabie"""
     knn: KNNConfig = field(default_factory=KNNConfig)

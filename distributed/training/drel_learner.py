@@ -17,9 +17,10 @@ from distributed.training.hard_tags import find_hard_tags, ramped_count
 from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
-from drel_core.decision.kernel import KernelHead
-from drel_core.decision.rule import DecisionRule
-from drel_core.decision.score_adjustment import ScoreAdjustment
+from drel_core.decision.decider import Decider
+from drel_core.decision.held_out import CANDIDATES, HeldOut, is_relevant
+from drel_core.decision.kernel import FittedKernel, KernelHead, left_out, log_estimate
+from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment
 from drel_core.model.losses import tag_frequency_weight
 from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
 from drel_core.model.sampling import (
@@ -77,12 +78,12 @@ class DRELLearner:
 
     Attributes:
         kernel: regression whose evidence is added to scores when evaluating, alike on all ranks.
-        rule: how scores become words when evaluating, alike on all ranks.
+        decider: calibration and decisions that go into the bundle, alike on all ranks.
         rests_T: bool, tags whose rows no step moves, alike on all ranks; None where there are none.
     """
 
     kernel: KernelHead | None = None
-    rule: DecisionRule | None = None
+    decider: Decider | None = None
     rests_T: Tensor | None = None
 
     def __init__(
@@ -220,8 +221,9 @@ class DRELLearner:
         rows = Rows.cat(list(batches))
         best = torch.empty(len(rows), 0, device=self.device)
         ids = best.long()
-        for tag_p, score_np in self._score_blocks(rows, block, self.adjustment):
-            best, place = topk(torch.cat([best, score_np], dim=1), k)
+        adjust = self._adjust(rows)
+        for tag_p, score_np in self._score_blocks(rows, block):
+            best, place = topk(torch.cat([best, adjust(score_np, tag_p)], dim=1), k)
             ids = torch.cat([ids, tag_p.expand(len(rows), -1)], dim=1).gather(1, place)
         found = MetricCounts(self.table.num_tags, k)
         found.update_topk(ids, rows.tags)
@@ -229,24 +231,70 @@ class DRELLearner:
         return sum_counts(found, self.device).result(trained_T)
 
     @torch.no_grad()
-    def scores(self, rows: Rows, block: int = 16384) -> Tensor:
-        """``[n, T]`` scores of this rank's rows, with evidence of the kernel, by no rule; every rank must
-        call."""
-        score_nT = torch.empty(len(rows), self.num_tags, device=self.device)
-        for tag_p, score_np in self._score_blocks(rows, block, self.adjustment.without_rule()):
-            score_nT[:, tag_p] = score_np
+    def held_out(
+        self, rows: Rows, kernel: FittedKernel | None, block: int = 16384
+    ) -> tuple[HeldOut, int]:
+        """The best tags of all ranks' rows, on the CPU and alike on all ranks, and the place of this rank's
+        first row; every rank must call.
+
+        Args:
+            rows: this rank's, which the towers were not fitted to.
+            kernel: the learner's own as it was fitted, where the rows took part in that.
+        """
+        kernel_nR = leverage_n1 = relevant_nT = None
+        if self.kernel is not None:
+            kernel_nR = self.kernel.kernel(self.model.standardised(self._features(rows)))
+            if kernel is not None:
+                leverage_n1 = kernel.leverage(kernel_nR)
+                relevant_nT = rows.tags.mask(self.num_tags).to(self.device)
+        best = torch.empty(len(rows), 0, device=self.device)
+        score, estimate, ids = best, best, best.long()
+        for tag_p, score_np in self._score_blocks(rows, block):
+            order_np = score_np
+            if self.kernel is not None and kernel_nR is not None:
+                estimate_np = self.kernel.estimates(kernel_nR, tag_p)
+                if leverage_n1 is not None and relevant_nT is not None:
+                    estimate_np = left_out(estimate_np, leverage_n1, relevant_nT[:, tag_p])
+                order_np = score_np + log_estimate(estimate_np.clone()).mul_(self.kernel.factor)
+                estimate = torch.cat([estimate, estimate_np], dim=1)
+            best, place = topk(torch.cat([best, order_np], dim=1), CANDIDATES)
+            score = torch.cat([score, score_np], dim=1).gather(1, place)
+            ids = torch.cat([ids, tag_p.expand(len(rows), -1)], dim=1).gather(1, place)
+            if self.kernel is not None:
+                estimate = estimate.gather(1, place)
         self.model.train()
-        return score_nT
+        tags = rows.tags.to(self.device)
+        hit = is_relevant(ids, tags.row_ids() * self.num_tags + tags.values, self.num_tags)
+        counts = collectives.gather_ids(torch.tensor([len(rows)], device=self.device)).tolist()
+        pairs = collectives.sum_over_ranks(torch.tensor(len(tags.values), device=self.device))
+
+        def gathered(part_nM: Tensor) -> Tensor:
+            return collectives.gather_rows(part_nM, counts).cpu()
+
+        held = HeldOut(
+            gathered(ids),
+            gathered(score),
+            gathered(hit.to(torch.uint8)).bool(),
+            int(pairs),
+            gathered(estimate) if self.kernel is not None else None,
+        )
+        return held, sum(counts[: collectives.rank()])
 
     @property
     def adjustment(self) -> ScoreAdjustment:
-        """What is applied to the towers' scores: the prior, and kernel and rule where there are any."""
-        return ScoreAdjustment(self.prior_T, self.kernel, self.rule)
+        """What comes on top of the towers' scores."""
+        return ScoreAdjustment(self.prior_T, self.kernel, self.decider)
 
-    def _score_blocks(
-        self, rows: Rows, block: int, adjustment: ScoreAdjustment
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tag ids and scores of this rank's rows for them, ``block`` tags a rank at a time."""
+    def _adjust(self, rows: Rows) -> AdjustScores:
+        """Adjusts scores of these rows."""
+        return self.adjustment.to(self.device).for_images(self.model, self._features(rows))
+
+    def _features(self, rows: Rows) -> Tensor:
+        return rows.features_BD.to(self.device).reshape(-1, self.model.image_dim)
+
+    def _score_blocks(self, rows: Rows, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tag ids and the towers' scores of this rank's rows for them, with the prior, ``block`` tags a rank
+        at a time."""
         model, table = self.model, self.table
         model.eval()
         image_nL = torch.cat(
@@ -257,9 +305,7 @@ class DRELLearner:
             ]
             or [torch.zeros(0, model.config.latent, device=self.device)]
         )
-        adjustment = adjustment.to(self.device)
-        features_nD = rows.features_BD.to(self.device).reshape(-1, model.image_dim)
-        adjust = adjustment.for_images(model, features_nD)
+        prior = ScoreAdjustment(self.prior_T)
         every = torch.arange(table.num_tags, device=self.device)
         owned, per_rank = table.split_pool(every)
         starts = np.cumsum([0, *per_rank[:-1]]).tolist()
@@ -274,8 +320,8 @@ class DRELLearner:
                     for start, n in zip(starts, counts, strict=True)
                 ]
             )
-            adjustment.add_prior(all_pL1, tag_p)
-            yield tag_p, adjust(model.score(image_nL, all_pL1), tag_p)
+            prior.add_prior(all_pL1, tag_p)
+            yield tag_p, model.score(image_nL, all_pL1)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """This rank's rows of the table; rank 0 the towers as well."""

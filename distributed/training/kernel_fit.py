@@ -15,6 +15,7 @@ from distributed.data.epoch import ShardReader
 from distributed.data.rows import Rows
 from distributed.training import collectives
 from drel_core.decision.kernel import (
+    FittedKernel,
     KernelConfig,
     KernelHead,
     RidgeSums,
@@ -23,6 +24,8 @@ from drel_core.decision.kernel import (
     project,
 )
 from drel_core.model.towers import DREL
+
+_MOST_TAGS = 20_000  # with 5000 landmarks 0.4 GB of weights
 
 
 def fit_kernel(
@@ -33,7 +36,7 @@ def fit_kernel(
     seed: int,
     parent: KernelHead | None = None,
     fresh: int = 0,
-) -> KernelHead:
+) -> FittedKernel:
     """The regression on the rows of all ranks' readers, alike on all ranks.
 
     With a parent, whose images are not all here, the weights stay near the parent's: what the rows here say
@@ -77,7 +80,8 @@ def fit_kernel(
         sums.add(model.standardised(rows.features_BD.to(device)), relevant_BT)
     sums.gram_RR = collectives.sum_over_ranks(sums.gram_RR)
     sums.hits_RT = collectives.sum_over_ranks(sums.hits_RT)
-    return sums.solve(config.ridge, config.factor, known, start_RT)
+    factor = config.factor if parent is None else float(parent.factor)
+    return sums.solve(config.ridge, factor, known, start_RT)
 
 
 def _basis(landmark_RD: Tensor, dims: int) -> Tensor | None:
@@ -111,3 +115,8 @@ def _pieces(reader: ShardReader) -> Iterator[Rows]:
             yield rows
         return
     yield from reader.blocks(reader.selections)
+
+
+def has_room(num_tags: int) -> bool:
+    """The vocabulary is small enough for a kernel, whose weights every rank holds for all tags."""
+    return num_tags <= _MOST_TAGS

@@ -16,6 +16,7 @@ from distributed.training.optim import StepResult
 from distributed.training.watch import TRAINING_ROWS
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.scoring.floor import beats_floor
+from drel_core.scoring.reliability import reliability_table
 
 
 class MetricsLogger:
@@ -139,6 +140,20 @@ class MetricsLogger:
         chosen = counts.argsort(descending=True, stable=True)[:limit]
         names = [annotator.vocabulary.names[tag] for tag in chosen.tolist()]
         self.writer.add_embedding(annotator.tag_TL[chosen], metadata=names, tag="tags")
+
+    def calibration(self, reliability_b2: Tensor) -> None:
+        """How often probabilities are right: a curve whose steps are percent of probability, beside the
+        straight line that it should be.
+
+        Args:
+            reliability_b2: see ``drel_core.scoring.reliability``.
+        """
+        if self.writer is None:
+            return
+        for row in reliability_table(reliability_b2):
+            percent = round(100 * row["probability"])
+            self.writer.add_scalar("calibration/right", row["right"], percent)
+            self.writer.add_scalar("calibration/said", row["probability"], percent)
 
     def close(self) -> None:
         if self.writer is not None:

@@ -1,4 +1,4 @@
-"""A training run that leaves a bundle: the decision rule, the loop, the model."""
+"""A training run that leaves a bundle: kernel and decisions, the loop, the model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.training import checkpoint, collectives
 from distributed.training.config import PICTURE_METHODS
-from distributed.training.cross_fit import has_room, learn_decision
 from distributed.training.drel_learner import DRELLearner
-from distributed.training.kernel_fit import fit_kernel
+from distributed.training.held_out_fit import decide_by, decide_by_second_fit, takes_second_fit
+from distributed.training.kernel_fit import fit_kernel, has_room
 from distributed.training.learner import Learner
 from distributed.training.run_spec import RunSpec
 from distributed.training.trainer import RunIO, Trainer
-from distributed.training.warm_start import inherit, inherited_thresholds
+from distributed.training.warm_start import inherit
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.annotators.drel import DRELAnnotator
+from drel_core.decision.held_out import LEAST_ROWS
 
 
 class ModelIO(RunIO, Protocol):
@@ -38,69 +39,86 @@ class ModelIO(RunIO, Protocol):
 class ModelTrainer(Trainer[ModelIO]):
     """A run that leaves its model in ``OUT/model``. Arguments are those of ``Trainer``."""
 
-    left_out: dict[str, Any] | None = (
-        None  # figures of rows that fits for the decision rule left out
-    )
+    left_out: dict[str, Any] | None = None  # figures of rows that a second fit left out
 
     def run(self) -> bool:
-        """Learn the decision rule, train, and write the bundle of the best epoch.
+        """Learn decisions where that takes a second fit, train, and write the bundle of the best epoch.
 
         Returns:
             False if the run was asked to stop: then there is a checkpoint and no bundle.
         """
         started = time.perf_counter()
         if isinstance(self.learner, DRELLearner):
-            self._decide(self.learner)
-        decided = time.perf_counter()
+            self._prepare(self.learner)
+        prepared = time.perf_counter()
         done = self.fit()
         if done:
-            self._finish(decided - started, time.perf_counter() - decided)
+            self._finish(prepared - started, time.perf_counter() - prepared)
         self.close()
         if done and self.rank == 0:
             self.run_folder.push()
         return done
 
-    def _decide(self, learner: DRELLearner) -> None:
-        """Give the learner its decision rule and its kernel regression, where the configuration asks for
-        them. A model that came from another has that one's rule."""
+    def _prepare(self, learner: DRELLearner) -> None:
+        """Give the learner its kernel regression, where the configuration asks for one, and what a second
+        fit says of its scores. A model that came from another has that one's decider."""
         config, survey, parent = self.spec.config, self.spec.survey, self.spec.parent
         num_tags = len(survey.count_T)
-        if (config.decision.fits or config.kernel.landmarks) and not has_room(num_tags):
-            self._log(f"{num_tags} tags are too many for a decision rule and a kernel: left out")
-            return
-        kernel, new_images = None, 0
-        if parent is not None:
-            inherited = inherit(parent, survey)
-            learner.rule, kernel, new_images = inherited.rule, inherited.kernel, parent.new_images
-        elif config.decision.fits:
-            decision = learn_decision(self.spec, self.blocks, learner.device, self.io.log)
-            learner.rule, self.left_out = decision.rule, decision.found
-        if config.kernel.landmarks:
-            learner.kernel = fit_kernel(
+        inherited = None if parent is None else inherit(parent, survey)
+        if inherited is not None:
+            learner.decider = inherited.decider
+        kernel = None
+        if config.kernel.landmarks and not has_room(num_tags):
+            self._log(
+                f"{num_tags} tags are too many for a kernel regression: left out. On small stores it adds "
+                "about .02 to F1 (docs/results.md)"
+            )
+        elif config.kernel.landmarks:
+            kernel = fit_kernel(
                 config.kernel,
                 learner.model,
                 self.reader,
                 torch.tensor(survey.count_T),
                 config.seed,
-                kernel,
-                new_images,
+                None if inherited is None else inherited.kernel,
+                0 if parent is None else parent.new_images,
             )
+            learner.kernel = kernel.head
+        if takes_second_fit(self.spec):
+            decided = decide_by_second_fit(self.spec, self.blocks, learner, kernel, self._log)
+            if decided is not None:
+                decided.give(learner)
+                self.left_out = decided.found
 
-    def _finish(self, decision_seconds: float, fit_seconds: float) -> None:
+    def _decide(self, learner: DRELLearner) -> None:
+        """Learn decisions from rows that the run held out, where there are any. The model is finished."""
+        held = self.validation or self.watch
+        enough = self.spec.survey.held_rows >= LEAST_ROWS
+        if held is None or not enough or not self.spec.config.decision.held_out:
+            return
+        decided = decide_by(self.spec, learner, held.reader.load())
+        if decided is not None:
+            decided.give(learner)
+        elif self.spec.parent is None:
+            self._log("calibration: none of the held-out rows has a tag that the model knows")
+
+    def _finish(self, prepared_seconds: float, fit_seconds: float) -> None:
         """Write the bundle of the best epoch, or without validation of the last one."""
         cursor, config = self.cursor, self.spec.config
         if cursor.best_epoch >= 0:
             with self.io.best(cursor.best_epoch + 1) as folder:
                 checkpoint.load(folder, self.learner, self.spec.fingerprint)
+        if isinstance(self.learner, DRELLearner):
+            self._decide(self.learner)
         figures: dict[str, Any] = {
-            "seconds": round(decision_seconds + fit_seconds, 2),
+            "seconds": round(prepared_seconds + fit_seconds, 2),
             "epochs": cursor.epoch,
             "images_per_second": round(self.metrics.total_images / max(fit_seconds, 1e-9), 1),
             "triplets_per_second": round(self.metrics.total_triplets / max(fit_seconds, 1e-9), 1),
             "workers": self.world,
         }
-        if config.decision.fits or config.kernel.landmarks:
-            figures["decision_seconds"] = round(decision_seconds, 2)
+        if config.kernel.landmarks or takes_second_fit(self.spec):
+            figures["decision_seconds"] = round(prepared_seconds, 2)
         if self.validation is not None:
             figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
             if self.found is None:  # the best epoch was one of an earlier attempt
@@ -114,6 +132,9 @@ class ModelTrainer(Trainer[ModelIO]):
         trained = write_model(self.spec, self.learner, figures, self.io.log)
         if isinstance(trained, DRELAnnotator):
             self.metrics.projector(trained)
+        decider = None if trained is None else trained.decider
+        if decider is not None and decider.reliability_b2 is not None:
+            self.metrics.calibration(decider.reliability_b2)
 
 
 def watch_figures(found: dict[str, Any]) -> dict[str, Any]:
@@ -156,11 +177,8 @@ def write_model(
             "config": asdict(config),
         }
         rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
-        before_T = None
-        if spec.parent is not None:
-            before_T = inherited_thresholds(spec.parent, spec.survey)
         trained = finish_bundle(
-            writer, config.method, spec.survey, config.data.columns, about, log, rows, before_T
+            writer, config.method, spec.survey, config.data.columns, about, log, rows
         )
     else:
         trained = None

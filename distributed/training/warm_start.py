@@ -21,11 +21,10 @@ from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 from distributed.training.drel_learner import DRELLearner
 from drel_core.annotators.drel import table_file
-from drel_core.bundle.format import read_thresholds, read_vocabulary
+from drel_core.bundle.format import read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.decision.decider import Decider
 from drel_core.decision.kernel import KernelHead
-from drel_core.decision.rule import DecisionRule
-from drel_core.decision.thresholds import extended_thresholds
 from drel_core.errors import InputError
 
 Start = Literal["co-occurring", "random"]
@@ -90,14 +89,14 @@ def grow(learner: DRELLearner, parent: ParentBundle) -> None:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The parent's decision rule and kernel regression.
+    """The parent's decider and kernel regression.
 
     Attributes:
-        rule: with a place for every new tag; None where the parent had none.
+        decider: with a place for every new tag; None where the parent had none.
         kernel: of the old tags; None where the parent had none.
     """
 
-    rule: DecisionRule | None
+    decider: Decider | None
     kernel: KernelHead | None
 
 
@@ -108,21 +107,11 @@ def inherit(parent: ParentBundle, survey: StoreSurvey) -> Inherited:
         survey: the rows to learn from and the grown vocabulary.
     """
     folder = parent.folder()
-    rule = DecisionRule.load(folder, parent.num_tags)
-    if rule is not None:
+    decider = Decider.load(folder, parent.num_tags)
+    if decider is not None:
         before = torch.from_numpy(read_vocabulary(folder).counts)
-        rule = rule.extended(before, torch.from_numpy(survey.count_T))
-    return Inherited(rule, KernelHead.load(folder, survey.image_dim, parent.num_tags))
-
-
-def inherited_thresholds(parent: ParentBundle, survey: StoreSurvey) -> np.ndarray | None:
-    """The parent's per-tag thresholds, with a place for every new tag; None where it had none."""
-    folder = parent.folder()
-    threshold_T = read_thresholds(folder)
-    if threshold_T is None:
-        return None
-    before = read_vocabulary(folder).counts
-    return extended_thresholds(threshold_T.numpy(), before, survey.count_T)
+        decider = decider.extended(before, torch.from_numpy(survey.count_T))
+    return Inherited(decider, KernelHead.load(folder, survey.image_dim, parent.num_tags))
 
 
 def read_rows_of(parent: ParentBundle, start: int, stop: int) -> tuple[Tensor, Tensor]:

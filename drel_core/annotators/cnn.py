@@ -231,6 +231,9 @@ class CNNAnnotator(DenseScores):
         return self.model.image_dim
 
     @torch.inference_mode()
-    def scores(self, features_BD: Tensor) -> Tensor:
+    def log_scores(self, features_BD: Tensor) -> Tensor:
         parts = [self.model(self.model.pixels(part)) for part in features_BD.split(_BATCH)]
         return torch.cat(parts).float() if parts else torch.empty(0, self.num_tags)
+
+    def plain_scores(self, features_BD: Tensor) -> Tensor:
+        return self.log_scores(features_BD)

@@ -3,7 +3,7 @@
 model.safetensors                        towers, M, feature statistics
 tag_embedding-00000-of-00002.safetensors rows of the tag table, one file per rank that trained them
 kernel.safetensors                       kernel regression beside the towers, where there is one
-decision.safetensors                     decision rule, where training learned one
+decision.safetensors                     calibration and decisions, where training learned them
 
 Shapes: B images, D feature size, E embedding size, L latent size, T tags, n some of them.
 """
@@ -67,7 +67,7 @@ class DRELAnnotator:
         tag_TL1: encoded tags with M applied; the last column is their bias with the prior in it.
         vocabulary: names and training counts.
         info: ``config.json``.
-        adjustment: kernel and rule; the scores given are those after both.
+        adjustment: kernel and decider; with a decider scores are probabilities.
     """
 
     def __init__(
@@ -79,11 +79,13 @@ class DRELAnnotator:
         adjustment: ScoreAdjustment | None = None,
     ) -> None:
         self.model = model.eval()
-        self.tag_TL = tag_TL1[:, :-1].contiguous()
-        self.bias_T = tag_TL1[:, -1].contiguous()
         self.vocabulary = vocabulary
         self.info = info
-        self.adjustment = adjustment or ScoreAdjustment(torch.zeros(len(vocabulary)))
+        adjustment = adjustment or ScoreAdjustment(torch.zeros(len(vocabulary)))
+        self.decider = adjustment.decider
+        tag_TL1, self._adjustment = adjustment.folded(tag_TL1)
+        self.tag_TL = tag_TL1[:, :-1].contiguous()
+        self.bias_T = tag_TL1[:, -1].contiguous()
         self.name = info.method
         self.num_tags = len(vocabulary)
 
@@ -111,18 +113,23 @@ class DRELAnnotator:
     @torch.inference_mode()
     def scores(self, features_BD: Tensor) -> Tensor:
         image_BL, adjust = self._encode(features_BD)
-        return adjust(torch.addmm(self.bias_T, image_BL, self.tag_TL.T), slice(None))
+        z_BT = adjust(torch.addmm(self.bias_T, image_BL, self.tag_TL.T), slice(None))
+        return z_BT if self.decider is None else self.decider.all_probabilities(z_BT)
 
     @torch.inference_mode()
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """Scores and tag ids ``[B, min(k, T)]`` of the k best tags; no matrix of B x T scores is made."""
         image_BL, adjust = self._encode(features_BD)
-        return topk_blockwise(image_BL, self.tag_TL, k, self.bias_T, adjust=adjust)
+        depth = k if self.decider is None else self.decider.candidates(k, "top")
+        best_BM, tag_BM = topk_blockwise(image_BL, self.tag_TL, depth, self.bias_T, adjust=adjust)
+        if self.decider is not None:
+            best_BM = self.decider.probabilities(best_BM, k)
+        return best_BM, tag_BM[:, :k]
 
     def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:
         """Latents ``[B, L]`` of raw features, and the function that adjusts their scores."""
         image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return image_BL, self.adjustment.for_images(self.model, features_BD)
+        return image_BL, self._adjustment.for_images(self.model, features_BD)
 
 
 def read_towers(folder: Path, info: BundleInfo) -> DREL:

@@ -23,6 +23,7 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.kernel import log_estimate
 from drel_core.errors import InputError
 from drel_core.scoring.tag_lists import TagLists
 
@@ -234,9 +235,12 @@ class KNNAnnotator(DenseScores):
         """Distances and rows ``[B, k]`` of standardised queries."""
         return merge_nearest([shard.nearest(query_BD, self.k) for shard in self.shards], self.k)
 
-    def scores(self, features_BD: Tensor) -> Tensor:
+    def plain_scores(self, features_BD: Tensor) -> Tensor:
         distance_Bk, row_Bk = self.nearest(self.standardised(features_BD))
         return neighbour_scores(distance_Bk, row_Bk, self.tag_NT, self.weighting)
+
+    def log_scores(self, features_BD: Tensor) -> Tensor:
+        return log_estimate(self.plain_scores(features_BD))
 
 
 def write_standardisation(folder: Path, mean_D: np.ndarray, std_D: np.ndarray) -> None:

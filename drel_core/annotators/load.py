@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from drel_core.annotators.base import TrainedAnnotator
+from drel_core.annotators.base import DenseScores, TrainedAnnotator
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.knn import KNNAnnotator
@@ -15,6 +15,7 @@ from drel_core.bundle.format import bundle_folder, read_info, read_vocabulary, r
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.decider import Decider
 from drel_core.errors import InputError
 
 Loader = Callable[[Path, BundleInfo, Vocabulary], TrainedAnnotator]
@@ -45,4 +46,7 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
             f"{folder}: {len(vocabulary)} tags in the vocabulary, {info.num_tags} in config.json"
         )
     with reading(folder):
-        return LOADERS[info.method](folder, info, vocabulary)
+        annotator = LOADERS[info.method](folder, info, vocabulary)
+        if isinstance(annotator, DenseScores):
+            annotator.decider = Decider.load(folder, len(vocabulary))
+        return annotator

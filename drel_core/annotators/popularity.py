@@ -32,8 +32,11 @@ class PopularityAnnotator(DenseScores):
     def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> PopularityAnnotator:
         return cls(vocabulary, info.image_dim, info)
 
-    def scores(self, features_BD: Tensor) -> Tensor:
+    def plain_scores(self, features_BD: Tensor) -> Tensor:
         return self.share_T.expand(len(features_BD), self.num_tags)
+
+    def log_scores(self, features_BD: Tensor) -> Tensor:
+        return self.plain_scores(features_BD).clamp(min=1e-9).log()
 
     def topk(self, batch: int, k: int) -> Tensor:
         """int64 ``[batch, min(k, T)]``: ids of the k most frequent tags, without a matrix of equal rows."""

@@ -3,7 +3,6 @@
 config.json              what the bundle is, see ``BundleInfo``
 vocabulary.json          tag names and training counts
 *.safetensors            the model; the method's annotator says which files
-thresholds.safetensors   per-tag decision thresholds, where training held rows out
 """
 
 from __future__ import annotations
@@ -17,16 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from drel_core.bundle.info import FORMAT, BundleInfo
-from drel_core.bundle.safe_loading import load_tensors, read_text
-from drel_core.bundle.tensor_files import read_tensors, tensor_file_error
+from drel_core.bundle.safe_loading import read_text
+from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.version import written_by
 
-THRESHOLDS = "thresholds.safetensors"
 LATEST = "latest"
 """In a folder that holds several bundles, the file that names the one to use."""
 
@@ -159,24 +155,6 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """
     with reading(folder):
         return Vocabulary.from_dict(json.loads(read_text(folder / "vocabulary.json")))
-
-
-def read_thresholds(folder: Path) -> Tensor | None:
-    """float32 ``[T]`` decision thresholds; None where the bundle has none.
-
-    Raises:
-        InputError: damaged, or of another number of tags.
-    """
-    if not (folder / THRESHOLDS).is_file():
-        return None
-    with reading(folder):
-        # Where held-out rows showed no cut, earlier versions wrote infinity for every tag.
-        if bool(read_tensors(folder / THRESHOLDS)["threshold"].isposinf().all()):
-            return None
-        threshold_T = load_tensors(folder / THRESHOLDS)["threshold"].float()
-        if threshold_T.shape != (read_info(folder).num_tags,):
-            raise InputError(f"{folder}: {THRESHOLDS} is of another number of tags")
-        return threshold_T
 
 
 @contextmanager

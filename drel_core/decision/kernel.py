@@ -23,6 +23,7 @@ from drel_core.errors import InputError
 
 KERNEL = "kernel.safetensors"
 _BLOCK = 1024
+_ERROR = 0.02  # about the error of an estimate
 
 
 @dataclass(kw_only=True)
@@ -38,8 +39,9 @@ class KernelConfig:
     """sharpness of the Gaussian kernel `exp(-width d^2 / m)`, m the median of d^2 between landmarks"""
     ridge: float = 0.3
     """penalty on the weights"""
-    factor: float = 3.0
-    """weight of the log of its estimates, which is added to the towers' score"""
+    factor: float = 1.0
+    """weight of the log of its estimates, which is added to the towers' score, until held-out rows say how \
+    much they count"""
 
     def __post_init__(self) -> None:
         for name in ("landmarks", "dims"):
@@ -58,9 +60,11 @@ class KernelHead:
         landmark_Rd: standardised features of the landmarks, projected on the basis where there is one.
         sharpness: ``[1]``, ``width / m``.
         weight_RT, share_T: the estimate of tag t is ``kernel @ weight_t + share_t``, about its probability.
-        floor: ``[1]``, above 0: lower estimates count as this one.
-        factor: ``[1]``: evidence is this times the log of the estimate.
+        floor: ``[1]``, above 0: half of one training image.
+        factor: ``[1]``: evidence is this times ``log_estimate``.
         basis_Dd: orthonormal columns; None where distances are between all features.
+        noise: ``[1]``: about the error of an estimate, see ``log_estimate``; None in bundles of before, where
+            evidence is ``factor log(max(floor, estimate))``.
     """
 
     landmark_Rd: Tensor
@@ -70,9 +74,10 @@ class KernelHead:
     floor: Tensor
     factor: Tensor
     basis_Dd: Tensor | None = None
+    noise: Tensor | None = None
 
     def _parts(self) -> dict[str, Tensor]:
-        parts = {name: getattr(self, name) for name in (*_PARTS, _BASIS)}
+        parts = {name: getattr(self, name) for name in (*_PARTS, _BASIS, _NOISE)}
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> KernelHead:
@@ -83,9 +88,15 @@ class KernelHead:
         return gaussian(project(input_BD, self.basis_Dd), self.landmark_Rd, float(self.sharpness))
 
     def evidence(self, kernel_BR: Tensor, tag_n: Tensor | slice) -> Tensor:
-        """``[B, n]`` of some tags: ``factor log(max(floor, estimate))``."""
-        estimate_Bn = torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
-        return estimate_Bn.clamp_(min=float(self.floor)).log_().mul_(self.factor)
+        """``[B, n]`` of some tags: ``factor log_estimate(estimate)``."""
+        estimate_Bn = self.estimates(kernel_BR, tag_n)
+        if self.noise is None:
+            return estimate_Bn.clamp_(min=float(self.floor)).log_().mul_(self.factor)
+        return log_estimate(estimate_Bn, float(self.noise)).mul_(self.factor)
+
+    def estimates(self, kernel_BR: Tensor, tag_n: Tensor | slice) -> Tensor:
+        """``[B, n]`` of some tags."""
+        return torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
 
     @property
     def rows(self) -> int:
@@ -117,7 +128,9 @@ class KernelHead:
             return None
         tensors = load_tensors(path)
         head = KernelHead(
-            **{name: tensors[_key(name)] for name in _PARTS}, basis_Dd=tensors.get(_BASIS)
+            **{name: tensors[_key(name)] for name in _PARTS},
+            basis_Dd=tensors.get(_BASIS),
+            noise=tensors.get(_NOISE),
         )
         marks, dims = head.landmark_Rd.shape
         dim, kept = (dims, dims) if head.basis_Dd is None else head.basis_Dd.shape
@@ -132,16 +145,33 @@ class KernelHead:
                 f"{path}: for {dim} features and {head.weight_RT.shape[1]} tags, but the model has "
                 f"{image_dim} and {num_tags}"
             )
-        single = (head.sharpness, head.floor, head.factor)
-        if any(part.shape != (1,) for part in single) or head.floor <= 0 or head.share_T.dim() != 1:
+        single = [
+            head.sharpness,
+            head.floor,
+            head.factor,
+            *([head.noise] if _NOISE in tensors else []),
+        ]
+        fits = all(part is not None and part.shape == (1,) for part in single)
+        if (
+            not fits
+            or head.floor <= 0
+            or (head.noise is not None and head.noise <= 0)
+            or head.share_T.dim() != 1
+        ):
             raise InputError(
-                f"{path}: sharpness, floor and factor must be single numbers, floor above 0"
+                f"{path}: sharpness, floor, factor and noise must be single numbers, floor above 0"
             )
         return head
 
 
+def log_estimate(estimate: Tensor, noise: float = _ERROR) -> Tensor:
+    """``log(max(0, estimate) + noise)``, in place: the log of an estimate that is nothing but error says
+    nothing."""
+    return estimate.clamp_(min=0).add_(noise).log_()
+
+
 _PARTS = ("landmark_Rd", "sharpness", "weight_RT", "share_T", "floor", "factor")
-_BASIS = "basis_Dd"
+_BASIS, _NOISE = "basis_Dd", "noise"
 
 
 def _key(part: str) -> str:
@@ -211,7 +241,7 @@ class RidgeSums:
 
     def solve(
         self, ridge: float, factor: float, rows: int, start_RT: Tensor | None = None
-    ) -> KernelHead:
+    ) -> FittedKernel:
         """The weights W that minimise ``|Y - share - K W|^2 + ridge tr((W - S)^T K_RR (W - S))``.
 
         S is ``start_RT``, or 0. With S = 0 and all training images as landmarks it is kernel ridge
@@ -241,7 +271,7 @@ class RidgeSums:
         if start_RT is not None:
             weight_RT += start_RT
         one = torch.ones(1, dtype=torch.float32, device=self.landmark_Rd.device)
-        return KernelHead(
+        head = KernelHead(
             self.landmark_Rd,
             one * self.sharpness,
             weight_RT.float(),
@@ -249,4 +279,41 @@ class RidgeSums:
             one * (0.5 / rows),
             one * factor,
             self.basis_Dd,
+            one * _ERROR,
         )
+        return FittedKernel(head, factor_RR)
+
+
+@dataclass(frozen=True)
+class FittedKernel:
+    """A regression, and what tells how much each training image pulled it to itself.
+
+    Args:
+        factor_RR: float64, the lower Cholesky factor of the system that was solved.
+    """
+
+    head: KernelHead
+    factor_RR: Tensor
+
+    def leverage(self, kernel_BR: Tensor) -> Tensor:
+        """float32 ``[B, 1]``, below 1: how far each image's estimate follows its own tags.
+
+        Args:
+            kernel_BR: the kernel of images that the regression was fitted to.
+        """
+        half_RB = torch.linalg.solve_triangular(self.factor_RR, kernel_BR.double().T, upper=False)
+        return half_RB.square().sum(0).clamp(max=1 - 1e-6).float()[:, None]
+
+
+def left_out(estimate_Bn: Tensor, leverage_B1: Tensor, relevant_Bn: Tensor) -> Tensor:
+    """float32 ``[B, n]``: what a regression without each of its training images would say of it.
+
+    In closed form: of an image with leverage h, estimate q and tags y it is ``(q - h y) / (1 - h)`` (Allen,
+    1974, "The relationship between variable selection and data augmentation": the PRESS residual).
+
+    Args:
+        estimate_Bn: estimates of images that the regression was fitted to, for some tags.
+        leverage_B1: see ``FittedKernel.leverage``.
+        relevant_Bn: bool, the tags that they carry.
+    """
+    return (estimate_Bn - leverage_B1 * relevant_Bn.float()) / (1 - leverage_B1)

@@ -1,7 +1,7 @@
-"""What comes on top of the towers' scores: frequency prior, kernel evidence, decision rule.
+"""What comes on top of the towers' scores: frequency prior, kernel evidence, calibration.
 
-The final score of tag t for image i is ``rule(y_t . x_i + bias_t + prior_t + evidence(i, t))``; kernel and
-rule may be missing. Validation in training and ``DRELAnnotator`` both compute it here.
+Tags of image i are ordered by ``y_t . x_i + bias_t + prior_t + evidence(i, t)``, and where there is a
+calibration by its ``z`` of that. Validation in training and ``DRELAnnotator`` both compute it here.
 
 Shapes: B images, D feature size, L latent size, T tags, n some of the tags.
 """
@@ -15,31 +15,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
-from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.model.towers import DREL
 
 AdjustScores = Callable[[Tensor, Tensor | slice], Tensor]
-"""Takes scores ``[B, n]``, which it may overwrite, and the tags they belong to; gives final scores."""
+"""Takes scores ``[B, n]``, which it may overwrite, and the tags they belong to; gives what orders tags."""
 
 
 @dataclass(frozen=True)
 class ScoreAdjustment:
-    """Prior, kernel and rule of one model.
+    """Prior, kernel and decider of one model.
 
     Args:
         prior_T: float32, log of each tag's training frequency times its weight (``prior_bias``).
         kernel: its evidence is added to the scores; None adds nothing.
-        rule: is applied last; None leaves the scores as they are.
+        decider: its calibration comes last; None leaves the scores as they are.
     """
 
     prior_T: Tensor
     kernel: KernelHead | None = None
-    rule: DecisionRule | None = None
+    decider: Decider | None = None
 
     @staticmethod
     def load(folder: Path, prior_T: Tensor, image_dim: int) -> ScoreAdjustment:
-        """With the kernel and the rule of a bundle, where it has them.
+        """With the kernel and the decider of a bundle, where it has them.
 
         Raises:
             InputError: they are of other features or other tags.
@@ -47,25 +47,35 @@ class ScoreAdjustment:
         """
         tags = len(prior_T)
         return ScoreAdjustment(
-            prior_T, KernelHead.load(folder, image_dim, tags), DecisionRule.load(folder, tags)
+            prior_T, KernelHead.load(folder, image_dim, tags), Decider.load(folder, tags)
         )
 
     def save(self, folder: Path) -> None:
-        """Write kernel and rule. The prior is not written: it follows from the vocabulary's counts."""
+        """Write kernel and decider. The prior is not written: it follows from the vocabulary's counts."""
         if self.kernel is not None:
             self.kernel.save(folder / KERNEL)
-        if self.rule is not None:
-            self.rule.save(folder / DECISION)
+        if self.decider is not None:
+            self.decider.save(folder / DECISION)
 
     def to(self, device: torch.device) -> ScoreAdjustment:
         return ScoreAdjustment(
             self.prior_T.to(device),
             None if self.kernel is None else self.kernel.to(device),
-            None if self.rule is None else self.rule.to(device),
+            None if self.decider is None else self.decider.to(device),
         )
 
-    def without_rule(self) -> ScoreAdjustment:
-        return replace(self, rule=None)
+    def folded(self, tag_TL1: Tensor) -> tuple[Tensor, ScoreAdjustment]:
+        """Encoded tags with the calibration in them, and what is left to do: the kernel's evidence.
+
+        Args:
+            tag_TL1: with the prior in the bias.
+        """
+        if self.decider is None:
+            return tag_TL1, self
+        kernel = self.kernel
+        if kernel is not None:
+            kernel = replace(kernel, factor=kernel.factor * self.decider.calibration.slope)
+        return folded(tag_TL1, self.decider), replace(self, kernel=kernel, decider=None)
 
     def add_prior(self, tag_nL1: Tensor, tag_n: Tensor | slice) -> None:
         """Add the prior of some tags to their bias, the last column, in place."""
@@ -78,12 +88,25 @@ class ScoreAdjustment:
             model: standardises features for the kernel.
             features_BD: raw features.
         """
-        kernel, rule = self.kernel, self.rule
+        kernel, decider = self.kernel, self.decider
         kernel_BR = None if kernel is None else kernel.kernel(model.standardised(features_BD))
 
         def adjust(score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
             if kernel is not None and kernel_BR is not None:
                 score_Bn += kernel.evidence(kernel_BR, tag_n)
-            return score_Bn if rule is None else rule.utility(score_Bn, tag_n)
+            return score_Bn if decider is None else decider.calibration.order(score_Bn, tag_n)
 
         return adjust
+
+
+def folded(tag_nL1: Tensor, decider: Decider | None, tag_n: Tensor | slice = slice(None)) -> Tensor:
+    """Encoded tags ``[n, L + 1]``, the bias last, with the calibration of their scores in them.
+
+    Args:
+        tag_n: which tags they are.
+    """
+    if decider is None:
+        return tag_nL1
+    tag_nL1 = tag_nL1 * decider.calibration.slope
+    tag_nL1[:, -1] += decider.calibration.shift_T[tag_n]
+    return tag_nL1

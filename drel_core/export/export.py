@@ -4,9 +4,9 @@ model.json                      method, version, D, L, T, and how the image towe
 vocabulary.json                 names and training counts
 image_tower.safetensors         weights of the image tower; empty where features are compared as they are
 image_tower.onnx, .pt2          the same as a program (cnn-*: the network, which has no other form here)
-tags-00000.safetensors          vector, bias and (where there are any) threshold of some tags, in order
+tags-00000.safetensors          vector and bias of some tags, in order
 kernel.safetensors              kernel regression, where there is one
-decision.safetensors            decision rule, where there is one
+decision.safetensors            what turns scores into probabilities and decisions, where it is known
 examples/annotate.py, README.md
 
 Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S side of a picture.
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from drel_core.bundle.format import read_info, read_thresholds, read_vocabulary, reading, write_json
+from drel_core.bundle.format import read_info, read_vocabulary, reading, write_json
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tensor_files import save_tensors
-from drel_core.decision.kernel import KERNEL
-from drel_core.decision.rule import DECISION
+from drel_core.decision.calibration import LEVEL_TAGS
+from drel_core.decision.decider import DECISION, Decider
+from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.errors import InputError
 from drel_core.export.two_tower import TwoTower, two_tower
 
@@ -83,13 +83,14 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
     vocabulary = read_vocabulary(bundle)
     with reading(bundle):
         model = two_tower(bundle, info, vocabulary)
-        threshold_T = read_thresholds(bundle)
-        files = _write_tags(model, len(vocabulary), threshold_T, folder)
+        decider = Decider.load(bundle, len(vocabulary))
+        files = _write_tags(model, len(vocabulary), folder)
     save_tensors(model.tower, folder / "image_tower.safetensors")
     programs = _write_programs(model, folder, form)
-    beside = [name for name in (KERNEL, DECISION) if (bundle / name).is_file()]
-    for name in beside:
-        shutil.copyfile(bundle / name, folder / name)
+    kernel = KernelHead.load(bundle, model.image_dim, len(vocabulary))
+    for name, part in ((KERNEL, kernel), (DECISION, decider)):
+        if part is not None:
+            shutil.copyfile(bundle / name, folder / name)
     method, pictures = info.method, info.method.startswith("cnn-")
     described = {
         "export_format": FORMAT,
@@ -99,12 +100,12 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
         "D": model.image_dim,
         "L": model.latent,
         "T": len(vocabulary),
-        "probability": method == "svm",
-        "thresholds": threshold_T is not None,
+        "link": _link(method, decider),
+        "level_tags": LEVEL_TAGS,
         "tag_files": files,
         "programs": programs,
-        "kernel": KERNEL in beside,
-        "rule": DECISION in beside,
+        "kernel": _kernel(kernel, decider),
+        "decisions": decider is not None,
         "features": info.features,
         **model.how,
     }
@@ -117,15 +118,33 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
     return described
 
 
-def _write_tags(model: TwoTower, total: int, threshold_T: Tensor | None, folder: Path) -> list[str]:
+def _link(method: str, decider: Decider | None) -> list[float] | None:
+    """Log odds of ``(z, level, softplus(z + 1), 1)``; None where scores are no probabilities."""
+    if decider is not None:
+        return [float(weight) for weight in decider.calibration.link]
+    return [1.0, 0.0, 0.0, 0.0] if method == "svm" else None
+
+
+def _kernel(kernel: KernelHead | None, decider: Decider | None) -> dict[str, float] | None:
+    """How the log of the kernel's estimates enters z: ``factor log(max(least, estimate) + noise)``."""
+    if kernel is None:
+        return None
+    slope = 1.0 if decider is None else float(decider.calibration.slope)
+    noise = None if kernel.noise is None else float(kernel.noise)
+    return {
+        "factor": float(kernel.factor) * slope,
+        "least": float(kernel.floor) if noise is None else 0.0,
+        "noise": noise or 0.0,
+    }
+
+
+def _write_tags(model: TwoTower, total: int, folder: Path) -> list[str]:
     """Write one file for each piece of the tag matrix, holding one at a time; gives their names."""
     names: list[str] = []
     start = 0
     for tag_nL1 in model.tags:
         stop = start + len(tag_nL1)
         tensors = {"tag": tag_nL1[:, :-1].contiguous(), "bias": tag_nL1[:, -1].contiguous()}
-        if threshold_T is not None:
-            tensors["threshold"] = threshold_T[start:stop].clone()
         names.append(f"tags-{len(names):05d}.safetensors")
         save_tensors(tensors, folder / names[-1])
         start = stop
@@ -199,14 +218,14 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
     lines = [
         f"# {about['method']}, version {about['version']}",
         "",
-        f"An image annotation model with {about['T']} tags. It takes {takes}, and gives a score of each tag.",
+        f"An image annotation model with {about['T']} tags. It takes {takes}, and gives "
+        + ("the probability of each tag." if about["link"] else "a score of each tag."),
         "",
         f"    {run}",
         "",
         f"The example needs {needs}; `annotate(images, k)` in it can be imported.",
         "",
-        "    score = tag @ image + bias"
-        + ("    then its sigmoid, a probability" if about["probability"] else ""),
+        "    z = tag @ image + bias",
         *_further(about),
         "",
         "Of equal scores the tag that comes first in the vocabulary is the better one.",
@@ -217,12 +236,7 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         "| vocabulary.json | names and training counts of the tags, in the order of their rows |",
         f"| tags-*.safetensors | `tag` [n, {about['L']}] with the tag tower, M and the temperature applied; "
         "`bias` [n] with the frequency prior in it"
-        + (
-            "; `threshold` [n]: a tag is predicted where its score is at least this"
-            if about["thresholds"]
-            else ""
-        )
-        + " |",
+        + ("; the calibration is in both |" if about["decisions"] else " |"),
     ]
     if not pictures:
         empty = "" if about["programs"] else "empty: features are compared as they are"
@@ -232,8 +246,12 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         lines.append(
             f"| {KERNEL} | regression on landmarks: standardised features, weights, shares |"
         )
-    if about["rule"]:
-        lines.append(f"| {DECISION} | the rule's slope, and shift, gain and offset of each tag |")
+    if about["decisions"]:
+        lines.append(
+            f"| {DECISION} | of each tag `cut_T`, the least probability at which it is worth saying, and "
+            "`gain_T` and `offset_T`: the tags with the highest `gain p + offset` maximise expected macro "
+            "F1 |"
+        )
     for program in about["programs"]:
         kind = "ONNX" if program.endswith("onnx") else "torch.export program"
         shape = f"`{name}` to `latents` [B, {about['L']}] = `image`"
@@ -245,12 +263,18 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
 
 
 def _further(about: dict[str, Any]) -> list[str]:
-    """Formulas of kernel and rule, where the model has them."""
+    """Formulas of kernel and probability, where the model has them."""
     lines = []
-    if about["kernel"]:
-        lines.append(
-            "    score = score + factor log(max(floor, exp(-sharpness |x - landmark|^2) @ weight + share))"
-        )
-    if about["rule"]:
-        lines.append("    score = gain sigmoid(slope score + shift) + offset")
-    return lines
+    if (kernel := about["kernel"]) is not None:
+        lines += [
+            "    estimate = exp(-sharpness |x - landmark|^2) @ weight + share",
+            "    z = z + {factor:.6g} log(max({least:g}, estimate) + {noise:g})".format(**kernel),
+        ]
+    if (link := about["link"]) is None:
+        return [*lines, "    score = z"]
+    a, b, bend, constant = (f"{weight:.6g}" for weight in link)
+    return [
+        *lines,
+        f"    level = log-sum-exp of the image's {about['level_tags']} best z",
+        f"    score = sigmoid({a} z + {b} level + {bend} log(1 + exp(z + 1)) + {constant})",
+    ]

@@ -20,6 +20,8 @@ from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.annotators.svm import SVMAnnotator
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.decider import Decider
+from drel_core.decision.score_adjustment import folded
 from drel_core.errors import InputError
 from drel_core.model.towers import DREL, Tower
 
@@ -29,7 +31,7 @@ PIECE_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class TwoTower:
-    """The score of tag t is ``tag_t . image + bias_t``; for SVMs, the sigmoid of that.
+    """``z`` of tag t is ``tag_t . image + bias_t``, with the calibration in both where there is one.
 
     Attributes:
         latent: L.
@@ -85,6 +87,7 @@ def two_tower(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTowe
     if info.method in ("drel", "wsabie"):
         return _of_drel(bundle, info, vocabulary)
     annotator = load_bundle(bundle)
+    decider = annotator.decider
     if isinstance(annotator, CNNAnnotator):
         head, preprocessing = annotator.model.head, annotator.model.preprocessing
         tag_TL1 = torch.cat([head.weight, head.bias[:, None]], 1).detach()
@@ -94,7 +97,7 @@ def two_tower(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTowe
         return TwoTower(
             annotator.image_dim,
             head.in_features,
-            iter([tag_TL1]),
+            iter([folded(tag_TL1, decider)]),
             {},
             how,
             _Pixels(annotator).eval(),
@@ -103,9 +106,11 @@ def two_tower(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTowe
     if isinstance(annotator, SVMAnnotator):
         tag_TL1 = torch.cat([annotator.weight_TD, annotator.bias_T[:, None]], 1)
         dim = annotator.image_dim
-        return TwoTower(dim, dim, iter([tag_TL1]), {}, {})
+        return TwoTower(dim, dim, iter([folded(tag_TL1, decider)]), {}, {})
     assert isinstance(annotator, PopularityAnnotator)
-    return TwoTower(annotator.image_dim, 0, iter([annotator.share_T[:, None]]), {}, {})
+    of_image = annotator.plain_scores if decider is None else annotator.log_scores
+    tag_T1 = of_image(torch.empty(1, annotator.image_dim)).T
+    return TwoTower(annotator.image_dim, 0, iter([folded(tag_T1, decider)]), {}, {})
 
 
 def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTower:
@@ -130,8 +135,18 @@ def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTower
         for name in ("power", "activation", "latent_activation", "normalise")
     }
     block = max(1, PIECE_BYTES // (4 * (config.latent + 1)))
-    tags = encoded_tags(bundle, info, vocabulary, model, block)
+    tags = _folded_pieces(
+        encoded_tags(bundle, info, vocabulary, model, block), Decider.load(bundle, len(vocabulary))
+    )
     sample = torch.zeros(2, model.image_dim)
     return TwoTower(
         model.image_dim, config.latent, tags, tower, how, _Features(model).eval(), sample
     )
+
+
+def _folded_pieces(tags: Iterator[Tensor], decider: Decider | None) -> Iterator[Tensor]:
+    start = 0
+    for tag_nL1 in tags:
+        stop = start + len(tag_nL1)
+        yield folded(tag_nL1, decider, slice(start, stop))
+        start = stop

@@ -227,3 +227,17 @@ def format_table(rows: list[tuple[str, dict[str, Any]]]) -> str:
     for name, metrics in rows:
         lines.append(name.ljust(width) + "".join(cell(metrics.get(key)).rjust(8) for key in keys))
     return "\n".join(lines)
+
+
+def format_decisions(metrics: dict[str, Any]) -> str:
+    """A table of what each decision of a model gives, and of how far its probabilities can be trusted."""
+    keys = ("F1", "N+", "oF1", "P@1", "tags_per_image")
+    lines = ["decide".ljust(10) + "".join(key.rjust(8) for key in (*keys[:-1], "tags"))]
+    for how, found in metrics["decisions"].items():
+        cells = (str(v) if isinstance(v := found[key], int) else f"{v:.3f}" for key in keys)
+        lines.append(how.ljust(10) + "".join(cell.rjust(8) for cell in cells))
+    if "ece" in metrics:
+        lines.append(
+            f"probabilities above .05 are off by {metrics['ece']:.3f} on average (expected calibration error)"
+        )
+    return "\n".join(lines)

@@ -31,7 +31,7 @@ SMALL = (
     16,
     "--batch_size",
     32,
-    "--decision.fits",
+    "--decision.held_out",
     0,
     "--kernel.landmarks",
     0,

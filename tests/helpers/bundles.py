@@ -7,12 +7,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 from drel_core.annotators.drel import write_table_part, write_towers
-from drel_core.bundle.format import THRESHOLDS, write_bundle
+from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.calibration import Calibration
+from drel_core.decision.decider import DECISION, Decider
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
+from drel_core.scoring.reliability import RELIABILITY_BINS
+
+
+def random_decider(tags: int, seed: int = 0) -> Decider:
+    """Decisions that differ from each other; held-out pairs were right about as often as they say."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random() -> Tensor:
+        return torch.rand(tags, generator=generator)
+
+    hits_b = 20 * torch.arange(RELIABILITY_BINS) // RELIABILITY_BINS
+    return Decider(
+        Calibration(torch.tensor([0.6]), -random(), torch.tensor([0.9, -0.4, 0.3, -0.2])),
+        gain_T=random() + 0.1,
+        offset_T=-0.2 * random(),
+        cut_T=0.05 + 0.5 * random(),
+        reliability_b2=torch.stack([torch.full_like(hits_b, 20), hits_b], 1),
+    )
 
 
 def write_drel(
@@ -20,7 +40,7 @@ def write_drel(
     dim: int = 8,
     tags: int = 12,
     seed: int = 0,
-    thresholds: bool = False,
+    decider: Decider | None = None,
     names: tuple[str, ...] = (),
     shape: ModelConfig | None = None,
     method: str = "drel",
@@ -30,15 +50,24 @@ def write_drel(
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     config = shape or ModelConfig(
-        image_hidden=16, tag_dim=6, tag_hidden=7, latent=5, tag_bias=True, normalise=True, scale=5.0
+        image_hidden=16,
+        tag_dim=6,
+        tag_hidden=7,
+        latent=5,
+        activation="gelu",
+        latent_activation=False,
+        linear_path=True,  # without it all images have nearly the same latents
+        tag_bias=True,
+        normalise=True,
+        scale=5.0,
     )
     model = DREL(dim, config, torch.linspace(-1, 1, dim), torch.linspace(0.5, 2, dim))
     names = names or tuple(f"tag-{tag:02d}" for tag in range(tags))
     rows = init_embedding_rows(torch.arange(len(names)), config, seed)
     write_table_part(folder, 0, 1, 0, rows, torch.ones(len(names)))
     write_towers(folder, model)
-    if thresholds:
-        save_file({"threshold": torch.linspace(-1, 1, len(names))}, folder / THRESHOLDS)
+    if decider is not None:
+        decider.save(folder / DECISION)
     described = {
         "model": model.to_dict(),
         "table_parts": 1,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from distributed.bundles.locate import publish
 from distributed.data.replay_buffer import RESERVOIR
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.server import Server, serving
 
 TOKEN = "this-is-the-token-0123456789"
@@ -28,7 +28,7 @@ def row(seed: int = 0) -> list[int]:
 @contextmanager
 def guarded_server(versions: Path) -> Iterator[Server]:
     """v1, which is served, takes pictures and features and keeps two rows; v2 takes features alone."""
-    write_drel(versions / "v1", dim=D, names=NAMES, thresholds=True)
+    write_drel(versions / "v1", dim=D, names=NAMES, decider=random_decider(len(NAMES)))
     write_drel(versions / "v2", dim=D, names=NAMES, seed=1, features={"kind": "lowlevel"})
     examples = {
         "image_id": ["row <i>0", "row <i>1"],

@@ -9,7 +9,7 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.training.config import DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
-from drel_core.decision.rule import DecisionConfig
+from drel_core.decision.decider import DecisionConfig
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
@@ -38,7 +38,7 @@ def surveyed(
         table=TableConfig(lr=0.05),
         loss=LossConfig(kind="smooth"),
         optim=OptimConfig(optimiser="adamw", lr=0.01),
-        decision=DecisionConfig(fits=2, held_out=0.2, images=50),
+        decision=DecisionConfig(held_out=0.2, rows=50),
     )
     Path(config.out).mkdir(exist_ok=True)
     store = FeatureStore.open(str(path), config.data.columns)

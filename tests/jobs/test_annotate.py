@@ -19,10 +19,12 @@ import torch
 from distributed.data.feature_store import RowGroupSlice
 from distributed.inference import annotate
 from distributed.inference.annotate import group_units
+from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.load import load_bundle
+from drel_core.decision.decider import Decide
 from jobs.annotate import main
 from tests.conftest import Job
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.commands import ROOT, command
 from tests.helpers.stores import planted_table
 
@@ -142,26 +144,58 @@ def test_killed_on_ray_and_run_again_every_row_is_there_once(tmp_path: Path, ray
     np.testing.assert_array_equal(found, np.arange(rows).astype(str))
 
 
-def test_thresholds_leave_tags_out(tmp_path: Path) -> None:
-    model = write_drel(tmp_path / "model", thresholds=True)
+def test_a_threshold_leaves_tags_out(tmp_path: Path) -> None:
+    model = write_drel(tmp_path / "model")
     table = store(tmp_path / "data", 100)
     score_Bk, names_Bk = expected(model, table, 12)
     base = ["--model", str(model), "--data", str(tmp_path / "data"), "--k", "12"]
     main([*base, "--threshold", "0.7", "--out", str(tmp_path / "one")])
     kept = [n[s >= 0.7].tolist() for n, s in zip(names_Bk, score_Bk, strict=True)]
     assert read(tmp_path / "one").column("tags").to_pylist() == kept
-    main([*base, "--thresholds", "true", "--out", str(tmp_path / "own")])
-    least = {
-        f"tag-{tag:02d}": value
-        for tag, value in enumerate(np.linspace(-1, 1, 12, dtype=np.float32))
-    }
-    kept = [
-        [n for n, s in zip(*pair, strict=True) if s >= least[n]]
-        for pair in zip(names_Bk.tolist(), score_Bk, strict=True)
-    ]
-    assert read(tmp_path / "own").column("tags").to_pylist() == kept
     main([*base, "--threshold", "1000", "--out", str(tmp_path / "none")])
     assert read(tmp_path / "none").column("tags").to_pylist() == [[]] * 100
+
+
+@pytest.mark.parametrize(
+    ("options", "how", "precision", "k"),
+    [
+        ((), "top", None, 5),
+        (("--k", "null"), "top", None, 5),
+        (("--decide", "macro"), "macro", None, 5),
+        (("--decide", "macro", "--k", "3"), "macro", None, 3),
+        (("--decide", "threshold"), "threshold", None, 50),
+        (("--decide", "threshold", "--k", "2"), "threshold", None, 2),
+        (("--decide", "threshold", "--precision", "0.6"), "threshold", 0.6, 50),
+    ],
+)
+def test_decisions_are_the_librarys(
+    tmp_path: Path, options: tuple[str, ...], how: Decide, precision: float | None, k: int
+) -> None:
+    model = write_drel(tmp_path / "model", tags=80, decider=random_decider(80))
+    table = store(tmp_path / "data", 100)
+    features_BD = table.column("features").combine_chunks().flatten().to_numpy().reshape(-1, D)
+    annotator = load_bundle(model)
+    chosen = choose(
+        annotator, torch.from_numpy(features_BD.copy()), k, decision_of(annotator, how, precision)
+    )
+    names = annotator.vocabulary.names
+    kept = [[names[tag] for tag in row if tag >= 0] for row in chosen.ids.tolist()]
+    assert len({len(row) for row in kept}) > 1 or how != "threshold" or k == 2
+    paths = (
+        "--model",
+        str(model),
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "out"),
+    )
+    main([*paths, *options])
+    found = read(tmp_path / "out")
+    assert found.column("tags").to_pylist() == kept
+    scores = found.column("scores").to_pylist()
+    for row, wanted, said in zip(scores, chosen.probability_Bk.tolist(), kept, strict=True):
+        assert row == pytest.approx(wanted[: len(said)], abs=1e-6)
+        assert row == sorted(row, reverse=True)
 
 
 def test_bad_rows_end_the_run_or_are_left_out(tmp_path: Path, job: Job) -> None:
@@ -193,8 +227,13 @@ def test_bad_rows_end_the_run_or_are_left_out(tmp_path: Path, job: Job) -> None:
         ({"--model": "other"}, "another model"),
         ({"--data": "wide"}, "D = 9"),
         ({"--out": "model"}, "holds other files"),
-        ({"--thresholds": "true"}, "no per-tag thresholds"),
+        ({"--decide": "macro"}, "can only decide by top"),
+        ({"--decide": "threshold"}, "can only decide by top"),
+        ({"--decide": "best"}, "decide"),
+        ({"--precision": "0.9"}, "precision needs decide threshold"),
+        ({"--decide": "threshold", "--precision": "2"}, "precision is 2"),
         ({"--threshold": "nan"}, "threshold"),
+        ({"--threshold": "0.5"}, "another threshold"),
         ({"--data": "nowhere"}, "no such file"),
         ({"--k": "0"}, "k is 0"),
     ],

@@ -54,11 +54,28 @@ def test_every_method_beats_the_floor_and_a_broken_one_does_not_stop_the_others(
     assert rows["upper bound"]["mean"]["F1"] == 1.0
     assert (rows["wsabie"]["complexity"], rows["drel:best"]["complexity"]) == ("O(T)", "O(R + T)")
     assert rows[f"drel:{broken}"]["failed"]
+    for name in ("knn", "svm", "wsabie", "drel:best"):
+        assert rows[name]["decisions"].keys() == {"top", "macro", "threshold"}
+        assert rows[name]["decisions"]["top"]["mean"] == rows[name]["mean"]
+        for found in rows[name]["decisions"].values():
+            assert found["mean"]["F1"] > floor + 0.2, (name, found)
+            assert 0 <= found["mean"]["ece"] < 0.2 and found["mean"]["P@1"] > 0.5, (name, found)
+    assert not rows["popularity"]["decisions"] and not rows["upper bound"]["decisions"]
     bands = rows["drel:best"]["runs"][0]["bands"]
     assert sum(band["tags"] for band in bands.values()) == 12
     table = (out / "table.md").read_text("utf-8")
     assert table.index("popularity floor") < table.index("drel best") < table.index("upper bound")
     assert "failed: seed 0" in table
+    top, macro, threshold = (
+        table[table.index(f"Decision `{how}`") :].split("\n\n")[1].splitlines()
+        for how in ("top", "macro", "threshold")
+    )
+    assert len(top) == 2 + len(rows)
+    for block in (macro, threshold):
+        labels = [line.split(" | ")[0].strip("| ") for line in block[2:]]
+        assert labels == ["popularity floor", "knn", "svm", "wsabie", "drel best", "upper bound"]
+    said = f"{rows['svm']['decisions']['macro']['mean']['F1']:.3f}"
+    assert said in macro[3] or said in macro[4]
     assert (out / "table.png").stat().st_size > 5000
 
 

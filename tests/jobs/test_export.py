@@ -18,18 +18,18 @@ from drel_core.annotators.load import load_bundle
 from drel_core.annotators.svm import SVMAnnotator
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
-from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
 from drel_core.export import two_tower
 from drel_core.model.towers import ModelConfig
 from jobs.export import main
 from tests.conftest import Job
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.commands import run
 from tests.helpers.pictures import tiny_network
 
-DIM, TAGS = 8, 12
+DIM, TAGS = 8, 50  # more tags than the level of probabilities is made of
 SHAPES = {
     "best": ModelConfig(
         image_hidden=16,
@@ -94,7 +94,7 @@ PROJECT = ("drel_core", "distributed", "jobs", "ray", "pyarrow")
 
 
 def described(folder: Path, method: str, **about: object) -> Path:
-    counts = np.array([3, 9, 9, 1, 4, 4, 4, 2, 8, 5, 6, 7])
+    counts = np.arange(TAGS) * 7 % 23 + 1  # many are alike
     names = tuple(f"tag-{tag:02d}" for tag in range(TAGS))
     write_bundle(
         folder, method, Vocabulary(names, counts), {"image_dim": DIM, "train": {}, **about}
@@ -116,14 +116,14 @@ def write_svm(folder: Path) -> Path:
     return described(folder, "svm")
 
 
-def with_rule(folder: Path) -> Path:
-    """A bundle of DREL with kernel regression and a decision rule."""
+def with_kernel(folder: Path, decider: Decider | None, noise: float | None) -> Path:
+    """A bundle of DREL with kernel regression; ``noise`` is None in bundles of before."""
     generator = torch.Generator().manual_seed(5)
 
     def random(*size: int) -> torch.Tensor:
         return torch.rand(*size, generator=generator)
 
-    write_drel(folder, DIM, TAGS, shape=SHAPES["best"], thresholds=True)
+    write_drel(folder, DIM, TAGS, shape=SHAPES["best"], decider=decider)
     one = torch.ones(1)
     head = KernelHead(
         random(9, 4),
@@ -133,23 +133,31 @@ def with_rule(folder: Path) -> Path:
         one * 0.01,
         one * 0.7,
         torch.linalg.qr(random(DIM, 4)).Q,
+        None if noise is None else one * noise,
     )
     head.save(folder / KERNEL)
-    rule = DecisionRule(one * 0.6, random(TAGS), random(TAGS) + 0.1, -random(TAGS))
-    rule.save(folder / DECISION)
     return folder
 
 
 def bundle_of(kind: str, folder: Path) -> Path:
-    if kind == "ruled":
-        return with_rule(folder)
+    """A shape of DREL, or a method; after a dash, what it has beside that."""
+    kind, _, more = kind.partition("-")
+    decider = random_decider(TAGS) if more else None
+    if more == "kernel":
+        return with_kernel(folder, decider, noise=0.02)
+    if more == "floor":
+        return with_kernel(folder, None, noise=None)
     if kind in SHAPES:
         method = "wsabie" if kind == "wsabie" else "drel"
-        return write_drel(folder, DIM, TAGS, shape=SHAPES[kind], method=method, thresholds=True)
+        return write_drel(folder, DIM, TAGS, shape=SHAPES[kind], method=method, decider=decider)
     if kind == "svm":
-        return write_svm(folder)
-    folder.mkdir(parents=True)
-    return described(folder, kind)
+        write_svm(folder)
+    else:
+        folder.mkdir(parents=True)
+        described(folder, kind)
+    if decider is not None:
+        decider.save(folder / DECISION)
+    return folder
 
 
 def alone(
@@ -189,12 +197,25 @@ def check(model: Path, out: Path, images: np.ndarray, k: int, refused: tuple[str
     np.testing.assert_allclose(scores, score_Bk.numpy(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [*SHAPES, "ruled", "svm", "popularity"])
+KINDS = (
+    *SHAPES,
+    "best-decider",
+    "best-kernel",
+    "best-floor",
+    "wsabie-decider",
+    "svm",
+    "svm-decider",
+    "popularity",
+    "popularity-decider",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_example_gives_the_same_tags_and_scores_without_this_project(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind in ("best", "ruled"):
-        monkeypatch.setattr(two_tower, "PIECE_BYTES", 4 * 6 * 5)  # 5 tags a file
+    if kind.startswith("best"):
+        monkeypatch.setattr(two_tower, "PIECE_BYTES", 4 * 6 * 20)  # 20 tags a file
     model, out = bundle_of(kind, tmp_path / "model"), tmp_path / "out"
     main(["--model", str(model), "--out", str(out), "--format", "torch"])
     features = np.random.default_rng(0).normal(size=(40, DIM)).astype(np.float32)
@@ -202,10 +223,8 @@ def test_the_example_gives_the_same_tags_and_scores_without_this_project(
     check(model, out, features[:1], 100, (*PROJECT, "torch"))
     check(model, out, features[:0], 4, (*PROJECT, "torch"))
     files = sorted(path.name for path in out.glob("tags-*"))
-    assert len(files) == (3 if kind in ("best", "ruled") else 1)
-    if kind in SHAPES:
-        found = np.concatenate([load_file(out / name)["threshold"] for name in files])
-        np.testing.assert_array_equal(found, torch.linspace(-1, 1, TAGS).numpy())
+    assert len(files) == (3 if kind.startswith("best") else 1)
+    assert (out / DECISION).exists() == (model / DECISION).exists()
     vocabulary = json.loads((out / "vocabulary.json").read_text("utf-8"))
     assert vocabulary == load_bundle(model).vocabulary.to_dict()
     readme = (out / "README.md").read_text("utf-8")
@@ -238,13 +257,17 @@ def test_both_programs_of_the_image_tower_give_its_latents(tmp_path: Path, kind:
             np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
-def test_a_network_from_pictures_gives_the_same_tags(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(("form", "decider"), [("onnx", True), ("torch", True), ("torch", False)])
+def test_a_network_from_pictures_gives_the_same_tags(
+    tmp_path: Path, form: str, decider: bool
+) -> None:
     folder, out = tmp_path / "model", tmp_path / "out"
     folder.mkdir()
     torch.manual_seed(0)
     network = CNN(CNNConfig(size=32), TAGS)
     network.save(folder)
+    if decider:
+        random_decider(TAGS).save(folder / DECISION)
     described(folder, "cnn-hinge", image_dim=32 * 32 * 3, cnn={"size": 32})
     main(["--model", str(folder), "--out", str(out), "--format", form])
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)

@@ -18,6 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
 
 from distributed.bundles.locate import publish
 from drel_core.annotators.load import load_bundle
@@ -107,6 +108,9 @@ class Page:
         )  # cleared, it would be a change: the page fills in 5
         self.at("k").send_keys(str(count), Keys.ENTER)
 
+    def choose(self, decide: str) -> None:
+        Select(self.at("decide")).select_by_value(decide)
+
 
 @pytest.fixture
 def page(guarded: Server, browser: webdriver.Chrome) -> Iterator[Page]:
@@ -150,17 +154,28 @@ def test_pasted_features_get_the_tags_of_the_scorer(page: Page) -> None:
     tags = expected(page.server, {"features": [row()], "k": 12})
     assert page.tags("result") == [tag["tag"] for tag in tags]
     assert page.texts("#result .number") == [f"{tag['score']:.2f}" for tag in tags]
+    # Bars are as long as probabilities are high, whatever else is shown.
     widths = page.widths("result")
-    assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1] > 0
+    shares = [width / widths[0] for width in widths]
+    assert shares == pytest.approx([tag["score"] / tags[0]["score"] for tag in tags], abs=0.01)
     # The names of tags are text: nothing of them becomes an element.
     assert set(NAMES) == set(page.tags("result"))
     assert not page.browser.find_elements(By.CSS_SELECTOR, "main b, main i")
     middle = (tags[3]["score"] + tags[4]["score"]) / 2
     page.at("threshold").send_keys(repr(middle), Keys.ENTER)
     page.until(lambda: len(page.tags("result")) == 4)
-    page.at("learned").click()
-    learned = expected(page.server, {"features": [row()], "k": 12, "threshold": "per-tag"})
-    page.until(lambda: page.tags("result") == [tag["tag"] for tag in learned])
+    page.at("threshold").clear()
+    page.best(4)
+    for decide in ("macro", "threshold"):
+        page.choose(decide)
+        k = {"k": 4} if decide == "macro" else {}
+        wanted = expected(page.server, {"features": [row()], "decide": decide, **k})
+        page.until(lambda wanted=wanted: page.tags("result") == [tag["tag"] for tag in wanted])
+        assert page.at("k").is_enabled() == (decide == "macro")
+    assert wanted != expected(page.server, {"features": [row()], "k": len(wanted)})
+    page.choose("top")
+    page.until(lambda: page.tags("result") == [tag["tag"] for tag in tags[:4]])
+    assert page.at("k").is_enabled()
 
 
 def test_neighbours_lead_on(page: Page) -> None:
@@ -330,6 +345,7 @@ def test_a_new_version_shows_without_a_reload(page: Page) -> None:
     versions = page.server.versions
     first, second = (load_bundle(versions / name).info.version for name in ("v1", "v2"))
     assert page.at("drop").is_displayed() and not page.at("features-only").is_displayed()
+    page.choose("threshold")
     publish(versions, "v2")
     try:
         page.until(lambda: page.text("version") == second)
@@ -337,6 +353,10 @@ def test_a_new_version_shows_without_a_reload(page: Page) -> None:
         assert not page.at("drop").is_displayed()
         page.until(lambda: not page.at("examples-part").is_displayed())
         assert first in page.text("state")
+        # v2 knows no probabilities: the page asks for what it can give.
+        options = page.browser.find_elements(By.CSS_SELECTOR, "#decide option")
+        assert [option.is_enabled() for option in options] == [True, False, False]
+        assert page.at("decide").get_attribute("value") == "top" and page.at("k").is_enabled()
         page.paste(row())
         page.until(lambda: f"by version {second}" in page.text("said"))
     finally:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,9 +28,10 @@ from PIL import Image
 from benchmarks.processes import command_line, descendants
 from distributed.bundles.locate import publish
 from distributed.data.feedback import read_feedback
+from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.load import load_bundle
 from tests.conftest import Job
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.commands import ROOT
 from tests.helpers.server import Server, serving, start
 
@@ -39,7 +41,8 @@ D = 8
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     versions = tmp_path_factory.mktemp("versions")
-    write_drel(versions / "v1", thresholds=True)
+    write_drel(versions / "v1", decider=random_decider(12))
+    write_drel(versions / "plain", seed=2)
     publish(versions, "v1")
     options = ("--poll_seconds", "0.3", "--queue_rows", "64", "--max_body_mib", "1")
     with serving(versions, *options) as running:
@@ -62,7 +65,8 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
         "trained_at": "",
         "metrics": {},
         "takes": ["features"],
-        "thresholds": True,
+        "decisions": ["top", "macro", "threshold"],
+        "probabilities": True,
         "parent": None,
         "refused": None,
     }
@@ -150,16 +154,72 @@ def test_the_short_path_and_the_router_answer_alike(server: Server, query: str, 
     assert short[2].get("content-type") == routed[2].get("content-type")
 
 
-def test_thresholds_leave_tags_out(server: Server) -> None:
-    features_BD = rows(20)
+@pytest.mark.parametrize(
+    ("wanted", "k"),
+    [
+        ({}, 5),
+        ({"k": 12, "threshold": 0.25}, 12),
+        ({"decide": "macro"}, 5),
+        ({"decide": "macro", "k": 3, "threshold": 0.1}, 3),
+        ({"decide": "threshold"}, 50),
+        ({"decide": "threshold", "k": 2}, 2),
+        ({"decide": "threshold", "precision": 0.6}, 50),
+    ],
+)
+def test_served_decisions_are_the_librarys(server: Server, wanted: dict[str, Any], k: int) -> None:
+    """By rows together and alone, as JSON and as bytes."""
+    features_BD = rows(40)
     annotator = load_bundle(server.versions / "v1")
-    score_BT = annotator.scores(torch.from_numpy(features_BD)).numpy()
-    content = {"features": features_BD.tolist(), "k": 12}
-    every = server.ask("/v1/annotate", {**content, "threshold": 0.5})[1]["results"]
-    assert [len(result["tags"]) for result in every] == (score_BT >= 0.5).sum(1).tolist()
-    own = server.ask("/v1/annotate", {**content, "threshold": "per-tag"})[1]["results"]
-    threshold_T = np.linspace(-1, 1, 12, dtype=np.float32)
-    assert [len(result["tags"]) for result in own] == (score_BT >= threshold_T).sum(1).tolist()
+    decision = decision_of(annotator, wanted.get("decide", "top"), wanted.get("precision"))
+    chosen = choose(annotator, torch.from_numpy(features_BD), k, decision)
+    keep_Bk = (chosen.ids >= 0) & (chosen.probability_Bk >= wanted.get("threshold", 0))
+    names = annotator.vocabulary.names
+    expected = [
+        [(names[t], s) for t, s, keep in zip(*row, strict=True) if keep]
+        for row in zip(
+            chosen.tag_Bk.tolist(), chosen.probability_Bk.tolist(), keep_Bk.tolist(), strict=True
+        )
+    ]
+    query = urlencode(wanted)
+    found = [
+        server.ask("/v1/annotate", {**wanted, "features": features_BD.tolist()}),
+        server.ask(f"/v1/annotate?{query}", features_BD.tobytes(), "application/octet-stream"),
+    ]
+    for row in range(5):
+        one = {**wanted, "features": features_BD[row : row + 1].tolist()}
+        found.append(server.ask("/v1/annotate", one))
+    for (status, answer, _), rows_of in zip(
+        found, [expected, expected, *([row] for row in expected[:5])], strict=True
+    ):
+        assert status == 200
+        for result, pairs in zip(answer["results"], rows_of, strict=True):
+            assert [tag["tag"] for tag in result["tags"]] == [name for name, _ in pairs]
+            scores = [score for _, score in pairs]
+            assert [tag["score"] for tag in result["tags"]] == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_model_without_probabilities_says_what_it_cannot_decide(server: Server) -> None:
+    before = server.ask("/v1/model")[1]["version"]
+    plain = load_bundle(server.versions / "plain").info.version
+    publish(server.versions, "plain")
+    try:
+        server.wait_for("version", plain)
+        model = server.ask("/v1/model")[1]
+        answers = [
+            server.ask("/v1/annotate", {"features": rows(1).tolist(), "decide": "macro"}),
+            server.ask(
+                "/v1/annotate?decide=threshold", rows(1).tobytes(), "application/octet-stream"
+            ),
+        ]
+        top = server.ask("/v1/annotate", {"features": rows(1).tolist(), "decide": "top"})
+    finally:
+        publish(server.versions, "v1")
+        server.wait_for("version", before)
+    assert (model["decisions"], model["probabilities"]) == (["top"], False)
+    for status, answer, _ in answers:
+        assert (status, answer["error"]["code"]) == (422, "cannot_decide")
+        assert "it can only decide by top" in answer["error"]["message"]
+    assert top[0] == 200 and len(top[1]["results"][0]["tags"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -170,6 +230,34 @@ def test_thresholds_leave_tags_out(server: Server) -> None:
         ("/v1/annotate", {"features": []}, "application/json", 422, "empty"),
         ("/v1/annotate", b"", "application/json", 400, "invalid_json"),
         ("/v1/annotate", b'{"features"', "application/json", 400, "invalid_json"),
+        (
+            "/v1/annotate",
+            {"features": [[0] * D], "decide": "threshold", "precision": 2},
+            "application/json",
+            422,
+            "invalid_request",
+        ),
+        (
+            "/v1/annotate",
+            {"features": [[0] * D], "precision": 0.5},
+            "application/json",
+            422,
+            "invalid_request",
+        ),
+        (
+            "/v1/annotate",
+            {"features": [[0] * D], "decide": "threshold", "precision": 1},
+            "application/json",
+            422,
+            "cannot_decide",
+        ),
+        (
+            "/v1/annotate?decide=none",
+            b"\0" * 32,
+            "application/octet-stream",
+            422,
+            "invalid_request",
+        ),
         ("/v1/annotate", b"\0" * 33, "application/octet-stream", 400, "truncated"),
         ("/v1/annotate?k=0", b"\0" * 32, "application/octet-stream", 422, "invalid_request"),
         ("/v1/annotate", b"hello", "text/plain", 415, "unsupported_media_type"),

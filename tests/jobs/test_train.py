@@ -51,7 +51,7 @@ def bundle_tensors(out: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.timeout(600)  # trains four times, twice after a start of Ray
 def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ray_job: Job) -> None:
     """Invariant 6: kill -9 of the driver, then the same command; Ctrl-C, and the same command again."""
-    options = ("--workers", 2, "--epochs", 30, "--checkpoint.every", 33, "--decision.fits", 1)
+    options = ("--workers", 2, "--epochs", 30, "--checkpoint.every", 33, "--decision.held_out", 0.2)
     whole = ray_job("train", *train_arguments(stores, "whole", *options))
     assert whole.returncode == 0, whole.stderr
 
@@ -131,7 +131,7 @@ def said_at_the_end(output: str) -> list[str]:
 def test_training_that_diverges_ends_with_one_line_and_exit_code_1(
     stores: Path, ray_job: Job
 ) -> None:
-    wild = ("--optim.lr", 1000, "--workers", 2, "--epochs", 200, "--decision.fits", 0)
+    wild = ("--optim.lr", 1000, "--workers", 2, "--epochs", 200, "--decision.held_out", 0)
     done = ray_job("train", *train_arguments(stores, "wild", *wild))
     assert done.returncode == 1, done.stdout
     assert done.stderr.startswith("error: training diverged: after step ")

@@ -1,4 +1,4 @@
-"""Networks trained from pictures as a user runs them: two workers, evaluated from the bundle, thresholds."""
+"""Networks trained from pictures as a user runs them: two workers, evaluated from the bundle, decisions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from drel_core.bundle.format import read_thresholds
+from drel_core.decision.decider import Decider
 from tests.conftest import Job
 from tests.helpers.commands import run
 from tests.helpers.pictures import picture_table, tiny_network, write_pictures
@@ -66,10 +66,12 @@ def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(
     metrics = json.loads((out / "metrics.json").read_text("utf-8"))
     assert metrics["method"] == "cnn-warp" and metrics["train"]["workers"] == 2
     assert metrics["F1"] > metrics["floor"]["F1"] + 0.2, metrics
-    assert metrics["thresholds"]["F1"] > metrics["floor"]["F1"] + 0.2, metrics["thresholds"]
-    assert 0.5 < metrics["thresholds"]["tags_per_image"] < 3
-    threshold_T = read_thresholds(out / "model")
-    assert threshold_T is not None and len(threshold_T) == 4
+    for decide in ("macro", "threshold"):
+        found = metrics["decisions"][decide]
+        assert found["F1"] > metrics["floor"]["F1"] + 0.2, found
+        assert 0.5 < found["tags_per_image"] < 3
+    decider = Decider.load(out / "model", 4)
+    assert decider is not None and decider.cut_T is not None
 
     asked = (
         "--model",
@@ -86,7 +88,7 @@ def test_pictures_train_on_two_workers_and_the_bundle_scores_alike(
     assert refused.returncode == 2 and "whose code would run" in refused.stderr, refused.stderr
     again = run("evaluate", *asked, DREL_TRUSTED_BACKBONES=f"file:{stores / 'tiny.pt'}")
     assert again.returncode == 0, again.stderr
-    assert "with per-tag thresholds" in again.stdout
+    assert "\nthreshold " in again.stdout and "expected calibration error" in again.stdout
     assert json.loads((stores / "again.json").read_text("utf-8"))["F1"] == metrics["F1"]
 
 

@@ -49,8 +49,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Path:
         2,
         "--reservoir.rows",
         150,
-        "--decision.fits",
-        1,
+        "--decision.held_out",
+        0.2,
         *SMALL,
     )
     assert code == 0

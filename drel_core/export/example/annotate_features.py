@@ -13,8 +13,7 @@ FOLDER = Path(__file__).resolve().parent.parent
 MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
 NAMES = np.array(json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"])
 TOWER = load_file(FOLDER / "image_tower.safetensors")  # empty where features are the latents
-PARTS = [FOLDER / f"{name}.safetensors" for name in ("kernel", "decision")]
-KERNEL, RULE = (load_file(path) if path.exists() else {} for path in PARTS)
+KERNEL = load_file(FOLDER / "kernel.safetensors") if MODEL["kernel"] else {}
 erf = np.vectorize(math.erf, otypes=[np.float32])
 ACTIVATION: dict[str, Any] = {
     "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
@@ -39,15 +38,23 @@ def near(x: np.ndarray) -> np.ndarray:
     return np.exp(-KERNEL["sharpness"] * np.maximum(square, 0))
 
 
-def adjusted(score: np.ndarray, near_BR: np.ndarray, part: slice) -> np.ndarray:
-    """Final scores of some tags: kernel evidence added, then the decision rule applied."""
-    if KERNEL:
-        estimate = near_BR @ KERNEL["weight_RT"][:, part] + KERNEL["share_T"][part]
-        score = score + KERNEL["factor"] * np.log(np.maximum(estimate, KERNEL["floor"]))
-    if RULE:
-        chance = 1 / (1 + np.exp(-(RULE["slope"] * score + RULE["shift_T"][part])))
-        score = RULE["gain_T"][part] * chance + RULE["offset_T"][part]
-    return score
+def evidence(near_BR: np.ndarray, part: slice) -> np.ndarray:
+    """What the kernel regression adds to z of some tags."""
+    how = MODEL["kernel"]
+    estimate = near_BR @ KERNEL["weight_RT"][:, part] + KERNEL["share_T"][part]
+    return how["factor"] * np.log(np.maximum(estimate, how["least"]) + how["noise"])
+
+
+def scores(z: np.ndarray) -> np.ndarray:
+    """Of z [B, M] of each image's best tags, best first: probabilities where the model knows them."""
+    if MODEL["link"] is None:
+        return z
+    a, b, bend, constant = MODEL["link"]
+    best = z[:, : MODEL["level_tags"]]
+    top = best[:, :1]
+    level = top + np.log(np.exp(best - top).sum(1, keepdims=True))
+    odds = a * z + b * level + bend * np.logaddexp(0, z + 1) + constant
+    return 1 / (1 + np.exp(-odds))
 
 
 def latents(x: np.ndarray) -> np.ndarray:
@@ -71,19 +78,21 @@ def latents(x: np.ndarray) -> np.ndarray:
 
 def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Names and scores [B, k] of the best k tags, best first, of raw features [B, D]."""
+    depth = max(k, MODEL["level_tags"])
     input_BD = standardised(np.asarray(images, np.float32))
     image_BL, near_BR = latents(input_BD), near(input_BD) if KERNEL else input_BD
     score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
     for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
         part = load_file(path)
         more = image_BL @ part["tag"].T + part["bias"]
-        more = adjusted(more, near_BR, slice(start, start + more.shape[1]))
+        if KERNEL:
+            more = more + evidence(near_BR, slice(start, start + more.shape[1]))
         score = np.hstack([score, more])
         tag = np.hstack([tag, np.broadcast_to(start + np.arange(more.shape[1]), more.shape)])
-        best = np.argsort(-score, axis=1, kind="stable")[:, :k]
+        best = np.argsort(-score, axis=1, kind="stable")[:, :depth]
         score, tag = np.take_along_axis(score, best, 1), np.take_along_axis(tag, best, 1)
         start += more.shape[1]
-    return NAMES[tag], 1 / (1 + np.exp(-score)) if MODEL["probability"] else score
+    return NAMES[tag[:, :k]], scores(score)[:, :k]
 
 
 if __name__ == "__main__":

@@ -35,22 +35,34 @@ def network() -> Any:
     return lambda pixels_BSS3: module(torch.from_numpy(pixels_BSS3)).detach().numpy()
 
 
+def scores(z: np.ndarray) -> np.ndarray:
+    """Of z [B, M] of each image's best tags, best first: probabilities where the model knows them."""
+    if MODEL["link"] is None:
+        return z
+    a, b, bend, constant = MODEL["link"]
+    best = z[:, : MODEL["level_tags"]]
+    top = best[:, :1]
+    level = top + np.log(np.exp(best - top).sum(1, keepdims=True))
+    odds = a * z + b * level + bend * np.logaddexp(0, z + 1) + constant
+    return 1 / (1 + np.exp(-odds))
+
+
 latents = network()
 
 
 def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Names and scores [B, k] of the best k tags, best first, of uint8 pixels [B, S, S, 3]."""
-    image_BL = latents(images)
+    image_BL, depth = latents(images), max(k, MODEL["level_tags"])
     score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
     for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
         part = load_file(path)
         more = image_BL @ part["tag"].T + part["bias"]
         score = np.hstack([score, more])
         tag = np.hstack([tag, np.broadcast_to(start + np.arange(more.shape[1]), more.shape)])
-        best = np.argsort(-score, axis=1, kind="stable")[:, :k]
+        best = np.argsort(-score, axis=1, kind="stable")[:, :depth]
         score, tag = np.take_along_axis(score, best, 1), np.take_along_axis(tag, best, 1)
         start += more.shape[1]
-    return NAMES[tag], score
+    return NAMES[tag[:, :k]], scores(score)[:, :k]
 
 
 if __name__ == "__main__":

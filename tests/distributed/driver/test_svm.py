@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.sparse import csc_matrix
 
-from distributed.driver.svm import batches_left, check_time, one_tag_seconds
-from drel_core.annotators.svm import SVMConfig
+from distributed.driver.svm import (
+    batches_left,
+    check_time,
+    finished_batches,
+    one_tag_seconds,
+    save_batch,
+)
+from distributed.storage.folder import Folder
+from drel_core.annotators.svm import SVMConfig, TagSVM
 from drel_core.errors import TooLargeError
 
 
@@ -24,6 +34,31 @@ def test_batches_hold_the_tags_that_are_not_fitted(
     done: dict[int, int], size: int, left: list[range]
 ) -> None:
     assert batches_left(10, done, size) == left
+
+
+def test_finished_batches_come_back_with_the_log_odds_that_are_asked_for(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    machines = [
+        TagSVM(generator.normal(size=3), 0.5, -2.0, 1.0, generator.normal(size=4).astype("f4"))
+        for _ in range(5)
+    ]
+    kept, mark = Folder.of(str(tmp_path)), {"seed": 0}
+    assert finished_batches(kept, mark, 4) == {}
+    save_batch(kept, range(0, 2), machines[:2])
+    save_batch(kept, range(2, 5), machines[2:])
+    with io.BytesIO() as of_before:  # an earlier version kept no log odds
+        np.savez(of_before, weight=np.zeros((1, 3)), rest=np.zeros((1, 3)))
+        kept.write("tags-00000005.npz", of_before.getvalue())
+    done = finished_batches(kept, mark, 4)
+    assert {start: len(batch) for start, batch in done.items()} == {0: 2, 2: 3}
+    for there, back in zip(machines, [*done[0], *done[2]], strict=True):
+        assert (there.b, there.a, there.c) == (back.b, back.a, back.c)
+        np.testing.assert_array_equal(there.weight_D, back.weight_D)
+        np.testing.assert_array_equal(there.odds_n, back.odds_n)
+    assert finished_batches(kept, mark, 7) == {}  # of another sample
+    save_batch(kept, range(0, 2), machines[:2])
+    assert finished_batches(kept, {"seed": 1}, 4) == {}
+    assert kept.files().keys() == {"mark.json"}
 
 
 def test_the_time_of_all_follows_from_one_and_a_limit_refuses_it() -> None:

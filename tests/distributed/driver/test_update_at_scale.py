@@ -53,7 +53,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "epochs": 5,
             "model": {**preset["model"], **small, **off},
             "optim": {**preset["optim"], "weight_decay": 0.1},
-            "decision": {"fits": 0},
+            "decision": {"held_out": 0.0},
             "kernel": {"landmarks": 0},
         },
     )

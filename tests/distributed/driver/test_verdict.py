@@ -21,7 +21,7 @@ from tests.helpers.stores import planted_table
 
 PLAIN = (
     *SMALL,
-    *("--decision.fits", "0", "--kernel.landmarks", "0"),
+    *("--decision.held_out", "0", "--kernel.landmarks", "0"),
     *("--optim.lr", "0.01", "--table.lr", "0.1", "--epochs", "8"),
 )
 
@@ -132,11 +132,11 @@ def test_training_rows_are_called_training_rows(runs: Runs) -> None:
     assert any(": 900 training images, D = 16" in line for line in lines)
 
 
-def test_rows_that_fits_left_out_tell_more_than_training_rows(runs: Runs) -> None:
-    options = ("--decision.fits", "2", "--decision.held_out", "0.2", "--decision.images", "50")
+def test_rows_that_a_fit_left_out_tell_more_than_training_rows(runs: Runs) -> None:
+    options = ("--decision.held_out", "0.2")
     lines = runs.train(shuffled(tagged(600)), *options, "--epochs", "3")
-    assert "does not beat the popularity floor on 240 rows left out of fits" in lines[-1]
-    assert runs.figures()["left_out"]["rows"] == 240
+    assert "does not beat the popularity floor on 120 rows left out of a fit" in lines[-1]
+    assert runs.figures()["left_out"]["rows"] == 120
 
 
 def test_a_learning_rate_that_is_too_high_is_named(runs: Runs) -> None:

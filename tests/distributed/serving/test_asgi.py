@@ -28,18 +28,24 @@ class FakeService:
         self.config = SimpleNamespace(max_rows=8)
         self.max_body_bytes = 1000
         self.model = self.metrics = self
-        self.version, self.image_dim, self.threshold_T = "v1", D, None
+        self.version, self.image_dim = "v1", D
         self.takes_features = True
         self.names = np.array(["a", "b", "c"], dtype=object)
 
     def ready(self) -> Any:
         return self
 
+    def decision(self, how: str, precision: float | None) -> None:
+        if how == "macro":
+            raise ApiError(422, "cannot_decide", "no")
+
     async def score(self, request: ScoreRequest) -> Scored:
         if self.failure is not None:
             raise self.failure
         tag_Bk = np.tile(np.arange(3), (request.rows, 1))[:, : request.k]
-        return Scored(self, tag_Bk.astype(np.float32), tag_Bk)  # type: ignore[arg-type]
+        score_Bk = tag_Bk.astype(np.float32)
+        keep_Bk = None if request.threshold is None else score_Bk >= request.threshold
+        return Scored(self, score_Bk, tag_Bk, keep_Bk)  # type: ignore[arg-type]
 
     def record(self, route: str, status: int, version: str, seconds: float) -> None:
         assert seconds >= 0
@@ -82,7 +88,14 @@ def test_the_query_of_binary_rows(query: str, tags: int) -> None:
 
 @pytest.mark.parametrize(
     ("query", "place"),
-    [("k=0", "query.k"), ("k=1001", "query.k"), ("k=", "query.k"), ("threshold=nan", "threshold")],
+    [
+        ("k=0", "query.k"),
+        ("k=1001", "query.k"),
+        ("k=", "query.k"),
+        ("threshold=nan", "threshold"),
+        ("decide=best", "query.decide"),
+        ("decide=threshold&precision=0", "query.precision"),
+    ],
 )
 def test_a_wrong_query_is_told_by_the_router(query: str, place: str) -> None:
     service = FakeService()
@@ -90,6 +103,16 @@ def test_a_wrong_query_is_told_by_the_router(query: str, place: str) -> None:
     assert (status, answer["error"]["code"]) == (422, "invalid_request")
     assert place in answer["error"]["message"]
     assert service.counted == []  # the route was not reached
+
+
+@pytest.mark.parametrize(
+    ("query", "code"), [("precision=0.5", "invalid_request"), ("decide=macro", "cannot_decide")]
+)
+def test_what_the_model_cannot_decide_is_refused(query: str, code: str) -> None:
+    service = FakeService()
+    status, answer = post(service, ANNOTATE, query, ROW, BINARY)
+    assert (status, answer["error"]["code"]) == (422, code)
+    assert service.counted == [(ANNOTATE, 422, "v1")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import time
@@ -17,12 +18,14 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import Correction, append, read_feedback
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import survey_store
-from distributed.serving.model import ServedModel
-from distributed.serving.requests import binary_rows, parse_annotate, parse_infer
+from distributed.serving.hot_swap import HotSwapModel, Scored
+from distributed.serving.model import Best, ServedModel, Wanted
+from distributed.serving.requests import ScoreRequest, binary_rows, parse_annotate, parse_infer
 from distributed.serving.schemas import MAX_K, ApiError
-from drel_core.bundle.format import bundle_folder, read_thresholds
+from drel_core.annotators.base import choose, decision_of
+from drel_core.bundle.format import bundle_folder
 from drel_core.errors import InputError
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.stores import write_planted
 
 
@@ -57,6 +60,13 @@ def body(**content: object) -> bytes:
         (body(features=[[1, 2]] * 9), 413, "at most 8"),
         (body(features=[[True, 2]]), 422, "features.0.0"),
         (body(features=[[1, 2]], threshold="x"), 422, "threshold"),
+        (body(features=[[1, 2]], threshold="per-tag"), 422, "threshold"),
+        (body(features=[[1, 2]], decide="best"), 422, "decide"),
+        (body(features=[[1, 2]], precision=0.9), 422, "precision needs decide threshold"),
+        (body(features=[[1, 2]], decide="macro", precision=0.9), 422, "precision needs"),
+        (body(features=[[1, 2]], decide="threshold", precision=0), 422, "precision"),
+        (body(features=[[1, 2]], decide="threshold", precision=1.1), 422, "precision"),
+        (body(features=[[1, 2]], decide="threshold", precision="x"), 422, "precision"),
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str) -> None:
@@ -64,6 +74,17 @@ def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str
         parse_annotate(sent, 2, 8)
     assert caught.value.status == status
     assert word in caught.value.message
+
+
+def test_how_many_tags_follows_from_the_decision_unless_it_is_said() -> None:
+    for content, k in (
+        ({}, 5),
+        ({"k": None}, 5),
+        ({"decide": "macro"}, 5),
+        ({"decide": "threshold"}, 50),
+        ({"decide": "threshold", "k": 3}, 3),
+    ):
+        assert parse_annotate(body(features=[[1, 2]], **content), 2, 8).k == k
 
 
 def test_json_and_binary_give_the_same_rows() -> None:
@@ -113,18 +134,92 @@ def test_inference_protocol_checks_shape_and_type(change: dict[str, object]) -> 
 
 
 def test_a_served_model_scores_as_its_bundle_does(tmp_path: Path) -> None:
-    model = ServedModel(str(write_drel(tmp_path / "m", thresholds=True)))
+    model = ServedModel(str(write_drel(tmp_path / "m")))
     features_BD = np.random.default_rng(1).normal(size=(7, 8)).astype(np.float32)
     best = model.best(features_BD, 4)
     score_Bk, tag_Bk = model.annotator.annotate(torch.from_numpy(features_BD), 4)
     np.testing.assert_array_equal(best.score_Bk, score_Bk.numpy())
     np.testing.assert_array_equal(best.tag_Bk, tag_Bk.numpy())
-    threshold_T = read_thresholds(model.folder)
-    assert threshold_T is not None and model.threshold_T is not None
-    np.testing.assert_array_equal(model.threshold_T, threshold_T.numpy())
     assert not model.takes_images
     with pytest.raises(InputError, match="no network"):
         model.features_of([b"x"])
+
+
+WANTED = (
+    Wanted(k=3),
+    Wanted(k=60),
+    Wanted(k=4, decide="macro"),
+    Wanted(k=70, decide="macro"),
+    Wanted(k=50, decide="threshold"),
+    Wanted(k=2, decide="threshold"),
+    Wanted(k=60, decide="threshold", precision=0.6),
+    Wanted(k=5, threshold=0.35),
+)
+
+
+def said(found: Scored) -> list[list[int]]:
+    """Tag ids of each row that are to be said."""
+    keep_Bk = np.full(found.tag_Bk.shape, True) if found.keep_Bk is None else found.keep_Bk
+    return [row[keep].tolist() for row, keep in zip(found.tag_Bk, keep_Bk, strict=True)]
+
+
+def test_requests_with_other_decisions_are_scored_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets what the library decides for its rows alone, whatever else is in the batch."""
+    path = write_drel(tmp_path / "m", tags=80, decider=random_decider(80))
+    generator = np.random.default_rng(2)
+    batches: list[int] = []
+    best = ServedModel.best
+
+    def counted(model: ServedModel, features_BD: np.ndarray, k: int) -> Best:
+        batches.append(len(features_BD))
+        return best(model, features_BD, k)
+
+    monkeypatch.setattr(ServedModel, "best", counted)
+    requests = [
+        ScoreRequest(generator.normal(size=(3, 8)).astype(np.float32), [], **vars(wanted))
+        for wanted in WANTED
+    ]
+
+    async def together() -> list[Scored]:
+        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        await held.follow(str(path), poll_seconds=60)
+        return await asyncio.gather(*map(held.score, requests))
+
+    answers = asyncio.run(together())
+    assert sum(batches) == 24 and max(batches) >= 21  # one alone at most, the others together
+    annotator = ServedModel(str(path)).annotator
+    several = set()
+    for asked, answer in zip(requests, answers, strict=True):
+        assert asked.features_BD is not None
+        decision = decision_of(annotator, asked.decide, asked.precision)
+        chosen = choose(annotator, torch.from_numpy(asked.features_BD), asked.k, decision)
+        keep_Bk = chosen.ids >= 0
+        if asked.threshold is not None:
+            keep_Bk &= chosen.probability_Bk >= asked.threshold
+        kept = [
+            row[keep].tolist()
+            for row, keep in zip(chosen.tag_Bk.numpy(), keep_Bk.numpy(), strict=True)
+        ]
+        assert said(answer) == kept
+        np.testing.assert_allclose(answer.score_Bk, chosen.probability_Bk.numpy(), atol=1e-6)
+        assert len({str(tags) for tags in kept}) > 1  # rows differ: each must get its own
+        several.add(str(kept))
+    assert len(several) == len(WANTED)
+
+
+def test_a_model_that_knows_no_probabilities_decides_by_top_alone(tmp_path: Path) -> None:
+    plain = ServedModel(str(write_drel(tmp_path / "plain")))
+    able = ServedModel(str(write_drel(tmp_path / "able", decider=random_decider(12))))
+    assert plain.decisions == ["top"] and able.decisions == ["top", "macro", "threshold"]
+    for how in ("macro", "threshold"):
+        with pytest.raises(ApiError, match="can only decide by top") as caught:
+            plain.decision(how, None)
+        assert (caught.value.status, caught.value.code) == (422, "cannot_decide")
+    with pytest.raises(ApiError, match="ask for less") as caught:
+        able.decision("threshold", 1.0)
+    assert caught.value.status == 422
 
 
 def test_tags_are_found_by_prefix_and_count(tmp_path: Path) -> None:

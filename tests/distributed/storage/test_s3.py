@@ -38,12 +38,13 @@ from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import apply_size_rule
 from drel_core.annotators.load import load_bundle
+from drel_core.decision.decider import DECISION
 from drel_core.errors import InputError
 from jobs.annotate import main as annotate
 from jobs.compare import main as compare
 from jobs.evaluate import main as evaluate
 from jobs.train import parse
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.commands import ROOT, SMALL
 from tests.helpers.fault_proxy import KINDS, FaultProxy
 from tests.helpers.ranks import spawn_ranks
@@ -169,7 +170,7 @@ def test_a_killed_upload_leaves_nothing(s3: Bucket, tmp_path: Path) -> None:
 
 def write_by_two(final: Folder, tmp_path: Path) -> str:
     """A bundle whose files come from two processes, as ranks write it."""
-    whole = write_drel(tmp_path / f"whole-{final.name}", thresholds=True)
+    whole = write_drel(tmp_path / f"whole-{final.name}", decider=random_decider(12))
     one, other = BundleWriter(final), BundleWriter(final)
     one.clear()
     for path in whole.iterdir():
@@ -208,7 +209,7 @@ def test_bundles_are_written_found_loaded_and_published(
     expected = load_bundle(tmp_path / "whole-model")
     batch_BD = torch.randn(5, expected.image_dim)
     assert torch.equal(held.annotator.scores(batch_BD), expected.scores(batch_BD))
-    assert held.threshold_T is not None
+    assert held.annotator.decider is not None
     s3.proxy.requests.clear()
     local_bundle(versions.address)  # there already: looked up, not fetched
     assert all("safetensors" not in path for _, path in s3.proxy.requests)
@@ -374,7 +375,7 @@ def test_two_ranks_leave_the_bundle_in_s3_that_they_leave_locally(
     addresses = [out.address for out in outs]
     spawn_ranks(2, train_as_a_rank, tmp_path, data, addresses, str(tmp_path))
     one, other = (set((out / "model").files()) for out in outs)
-    assert one == other and "thresholds.safetensors" in one and "reservoir.parquet" in one
+    assert one == other and DECISION in one and "reservoir.parquet" in one
     for name in one - {"config.json"}:  # names its out, and the time
         first, second = ((out / "model").read(name) for out in outs)
         assert first == second, name

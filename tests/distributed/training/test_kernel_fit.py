@@ -16,7 +16,7 @@ from distributed.training.build import build_drel_learner, make_reader
 from distributed.training.config import TrainConfig
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
-from drel_core.decision.kernel import KernelConfig, RidgeSums
+from drel_core.decision.kernel import KernelConfig, RidgeSums, log_estimate
 from tests.helpers.ranks import spawn_ranks
 from tests.helpers.training import surveyed
 
@@ -36,16 +36,20 @@ def work(folder: str, landmarks: int, dims: int, resident: bool) -> list[Tensor]
     world, rank = collectives.world_size(), collectives.rank()
     config, data, stepper, reader = at_start(folder, resident)
     kernel = KernelConfig(landmarks=landmarks, dims=dims)
-    head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2)
+    head = fit_kernel(kernel, stepper.model, reader, torch.tensor(data.count_T), seed=2).head
     mine = load_rows(shard(data.train, world, rank), config.data.columns, data.names)
-    before_nT = stepper.scores(mine, 3)
     stepper.kernel = head
-    after_nT = stepper.scores(mine, 3)
+    held, first = stepper.held_out(mine, None, 3)
+    assert held.estimate_nM is not None
+    estimate_nT = torch.zeros_like(held.estimate_nM).scatter_(1, held.tag_nM, held.estimate_nM)
     input_nD = stepper.model.standardised(mine.features_BD)
-    expected_nT = before_nT + head.evidence(head.kernel(input_nD), slice(None))
-    torch.testing.assert_close(after_nT, expected_nT, atol=1e-3, rtol=1e-4)
+    expected_nT = head.estimates(head.kernel(input_nD), slice(None))
+    mine_nT = estimate_nT[first : first + len(mine)]
+    torch.testing.assert_close(mine_nT, expected_nT, atol=1e-3, rtol=1e-4)
+    order_nM = held.score_nM + log_estimate(held.estimate_nM.clone()) * head.factor
+    assert (order_nM.diff(dim=1) <= 1e-4).all()  # the best candidate is the first
     assert head.landmark_Rd.shape[1] == (dims or data.image_dim)
-    return [head.landmark_Rd, head.weight_RT, head.sharpness, after_nT]
+    return [head.landmark_Rd, head.weight_RT, head.sharpness, mine_nT]
 
 
 @pytest.mark.parametrize(("landmarks", "dims"), [(40, 0), (1000, 0), (40, 14)])
@@ -71,10 +75,10 @@ def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     relevant_NT = torch.rand(90, 8, generator=older) > 0.7
     sums = RidgeSums(known_ND[:60], 0.05, relevant_NT.float().mean(0))
     sums.add(known_ND, relevant_NT)
-    parent = sums.solve(0.3, 1.0, 90)
+    parent = sums.solve(0.3, 1.0, 90).head
     kernel = KernelConfig(landmarks=landmarks, dims=3)  # the parent's basis counts: it has none
     count_T = torch.tensor(data.count_T)
-    head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh)
+    head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh).head
     mine = load_rows(shard(data.train, world, rank), config.data.columns, data.names)
     fresh_rD = stepper.model.standardised(mine.features_BD)
     return [

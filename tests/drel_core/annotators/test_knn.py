@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from drel_core.annotators.knn import KNNAnnotator, NeighbourShard, merge_nearest
+from distributed.driver.knn import left_out_scores, without_themselves
+from drel_core.annotators.knn import KNNAnnotator, NeighbourShard, merge_nearest, shard_file
 from drel_core.scoring.tag_lists import TagLists
 
 
@@ -54,6 +58,32 @@ def test_shards_together_find_what_one_finds() -> None:
     np.testing.assert_allclose(found, distance, atol=2e-3)
     assert rows[3, :3].tolist() == [3, 20, 30]
     assert (np.sort(rows, 1) == np.sort(row, 1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_row_left_out_has_the_scores_of_a_model_without_it(parts: int, tmp_path: Path) -> None:
+    features, tags = case(50)
+    cuts = [0, 50] if parts == 1 else [0, 17, 18, 50]
+    for part, (a, b) in enumerate(pairwise(cuts)):
+        NeighbourShard(features[a:b], tags[a:b], a).save(tmp_path / shard_file(part, parts))
+    rows = np.array([0, 16, 17, 40, 49])
+    held = left_out_scores(tmp_path, parts, 7, 6, "distance", rows)
+    assert held.relevant == int(tags.counts[torch.from_numpy(rows)].sum())
+    for place, row in enumerate(rows.tolist()):
+        others = torch.tensor([i for i in range(50) if i != row])
+        shard = NeighbourShard(features[others], tags.select(others))
+        alone = KNNAnnotator([shard], 7, np.zeros(9), np.ones(9), 6, "distance")
+        expected = alone.log_scores(features[row : row + 1])[0]
+        got = torch.empty(7).index_copy(0, held.tag_nM[place], held.score_nM[place])
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+        assert held.tag_nM[place][held.hit_nM[place]].sort().values.tolist() == tags.tolist()[row]
+
+
+def test_a_row_that_is_not_its_own_neighbour_loses_the_last_one() -> None:
+    place = np.array([[4, 2, 9], [5, 6, 7]])
+    distance = np.array([[0.0, 1, 2], [0, 0, 0]])
+    far, kept = without_themselves(distance, place, np.array([2, 3]))
+    assert kept.tolist() == [[4, 9], [5, 6]] and far.tolist() == [[0, 2], [0, 0]]
 
 
 def test_one_image_and_none() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.svm import LinearSVC
 
 from distributed.driver.svm import choose_rows
-from drel_core.annotators.svm import SVMAnnotator, SVMConfig, fit_tag
+from drel_core.annotators.svm import SVMAnnotator, SVMConfig, fit_sigmoid, fit_tag
 from drel_core.bundle.vocabulary import Vocabulary
 
 
@@ -52,13 +52,52 @@ def test_scores_agree_with_calibrated_classifiers(tmp_path: Path) -> None:
     assert (loaded.image_dim, loaded.num_tags) == (8, 5)
 
 
+def test_sampled_log_odds_are_of_machines_that_did_not_see_the_image() -> None:
+    raw, mean, std, tag = case()
+    standard = (raw - mean) / std
+    config = SVMConfig(C=0.01)
+    sample = np.array([1, 7, 20, 149])
+    single, none, every = (fit_tag(standard, tag[:, t], config, 3, sample) for t in (2, 3, 4))
+    for t, folds in ((0, 3), (1, 2)):
+        found = fit_tag(standard, tag[:, t], config, 3, sample)
+        machine = LinearSVC(C=0.01, dual=True, class_weight="balanced", random_state=3)
+        split = StratifiedKFold(folds, shuffle=True, random_state=3)
+        value = cross_val_predict(
+            machine, standard, tag[:, t], cv=split, method="decision_function"
+        )
+        expected = np.empty(150)
+        for rest, fold in split.split(standard, tag[:, t]):
+            a, c = fit_sigmoid(value[rest], tag[rest, t])
+            expected[fold] = -(a * value[fold] + c)
+        np.testing.assert_allclose(found.odds_n, expected[sample], rtol=1e-5)
+        own = standard[sample] @ found.weight_D + found.b
+        assert np.abs(found.odds_n + found.a * own + found.c).max() > 0.01
+    # The only image of a tag: without it, nothing speaks for the tag.
+    assert single.odds_n[1] == pytest.approx(-np.log(151))
+    said = -(single.a * (standard[7] @ single.weight_D + single.b) + single.c)
+    assert said > single.odds_n[1] + 1
+    assert (none.odds_n == -20).all() and (every.odds_n == 20).all()
+    missing = fit_tag(standard, ~tag[:, 2], config, 3, sample)
+    assert missing.odds_n[1] == pytest.approx(np.log(151))
+    assert len(fit_tag(standard, tag[:, 0], config, 3).odds_n) == 0
+
+
+def test_a_sigmoid_of_equal_values_is_the_share() -> None:
+    positive = np.arange(50) < 10
+    a, c = fit_sigmoid(np.full(50, 3.0), positive)
+    target = np.where(positive, 11 / 12, 1 / 42).mean()
+    assert 1 / (1 + np.exp(3 * a + c)) == pytest.approx(target, abs=1e-6)
+
+
 def test_rows_left_out_spare_rare_tags() -> None:
     tag = np.concatenate([np.zeros(5000, int), np.ones(3, int)])
     row = np.concatenate([np.arange(5000), np.array([11, 500, 4999])])
-    chosen = choose_rows(5000, tag, row, 300, seed=0)
+    sample = np.array([2, 77, 4000])
+    chosen = choose_rows(5000, tag, row, 300, 0, sample)
     assert len(chosen) == len(set(chosen.tolist())) == 300
-    assert {11, 500, 4999} <= set(chosen.tolist())
+    assert {11, 500, 4999, *sample.tolist()} <= set(chosen.tolist())
     assert (np.diff(chosen) > 0).all()
-    assert choose_rows(10, tag[:0], row[:0], 300, 0).tolist() == list(range(10))
+    assert choose_rows(5000, tag, row, 3, 0, sample).tolist() == sample.tolist()
+    assert choose_rows(10, tag[:0], row[:0], 300, 0, sample[:0]).tolist() == list(range(10))
     with pytest.raises(ValueError, match="must be 2 or more"):
         SVMConfig(folds=1)

@@ -22,14 +22,14 @@ from distributed.serving.model import ServedModel
 from drel_core.annotators.knn import KNNAnnotator, shard_file, write_standardisation
 from drel_core.annotators.load import load_bundle
 from drel_core.annotators.svm import SVMAnnotator
-from drel_core.bundle.format import THRESHOLDS, bundle_folder, read_thresholds, write_bundle
+from drel_core.bundle.format import bundle_folder, write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.decider import DECISION
 from drel_core.decision.kernel import KERNEL, KernelHead
-from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
 from drel_core.images import backbone
 from drel_core.scoring.tag_lists import TagLists
-from tests.helpers.bundles import write_drel
+from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.pictures import tiny_network
 
 TAGS = tuple(f"tag-{tag}" for tag in range(6))
@@ -49,7 +49,7 @@ class Bomb:
 def write(folder: Path, method: str) -> Path:
     """A small sound bundle."""
     if method == "drel":
-        written = write_drel(folder, dim=DIM, names=TAGS, thresholds=True)
+        written = write_drel(folder, dim=DIM, names=TAGS, decider=random_decider(len(TAGS)))
         one = torch.ones(1)
         KernelHead(
             torch.randn(3, 2),
@@ -60,9 +60,6 @@ def write(folder: Path, method: str) -> Path:
             one.clone(),
             torch.randn(DIM, 2),
         ).save(written / KERNEL)
-        DecisionRule(one, torch.zeros(6), torch.ones(6), torch.full((6,), 0.5)).save(
-            written / DECISION
-        )
         return written
     folder.mkdir(parents=True)
     vocabulary = Vocabulary(TAGS, np.arange(1, 7))
@@ -119,11 +116,7 @@ def test_a_pickle_in_disguise_does_not_run(tmp_path: Path, method: str) -> None:
         for path in sorted(folder.glob("*.safetensors")):
             before = path.read_bytes()
             path.write_bytes(content)
-            if path.name == THRESHOLDS:
-                with pytest.raises(InputError):
-                    read_thresholds(folder)
-            else:
-                refusal(folder)
+            refusal(folder)
             path.write_bytes(before)
         for name in ("config.json", "vocabulary.json"):
             before = (folder / name).read_bytes()
@@ -155,8 +148,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: bytes) -> None:
     for path in folder.glob("[mt]*.safetensors"):
         before = path.read_bytes()
         path.write_bytes(header)
-        if path.name != THRESHOLDS:
-            assert "damaged" in refusal(folder)
+        assert "damaged" in refusal(folder)
         path.write_bytes(before)
 
 
@@ -330,11 +322,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, method: str, ba
             tensors[name] = tensor.clone()
             tensors[name].view(-1)[-1] = bad
             save_file(tensors, path)
-            if path.name == THRESHOLDS:
-                with pytest.raises(InputError):
-                    read_thresholds(folder)
-            else:
-                assert "NaN or Inf" in refusal(folder), (path.name, name)
+            assert "NaN or Inf" in refusal(folder), (path.name, name)
         path.write_bytes(before)
 
 
@@ -392,26 +380,20 @@ def test_settings_of_knn_out_of_range_are_refused(tmp_path: Path, change: dict[s
         (DECISION, {"gain_T": torch.ones(5)}),
         (DECISION, {"offset_T": torch.ones(6, 1)}),
         (DECISION, {"shift_T": torch.full((6,), float("inf"))}),
+        (DECISION, {"cut_T": torch.ones(5)}),
+        (DECISION, {"link": torch.ones(3)}),
+        (DECISION, {"reliability": torch.ones(10, 2, dtype=torch.int64)}),
+        (DECISION, {"reliability": torch.full((1000, 2), -1)}),
+        (KERNEL, {"noise": torch.zeros(1)}),
+        (KERNEL, {"noise": torch.ones(2)}),
     ],
 )
-def test_a_kernel_or_a_rule_that_does_not_fit_is_refused(
+def test_a_kernel_or_a_decider_that_does_not_fit_is_refused(
     tmp_path: Path, file: str, change: dict[str, torch.Tensor]
 ) -> None:
     folder = write(tmp_path / "m", "drel")
     save_file({**load_file(folder / file), **change}, folder / file)
     refusal(folder)
-
-
-def test_thresholds_of_another_number_are_refused(tmp_path: Path) -> None:
-    folder = write(tmp_path / "m", "drel")
-    for tensors in (
-        {"threshold": torch.zeros(5)},
-        {"threshold": torch.zeros(6, 1)},
-        {"other": torch.zeros(6)},
-    ):
-        save_file(tensors, folder / THRESHOLDS)
-        with pytest.raises(InputError):
-            read_thresholds(folder)
 
 
 # Networks that a bundle names

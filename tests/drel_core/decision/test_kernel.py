@@ -13,6 +13,8 @@ from torch import Tensor
 
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
+from drel_core.decision.calibration import Calibration
+from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import (
     KERNEL,
     KernelConfig,
@@ -22,7 +24,6 @@ from drel_core.decision.kernel import (
     median_square_distance,
     principal_basis,
 )
-from drel_core.decision.rule import DECISION, DecisionRule
 from drel_core.errors import InputError
 from drel_core.scoring.topk import topk
 from tests.helpers.bundles import write_drel
@@ -42,7 +43,7 @@ def fitted(
     for start in (0, 40):  # in pieces of any size
         sums.add(input_ND[start : start + 40 or None], relevant_NT[start : start + 40 or None])
     sums.add(input_ND[80:], relevant_NT[80:])
-    return sums.solve(ridge, factor, len(input_ND))
+    return sums.solve(ridge, factor, len(input_ND)).head
 
 
 def test_with_every_image_a_landmark_it_is_scikit_learns() -> None:
@@ -53,7 +54,7 @@ def test_with_every_image_a_landmark_it_is_scikit_learns() -> None:
     other = KernelRidge(alpha=0.3, kernel="rbf", gamma=gamma)
     other.fit(input_ND.double().numpy(), relevant_NT.double().numpy() - share)
     new_BD = torch.randn(20, 6)
-    expected = np.log(np.maximum(other.predict(new_BD.double().numpy()) + share, 0.5 / 90))
+    expected = np.log(np.maximum(other.predict(new_BD.double().numpy()) + share, 0) + 0.02)
     found = head.evidence(head.kernel(new_BD), slice(None)).numpy()
     assert found == pytest.approx(1.5 * expected, abs=2e-2)
     some_p = torch.tensor([5, 1])
@@ -86,9 +87,9 @@ def test_what_is_known_of_images_that_are_not_taken_in_stays() -> None:
     share_T = relevant_NT.float().mean(0)
     sums = RidgeSums(landmark_Rd, sharpness, share_T)
     start_RT = torch.randn(len(landmark_Rd), relevant_NT.shape[1])
-    assert torch.equal(sums.solve(0.3, 1.0, 90, start_RT).weight_RT, start_RT)
+    assert torch.equal(sums.solve(0.3, 1.0, 90, start_RT).head.weight_RT, start_RT)
     sums.add(input_ND[:20], relevant_NT[:20])
-    head = sums.solve(0.3, 1.0, 90, start_RT)
+    head = sums.solve(0.3, 1.0, 90, start_RT).head
     kernel_NR = gaussian(input_ND[:20], landmark_Rd, sharpness).double()
     own_RR = gaussian(landmark_Rd, landmark_Rd, sharpness).double()
     weight_RT = head.weight_RT.double().requires_grad_()
@@ -119,7 +120,7 @@ def test_landmarks_that_are_alike_do_no_harm() -> None:
     near_ND = 1e-3 * input_ND.repeat(20, 1)
     flat = RidgeSums(near_ND, 1.0, relevant_NT.float().mean(0))
     flat.add(near_ND, relevant_NT.repeat(20, 1))
-    assert torch.isfinite(flat.solve(1e-3, 1.0, 1800).weight_RT).all()
+    assert torch.isfinite(flat.solve(1e-3, 1.0, 1800).head.weight_RT).all()
     twice = fitted(input_ND, relevant_NT, torch.cat([input_ND, input_ND]), 0.3)
     new_BD = torch.randn(20, 6)
     torch.testing.assert_close(
@@ -155,7 +156,7 @@ def test_in_a_basis_it_is_the_regression_on_features_in_that_basis() -> None:
     inside = fitted(input_ND @ basis_Dd, relevant_NT, input_ND[::3] @ basis_Dd, 0.3)
     sums = RidgeSums(inside.landmark_Rd, float(inside.sharpness), inside.share_T, basis_Dd)
     sums.add(input_ND, relevant_NT)
-    head = sums.solve(0.3, 1.0, len(input_ND))
+    head = sums.solve(0.3, 1.0, len(input_ND)).head
     new_BD = torch.randn(20, 6)
     torch.testing.assert_close(
         head.evidence(head.kernel(new_BD), slice(None)),
@@ -174,7 +175,7 @@ def test_a_basis_is_kept_in_the_bundle(tmp_path: Path) -> None:
     assert basis_Dd is not None
     sums = RidgeSums(input_ND[:9] @ basis_Dd, 0.1, relevant_NT.float().mean(0), basis_Dd)
     sums.add(input_ND, relevant_NT)
-    head = sums.solve(0.3, 1.0, 80)
+    head = sums.solve(0.3, 1.0, 80).head
     head.save(folder / KERNEL)
     again = KernelHead.load(folder, model.image_dim, model.num_tags)
     assert again is not None and again.basis_Dd is not None
@@ -194,8 +195,12 @@ def test_distances_of_one_or_no_landmark() -> None:
     assert median_square_distance(two) == pytest.approx(25.0)
 
 
-@pytest.mark.parametrize("ruled", [False, True])
-def test_a_bundle_with_a_regression_adds_its_evidence(tmp_path: Path, ruled: bool) -> None:
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("decides", [False, True])
+def test_a_bundle_with_a_regression_adds_its_evidence(
+    tmp_path: Path, decides: bool, before: bool
+) -> None:
+    """``before``: the file of a version that kept no noise, and took the log of the estimate itself."""
     folder = write_drel(tmp_path / "model")
     plain = load_bundle(folder)
     assert isinstance(plain, DRELAnnotator)
@@ -207,6 +212,8 @@ def test_a_bundle_with_a_regression_adds_its_evidence(tmp_path: Path, ruled: boo
         0.3,
         0.7,
     )
+    if before:
+        head = replace(head, noise=None)
     head.save(folder / KERNEL)
     expected_BT = plain.scores(features_BD).clone()
     input_BD = plain.model.standardised(features_BD)
@@ -217,12 +224,16 @@ def test_a_bundle_with_a_regression_adds_its_evidence(tmp_path: Path, ruled: boo
                 for mark in head.landmark_Rd
             ]
             estimate = float(np.dot(near, head.weight_RT[:, t].numpy()) + head.share_T[t])
-            expected_BT[i, t] += 0.7 * np.log(max(estimate, 0.5 / 80))
-    if ruled:
+            least = max(estimate, 0.5 / 80) if before else max(estimate, 0.0) + 0.02
+            expected_BT[i, t] += 0.7 * np.log(least)
+    if decides:
         tags = plain.num_tags
-        rule = DecisionRule(torch.ones(1), torch.randn(tags), torch.rand(tags), torch.randn(tags))
-        rule.save(folder / DECISION)
-        expected_BT = rule.utility(expected_BT, slice(None))
+        calibration = Calibration(
+            torch.full((1,), 0.8), torch.randn(tags), torch.tensor([1.0, -0.3, 0.2, 0.1])
+        )
+        decider = Decider(calibration, torch.rand(tags), torch.randn(tags))
+        decider.save(folder / DECISION)
+        expected_BT = decider.all_probabilities(calibration.order(expected_BT, slice(None)))
     both = load_bundle(folder)
     torch.testing.assert_close(both.scores(features_BD), expected_BT, atol=1e-3, rtol=1e-3)
     assert (both.annotate(features_BD, 3)[1] == topk(both.scores(features_BD), 3)[1]).all()

@@ -1,4 +1,4 @@
-"""Prior, kernel and rule on top of the towers' scores."""
+"""Prior, kernel and calibration on top of the towers' scores."""
 
 from __future__ import annotations
 
@@ -7,44 +7,60 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from drel_core.decision.calibration import Calibration
+from drel_core.decision.decider import Decider
 from drel_core.decision.kernel import KernelHead
-from drel_core.decision.rule import DecisionRule
-from drel_core.decision.score_adjustment import ScoreAdjustment
+from drel_core.decision.score_adjustment import ScoreAdjustment, folded
 from drel_core.model.towers import DREL, ModelConfig
 
 DIM, TAGS, MARKS, IMAGES = 4, 6, 3, 5
 
 
-def parts() -> tuple[DREL, KernelHead, DecisionRule, Tensor]:
+def parts() -> tuple[DREL, KernelHead, Decider, Tensor]:
     torch.manual_seed(0)
     config = ModelConfig(image_hidden=8, tag_dim=5, tag_hidden=6, latent=7)
     one = torch.ones(1)
     kernel = KernelHead(
         torch.randn(MARKS, DIM), one, torch.rand(MARKS, TAGS), torch.rand(TAGS), one / 9, 2 * one
     )
-    rule = DecisionRule(0.5 * one, torch.randn(TAGS), torch.rand(TAGS) + 0.1, -torch.rand(TAGS))
-    return DREL(DIM, config).eval(), kernel, rule, torch.randn(IMAGES, DIM)
+    calibration = Calibration(0.5 * one, torch.randn(TAGS), torch.tensor([1.0, 0.2, 0.0, 0.0]))
+    decider = Decider(calibration, torch.rand(TAGS) + 0.1, -torch.rand(TAGS))
+    return DREL(DIM, config).eval(), kernel, decider, torch.randn(IMAGES, DIM)
 
 
-def test_evidence_comes_before_the_rule_and_either_may_be_missing() -> None:
-    model, kernel, rule, features_BD = parts()
+def test_evidence_comes_before_the_calibration_and_either_may_be_missing() -> None:
+    model, kernel, decider, features_BD = parts()
     prior_T, score_BT = torch.randn(TAGS), torch.randn(IMAGES, TAGS)
     evidence_BT = kernel.evidence(kernel.kernel(model.standardised(features_BD)), slice(None))
     with_kernel_BT = score_BT + evidence_BT
-    for held_kernel, held_rule, expected_BT in (
+    order = decider.calibration.order
+    for held_kernel, held_decider, expected_BT in (
         (None, None, score_BT),
         (kernel, None, with_kernel_BT),
-        (None, rule, rule.utility(score_BT, slice(None))),
-        (kernel, rule, rule.utility(with_kernel_BT, slice(None))),
+        (None, decider, order(score_BT.clone(), slice(None))),
+        (kernel, decider, order(with_kernel_BT.clone(), slice(None))),
     ):
-        adjustment = ScoreAdjustment(prior_T, held_kernel, held_rule)
+        adjustment = ScoreAdjustment(prior_T, held_kernel, held_decider)
         adjust = adjustment.for_images(model, features_BD)
         torch.testing.assert_close(adjust(score_BT.clone(), slice(None)), expected_BT)
         some = torch.tensor([4, 1])
         torch.testing.assert_close(adjust(score_BT[:, some], some), expected_BT[:, some])
-        plain = adjustment.without_rule().for_images(model, features_BD)
-        expected_BT = score_BT if held_kernel is None else with_kernel_BT
-        torch.testing.assert_close(plain(score_BT.clone(), slice(None)), expected_BT)
+
+
+def test_encoded_tags_can_hold_the_calibration() -> None:
+    model, kernel, decider, features_BD = parts()
+    image_BL, tag_TL1 = torch.randn(IMAGES, 3), torch.randn(TAGS, 4)
+    adjustment = ScoreAdjustment(torch.zeros(TAGS), kernel, decider)
+    score_BT = image_BL @ tag_TL1[:, :-1].T + tag_TL1[:, -1]
+    expected_BT = adjustment.for_images(model, features_BD)(score_BT, slice(None))
+    held_TL1, rest = adjustment.folded(tag_TL1)
+    assert rest.decider is None
+    z_BT = image_BL @ held_TL1[:, :-1].T + held_TL1[:, -1]
+    found_BT = rest.for_images(model, features_BD)(z_BT, slice(None))
+    torch.testing.assert_close(found_BT, expected_BT)
+    torch.testing.assert_close(folded(tag_TL1[2:4], decider, slice(2, 4)), held_TL1[2:4])
+    plain = ScoreAdjustment(torch.zeros(TAGS), kernel)
+    assert plain.folded(tag_TL1)[0] is tag_TL1 and plain.folded(tag_TL1)[1] is plain
 
 
 def test_the_prior_is_added_to_the_bias_of_the_tags_it_belongs_to() -> None:
@@ -54,13 +70,13 @@ def test_the_prior_is_added_to_the_bias_of_the_tags_it_belongs_to() -> None:
 
 
 def test_what_is_saved_loads_again(tmp_path: Path) -> None:
-    _, kernel, rule, _ = parts()
+    _, kernel, decider, _ = parts()
     prior_T = torch.zeros(TAGS)
-    for held_kernel, held_rule in ((None, None), (kernel, None), (kernel, rule)):
-        ScoreAdjustment(prior_T, held_kernel, held_rule).save(tmp_path)
+    for held_kernel, held_decider in ((None, None), (kernel, None), (kernel, decider)):
+        ScoreAdjustment(prior_T, held_kernel, held_decider).save(tmp_path)
         again = ScoreAdjustment.load(tmp_path, prior_T, DIM)
         assert (again.kernel is None) == (held_kernel is None)
-        assert (again.rule is None) == (held_rule is None)
-    assert again.kernel is not None and again.rule is not None
+        assert (again.decider is None) == (held_decider is None)
+    assert again.kernel is not None and again.decider is not None
     assert torch.equal(again.kernel.weight_RT, kernel.weight_RT)
-    assert torch.equal(again.rule.gain_T, rule.gain_T)
+    assert torch.equal(again.decider.gain_T, decider.gain_T)

@@ -1,0 +1,204 @@
+"""Probabilities and decisions, learned from scores of rows that the scoring model was not fitted to.
+
+Where rows are held out anyway, for validation or to watch F1, those are taken. Of a smaller store none are
+spared for good: a second fit leaves some out and scores them, and the kernel regression says in closed form
+what it would have estimated without them.
+
+Shapes: n rows, M candidate tags of each, T tags.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from distributed.data.blocks import BlockSource
+from distributed.data.epoch import ShardReader
+from distributed.data.feature_store import RowSelection
+from distributed.data.rows import Rows
+from distributed.runtime.progress import Log
+from distributed.storage.folder import Folder
+from distributed.training import collectives
+from distributed.training.build import build_drel_learner, is_resident, make_reader
+from distributed.training.config import TrainConfig
+from distributed.training.divergence import check_finite
+from distributed.training.drel_learner import DRELLearner
+from distributed.training.optim import sum_counts
+from distributed.training.run_spec import RunSpec
+from drel_core.annotators.popularity import floor_counts
+from drel_core.decision.decider import DECISION, Decider, learn_decider
+from drel_core.decision.held_out import LEAST_ROWS
+from drel_core.decision.kernel import FittedKernel
+from drel_core.model.sampling import mix_seed
+from drel_core.scoring.floor import beside_floor
+from drel_core.scoring.metrics import MetricCounts
+
+
+def split_rows(
+    selections: list[RowSelection], parts: int, most: int, seed: int
+) -> tuple[list[RowSelection], list[RowSelection]]:
+    """All rows but one part of ``parts``, and that part (at most ``most`` rows of it, the others stay in the
+    rest); the part of a row depends on its place and the seed."""
+    total = sum(selection.take for selection in selections)
+    order = np.random.default_rng(seed).permutation(total)
+    is_held = np.zeros(total, dtype=bool)
+    is_held[order[: total // parts][:most]] = True
+    rest: list[RowSelection] = []
+    held: list[RowSelection] = []
+    at = 0
+    for selection in selections:
+        here = is_held[at : at + selection.take]
+        at += selection.take
+        for some, into in ((selection.only(~here), rest), (selection.only(here), held)):
+            if some.take:
+                into.append(some)
+    return rest, held
+
+
+def takes_second_fit(spec: RunSpec) -> bool:
+    """Whether rows must be left out of a fit of their own; the run holds out none."""
+    config, survey = spec.config, spec.survey
+    share = config.decision.held_out
+    spared = not survey.held_rows and spec.parent is None
+    return bool(share) and spared and survey.train_rows * share >= LEAST_ROWS
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What held-out rows said.
+
+    Attributes:
+        decider: calibration and decisions.
+        kernel_factor: the weight of the kernel's evidence; None without a kernel.
+        found: metrics of these rows, the k most probable tags, beside the popularity floor.
+    """
+
+    decider: Decider
+    kernel_factor: float | None
+    found: dict[str, Any]
+
+    def give(self, learner: DRELLearner) -> None:
+        """Let a learner use them."""
+        learner.decider = self.decider.to(learner.device)
+        if learner.kernel is not None and self.kernel_factor is not None:
+            factor = torch.full_like(learner.kernel.factor, self.kernel_factor)
+            learner.kernel = replace(learner.kernel, factor=factor)
+
+
+def decide_by(
+    spec: RunSpec, learner: DRELLearner, rows: Rows, kernel: FittedKernel | None = None
+) -> Decided | None:
+    """Learn from this and all other ranks' rows, which the learner's towers were not fitted to; alike on all
+    ranks.
+
+    Args:
+        kernel: the learner's kernel as it was fitted, where the rows took part in that.
+
+    Returns:
+        None where they say nothing.
+    """
+    count_T, k = torch.from_numpy(spec.survey.count_T), spec.config.k
+    held, start = learner.held_out(rows, kernel)
+    learned = learn_decider(held, count_T, spec.survey.train_rows, k)
+    if learned is None:
+        return None
+    decider, fitted = learned
+    mine = MetricCounts(len(count_T), k, keep_scores_bytes=0)
+    mine.update_topk(fitted.tag_nM[start : start + len(rows), :k], rows.tags)
+    floor = floor_counts(count_T, rows.tags, k)
+    metrics, floor_metrics = (
+        sum_counts(found, learner.device).result(count_T > 0) for found in (mine, floor)
+    )
+    found = {**metrics, "floor": floor_metrics, "kind": "rows left out of a fit"}
+    return Decided(decider, fitted.kernel_factor, found)
+
+
+def decide_by_second_fit(
+    spec: RunSpec, blocks: BlockSource, learner: DRELLearner, kernel: FittedKernel | None, log: Log
+) -> Decided | None:
+    """Fit a second model without some rows, and learn from its scores of them; alike on all ranks. What was
+    learned is kept in ``OUT`` for a run that is resumed.
+
+    Args:
+        blocks: reads the store.
+        learner: of the run itself; it is left as it is.
+        kernel: its kernel regression, fitted to all rows.
+        log: takes a line of progress, on rank 0.
+
+    Raises:
+        Diverged: the fit ended in NaN.
+    """
+    config, survey = spec.config, spec.survey
+    out, fingerprint = Folder.of(config.out), json.dumps(spec.fingerprint, sort_keys=True)
+    if (saved := _saved(out, fingerprint, len(survey.count_T))) is not None:
+        collectives.barrier()
+        return saved
+    parts = round(1 / config.decision.held_out)
+    rest, held = split_rows(survey.train, parts, config.decision.rows, config.seed)
+    if collectives.rank() == 0:
+        log(f"calibration: a fit without {sum(r.take for r in held)} rows, which it then scores")
+    # Another start and order of rows: what is learned should not follow those of one run.
+    own = replace(config, seed=mix_seed(config.seed, 5, 0) % 2**31)
+    torch.manual_seed(own.seed)
+    second = build_drel_learner(own, survey, learner.device)
+    training = make_reader(own, survey, rest, blocks, is_resident(config, survey))
+    norm = _fit(own, second, training)
+    check_finite(spec, second.model, norm, training.plan.steps * own.epochs)
+    second.kernel = learner.kernel
+    decided = decide_by(spec, second, make_reader(own, survey, held, blocks, True).load(), kernel)
+    if collectives.rank() == 0:
+        if decided is None:
+            log("calibration: none of these rows has a tag that the fit knows; scores stay scores")
+        else:
+            log(f"calibration: on these rows, {beside_floor(decided.found)}")
+            about = {
+                "of": fingerprint,
+                "found": json.dumps(decided.found),
+                "kernel_factor": json.dumps(decided.kernel_factor),
+            }
+            with out.writing(DECISION) as path:
+                decided.decider.save(path, about)
+    collectives.barrier()
+    return decided
+
+
+def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> torch.Tensor:
+    """Train from start to end, without checkpoints: a fit that is cut off begins anew. Gives the norm of the
+    last gradient."""
+    norm = torch.zeros(())
+    learner.model.train()
+    steps = reader.plan.steps
+    for epoch in range(config.epochs):
+        for step, batch in enumerate(reader.epoch(epoch)):
+            norm = learner.run(
+                batch.features_BD,
+                batch.tags,
+                epoch=epoch,
+                step=step,
+                progress=(epoch * steps + step) / (steps * config.epochs),
+                global_batch=reader.plan.global_size(step),
+            ).gradient_norm
+    return norm
+
+
+def _saved(out: Folder, fingerprint: str, tags: int) -> Decided | None:
+    """What this run, and no other, learned before."""
+    if not out.has(DECISION):
+        return None
+    with out.local(DECISION) as path:
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+        except SafetensorError:
+            return None
+        if about.get("of") != fingerprint or not {"found", "kernel_factor"} <= about.keys():
+            return None
+        decider = Decider.load(path.parent, tags)
+        if decider is None:
+            return None
+        return Decided(decider, json.loads(about["kernel_factor"]), json.loads(about["found"]))

@@ -1,0 +1,199 @@
+"""From scores to probabilities that a tag belongs to an image.
+
+A loss over triplets leaves scores free to move up and down with the image and with how common the tag is.
+Logistic regression over (image, tag) pairs that the model was not fitted to settles both (Platt, 1999), in
+two steps. The first weighs score, kernel evidence and the log of the tag's share of images into ``z``. The
+second knows the image as well: the log-sum-exp of its best ``z`` is high where many tags compete, and a bend
+lets high and low odds have slopes of their own.
+
+Shapes: B images, n held-out images, M candidate tags of each, T tags, m = n M pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from drel_core.decision.held_out import HeldOut
+from drel_core.decision.kernel import log_estimate
+
+LEVEL_TAGS = 32
+"""The best tags of an image whose log-sum-exp is its level."""
+_LEAST_SLOPE = 1e-3
+_NEIGHBOURS = 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``log odds = link . (z, level, softplus(z + 1), 1)`` with ``z = slope score + shift``.
+
+    ``z`` orders the tags of an image; what is added is the same for all of them or grows with it.
+
+    Args:
+        slope: float32 ``[1]``, above 0.
+        shift_T: float32 ``[T]``: of each tag, from its share of training images.
+        link: float32 ``[4]``.
+    """
+
+    slope: Tensor
+    shift_T: Tensor
+    link: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shift_T)
+
+    def to(self, device: torch.device) -> Calibration:
+        return Calibration(self.slope.to(device), self.shift_T.to(device), self.link.to(device))
+
+    def order(self, score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
+        """``z`` ``[B, n]`` of scores, which it may overwrite, of the tags ``tag_n``."""
+        return score_Bn.mul_(self.slope.to(score_Bn.dtype)).add_(self.shift_T[tag_n])
+
+    def probability(self, z_BM: Tensor, level_B1: Tensor) -> Tensor:
+        """``[B, M]`` of ``z``, which stays as it is."""
+        a, b, bend, constant = self.link.tolist()
+        odds_BM = softplus(z_BM + 1).mul_(bend) if bend else torch.zeros_like(z_BM)
+        return odds_BM.add_(z_BM, alpha=a).add_(level_B1 * b + constant).sigmoid_()
+
+    def extended(self, old_count_T: Tensor, count_T: Tensor) -> Calibration:
+        """That of a vocabulary that grew at its end: see ``extend_by_count``."""
+        return Calibration(
+            self.slope, extend_by_count(self.shift_T, old_count_T, count_T), self.link
+        )
+
+
+def level(z_BM: Tensor) -> Tensor:
+    """``[B, 1]``: log-sum-exp of each image's best tags, which come first."""
+    return z_BM[:, :LEVEL_TAGS].logsumexp(1, keepdim=True)
+
+
+def extend_by_count(value_T: Tensor, old_count_T: Tensor, count_T: Tensor) -> Tensor:
+    """Values of a vocabulary that grew at its end.
+
+    A new tag takes the mean of the 20 old tags that are nearest to it in log training count.
+
+    Args:
+        value_T: of the old tags.
+        old_count_T: int64, their training images.
+        count_T: the same of all tags, the old ones first.
+    """
+    new_n = count_T[len(value_T) :]
+    if not len(new_n) or not len(value_T):
+        return value_T
+    old_T, order = old_count_T.clamp(min=1).double().log().sort(stable=True)
+    k = min(_NEIGHBOURS, len(value_T))
+    at_n = torch.searchsorted(old_T, new_n.clamp(min=1).double().log())
+    # The k nearest lie within k places of where the new tag would stand.
+    window = torch.arange(-k, k)
+    near_nw = (at_n[:, None] + window).clamp(0, len(old_T) - 1)
+    distance_nw = (old_T[near_nw] - new_n.clamp(min=1).double().log()[:, None]).abs()
+    place_nw = at_n[:, None] + window
+    distance_nw[(place_nw < 0) | (place_nw >= len(old_T))] = torch.inf
+    near_nk = near_nw.gather(1, distance_nw.topk(k, largest=False).indices)
+    return torch.cat([value_T, value_T[order[near_nk]].mean(1)])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A calibration, the weight of kernel evidence that goes with it, and what it says of the images that
+    it was fitted to.
+
+    Attributes:
+        kernel_factor: what the log of kernel estimates is multiplied by before it is added to scores; None
+            without a kernel.
+        tag_nM, hit_nM: the candidates in order of their probability.
+        probability_nM: float64.
+    """
+
+    calibration: Calibration
+    kernel_factor: float | None
+    tag_nM: Tensor
+    hit_nM: Tensor
+    probability_nM: Tensor
+
+
+def fit_calibration(held: HeldOut, share_T: Tensor) -> Fitted:
+    """Fit both steps to held-out images.
+
+    Args:
+        held: of which something can be learned, see ``HeldOut.says_nothing``.
+        share_T: float64, see ``tag_share``.
+    """
+    hit_m = held.hit_nM.flatten().double()
+    log_share_nM = share_T.log()[held.tag_nM]
+    columns = [held.score_nM.double(), log_share_nM]
+    if held.estimate_nM is not None:
+        columns.append(log_estimate(held.estimate_nM.double()))
+    weights = _logistic(columns, hit_m)
+    slope, on_share, constant = max(weights[0], _LEAST_SLOPE), weights[1], weights[-1]
+    factor = None
+    z_nM = slope * columns[0] + on_share * log_share_nM + constant
+    if held.estimate_nM is not None:
+        factor = max(weights[2], 0.0) / slope
+        z_nM += slope * factor * columns[2]
+    z_nM, order = z_nM.sort(dim=1, descending=True, stable=True)
+    hit_nM = held.hit_nM.gather(1, order)
+    link = _fit_link(z_nM, hit_nM)
+    calibration = Calibration(
+        torch.tensor([slope], dtype=torch.float32),
+        (constant + on_share * share_T.log()).float(),
+        torch.tensor(link, dtype=torch.float32),
+    )
+    return Fitted(
+        calibration,
+        factor,
+        held.tag_nM.gather(1, order),
+        hit_nM,
+        calibration.probability(z_nM, level(z_nM)),
+    )
+
+
+def _fit_link(z_nM: Tensor, hit_nM: Tensor) -> list[float]:
+    """``link`` of a calibration: odds must grow with ``z``, else simpler forms are taken."""
+    hit_m = hit_nM.flatten().double()
+    level_nM = level(z_nM).expand_as(z_nM)
+    a, b, bend, constant = _logistic([z_nM, level_nM, softplus(z_nM + 1)], hit_m)
+    if a > 0 and a + bend > 0:
+        return [a, b, bend, constant]
+    a, b, constant = _logistic([z_nM, level_nM], hit_m)
+    return [a, b, 0.0, constant] if a > 0 else [1.0, 0.0, 0.0, 0.0]
+
+
+def _logistic(columns: list[Tensor], hit_m: Tensor) -> list[float]:
+    """Weights of a logistic regression on the columns, and then its constant.
+
+    Newton's method with a line search, in float64.
+    """
+    input_mc = torch.stack(
+        [*(column.flatten().double() for column in columns), torch.ones_like(hit_m)], 1
+    )
+    weight_c = torch.zeros(input_mc.shape[1], dtype=torch.float64)
+    weight_c[-1] = hit_m.mean().clamp(1e-6, 1 - 1e-6).logit()
+    # A ridge of a millionth keeps the weights finite where hits and misses can be told apart in full.
+    ridge_cc = 1e-6 * len(hit_m) * torch.eye(len(weight_c), dtype=torch.float64)
+
+    def loss(weight_c: Tensor) -> float:
+        odds_m = input_mc @ weight_c
+        penalty = 0.5 * float(weight_c @ ridge_cc @ weight_c)
+        return float((softplus(odds_m) - hit_m * odds_m).sum()) + penalty
+
+    now = loss(weight_c)
+    for _ in range(50):
+        chance_m = (input_mc @ weight_c).sigmoid()
+        gradient_c = input_mc.T @ (chance_m - hit_m) + ridge_cc @ weight_c
+        spread_m1 = (chance_m * (1 - chance_m))[:, None]
+        hessian_cc = (input_mc * spread_m1).T @ input_mc + ridge_cc
+        step_c = torch.linalg.solve(hessian_cc, gradient_c)
+        size = 1.0
+        while (then := loss(weight_c - size * step_c)) > now and size > 1e-4:
+            size /= 2
+        if then >= now:
+            break
+        weight_c, before, now = weight_c - size * step_c, now, then
+        if before - now <= 1e-9 * before:
+            break
+    found: list[float] = weight_c.tolist()
+    return found
