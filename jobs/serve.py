@@ -18,6 +18,7 @@ from distributed.serving.config import ScorerConfig
 from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_info
 from drel_core.bundle.info import BundleInfo
+from drel_core.decision.decider import DECISION
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -51,7 +52,13 @@ def main(arguments: list[str]) -> None:
     namespace = parser.parse_args(arguments)
     http = build(parser, namespace, HttpConfig)
     config = _scorer_config(namespace)
-    info = read_info(local_bundle(config.model))  # one clear line now, not in a replica's log
+    bundle = local_bundle(config.model)
+    info = read_info(bundle)  # one clear line now, not in a replica's log
+    if config.decide != "top" and not (bundle / DECISION).is_file():
+        raise InputError(
+            f"{config.model}: its scores are no probabilities, so that it can only decide by top; train it "
+            "with --data.validation 0.1"
+        )
     from distributed.serving.auth import read_token
     from distributed.serving.proxy import choose_ingress
 

@@ -6,6 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from drel_core.decision.decider import Decide
+
 
 class ScorerConfig(BaseModel):
     """What to serve.
@@ -19,6 +21,9 @@ class ScorerConfig(BaseModel):
     model: str
     """model bundle, training folder, or folder of versions whose file `latest` names one; a new version \
     there is taken up without a restart"""
+    decide: Decide = "top"
+    """how tags are chosen where a request does not say it. top: the most probable; macro: those that \
+    maximise expected macro F1, which finds rare tags; threshold: as many as are worth saying"""
     replicas: str = "1"
     """processes that score: N, or MIN:MAX to follow the load"""
     feedback: str = ""

@@ -27,7 +27,7 @@ from distributed.serving.schemas import (
     InferRequest,
     TopK,
 )
-from drel_core.decision.decider import check_precision, most_tags
+from drel_core.decision.decider import Decide, check_precision, most_tags
 
 _DRAINED = 8  # times the limit: bytes of a body that is too large which are read all the same
 _TOP_K: TypeAdapter[int] = TypeAdapter(TopK)
@@ -170,31 +170,38 @@ def check_fits(request: ScoreRequest, model: ServedModel) -> None:
     model.decision(request.decide, request.precision)
 
 
-def parse_binary(body: bytes, query: AnnotateQuery, dim: int, max_rows: int) -> ScoreRequest:
-    """Raises:
-    ApiError: see ``binary_rows``, ``check_size``.
+def parse_binary(
+    body: bytes, query: AnnotateQuery, dim: int, max_rows: int, decide: Decide = "top"
+) -> ScoreRequest:
+    """A request of binary rows.
+
+    Args:
+        decide: what a query that says nothing of it gets.
+
+    Raises:
+        ApiError: see ``binary_rows``, ``check_size``.
     """
-    features_BD = binary_rows(body, dim)
-    return _asked(features_BD, [], query, max_rows)
+    return _asked(binary_rows(body, dim), [], query, max_rows, decide)
 
 
-def parse_annotate(body: bytes, dim: int, max_rows: int) -> ScoreRequest:
-    """Raises:
-    ApiError: see ``parse_json``, ``feature_rows``, ``decode_base64``, ``check_size``.
+def parse_annotate(body: bytes, dim: int, max_rows: int, decide: Decide = "top") -> ScoreRequest:
+    """A JSON request.
+
+    Args:
+        decide: what a body that says nothing of it gets.
+
+    Raises:
+        ApiError: see ``parse_json``, ``feature_rows``, ``decode_base64``, ``check_size``.
     """
     request: AnnotateRequest = parse_json(AnnotateRequest, body)
     if (request.features is None) == (request.images is None):
         raise ApiError(422, "invalid_request", "give either features or images")
     rows = len(request.features or request.images or [])
-    check_size(rows, _most_tags(request), max_rows)  # before anything is made of the rows
+    check_size(rows, request.k or 1, max_rows)  # before anything is made of the rows
     if request.features is not None:
-        return _asked(feature_rows(request.features, dim), [], request, max_rows)
+        return _asked(feature_rows(request.features, dim), [], request, max_rows, decide)
     assert request.images is not None
-    return _asked(None, decode_base64(request.images), request, max_rows)
-
-
-def _most_tags(asked: AnnotateRequest | AnnotateQuery) -> int:
-    return asked.k if asked.k is not None else most_tags(asked.decide)
+    return _asked(None, decode_base64(request.images), request, max_rows, decide)
 
 
 def _asked(
@@ -202,20 +209,22 @@ def _asked(
     pictures: list[bytes],
     asked: AnnotateRequest | AnnotateQuery,
     max_rows: int,
+    decide: Decide,
 ) -> ScoreRequest:
     """Raises:
     ApiError: see ``check_size``; 422, a precision that fits nothing.
     """
+    decide = asked.decide or decide
     try:
-        check_precision(asked.decide, asked.precision)
+        check_precision(decide, asked.precision)
     except ValueError as error:
         raise ApiError(422, "invalid_request", str(error)) from None
     request = ScoreRequest(
         features_BD,
         pictures,
-        k=_most_tags(asked),
+        k=asked.k if asked.k is not None else most_tags(decide),
         threshold=asked.threshold,
-        decide=asked.decide,
+        decide=decide,
         precision=asked.precision,
     )
     check_size(request.rows, request.k, max_rows)

@@ -82,10 +82,11 @@ async def _score_request(
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     body = await read_body(request, service.max_body_bytes)
     served, max_rows = service.model.ready(), service.config.max_rows
+    decide = service.config.decide
     if kind == "application/octet-stream":
-        score_request = parse_binary(body, query, served.image_dim, max_rows)
+        score_request = parse_binary(body, query, served.image_dim, max_rows, decide)
     elif kind == "application/json":
-        score_request = parse_annotate(body, served.image_dim, max_rows)
+        score_request = parse_annotate(body, served.image_dim, max_rows, decide)
     else:
         raise ApiError(
             415,

@@ -45,7 +45,7 @@ class _Strict(BaseModel):
 _K = "most tags for an image; without it 5, and 50 with decide threshold"
 _DECIDE = (
     "top: the k most probable tags; macro: the k that maximise expected macro F1, which finds rare tags; "
-    "threshold: as many as are worth saying"
+    "threshold: as many as are worth saying; without it as jobs.serve --decide says"
 )
 _PRECISION = "with decide threshold, the wanted share of said tags that are right"
 _THRESHOLD = "least probability of a tag"
@@ -61,7 +61,7 @@ class AnnotateRequest(_Strict):
     features: list[list[Finite]] | None = Field(None, description="rows of D numbers")
     images: list[str] | None = Field(None, description="encoded pictures in base64")
     k: TopK | None = Field(None, description=_K)
-    decide: Decide = Field("top", description=_DECIDE)
+    decide: Decide | None = Field(None, description=_DECIDE)
     precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
     threshold: Finite | None = Field(None, description=_THRESHOLD)
 
@@ -72,7 +72,7 @@ class AnnotateQuery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     k: TopK | None = Field(None, description=f"for binary rows: {_K}")
-    decide: Decide = Field("top", description=f"for binary rows: {_DECIDE}")
+    decide: Decide | None = Field(None, description=f"for binary rows: {_DECIDE}")
     precision: float | None = Field(None, gt=0, le=1, description=f"for binary rows: {_PRECISION}")
     threshold: float | None = Field(
         None, allow_inf_nan=False, description=f"for binary rows: {_THRESHOLD}"

@@ -20,8 +20,14 @@ from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import survey_store
 from distributed.serving.hot_swap import HotSwapModel, Scored
 from distributed.serving.model import Best, ServedModel, Wanted
-from distributed.serving.requests import ScoreRequest, binary_rows, parse_annotate, parse_infer
-from distributed.serving.schemas import MAX_K, ApiError
+from distributed.serving.requests import (
+    ScoreRequest,
+    binary_rows,
+    parse_annotate,
+    parse_binary,
+    parse_infer,
+)
+from distributed.serving.schemas import MAX_K, AnnotateQuery, ApiError
 from drel_core.annotators.base import choose, decision_of
 from drel_core.bundle.format import bundle_folder
 from drel_core.errors import InputError
@@ -74,6 +80,17 @@ def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str
         parse_annotate(sent, 2, 8)
     assert caught.value.status == status
     assert word in caught.value.message
+
+
+def test_a_request_that_does_not_say_how_gets_the_scorers_decision() -> None:
+    said, silent = b'{"features": [[1, 2]], "decide": "top"}', b'{"features": [[1, 2]]}'
+    assert parse_annotate(said, 2, 8, "macro").decide == "top"
+    assert parse_annotate(silent, 2, 8, "macro").decide == "macro"
+    assert parse_annotate(silent, 2, 8).decide == "top"
+    row = np.zeros((1, 2), "<f4").tobytes()
+    found = parse_binary(row, AnnotateQuery(), 2, 8, "threshold")
+    assert found.decide == "threshold" and found.k == 50
+    assert parse_binary(row, AnnotateQuery(k=3, decide="top"), 2, 8, "threshold").k == 3
 
 
 def test_how_many_tags_follows_from_the_decision_unless_it_is_said() -> None:
