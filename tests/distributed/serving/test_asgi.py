@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from distributed.serving.asgi import create_app
+from distributed.serving.config import ScorerConfig
 from distributed.serving.hot_swap import Scored
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.routes import ANNOTATE, FEEDBACK, INFER
@@ -25,7 +25,7 @@ class FakeService:
     def __init__(self, failure: BaseException | None = None) -> None:
         self.failure = failure
         self.counted: list[tuple[str, int, str]] = []
-        self.config = SimpleNamespace(max_rows=8)
+        self.config = ScorerConfig(model="", max_rows=8)
         self.max_body_bytes = 1000
         self.model = self.metrics = self
         self.version, self.image_dim = "v1", D
