@@ -134,11 +134,7 @@ class _Deciding:
 
     @staticmethod
     def of(annotator: Annotator, decide: Decide, precision: float | None) -> _Deciding:
-        wanted: list[Decide] = []
-        if annotator.decider is not None:
-            wanted.append("macro")
-            if annotator.decider.cut_T is not None:
-                wanted.append("threshold")
+        wanted = [] if annotator.decider is None else annotator.decider.decisions[1:]
         if decide not in wanted:
             decision_of(annotator, decide)  # says why not
         cuts = {"threshold": precision}

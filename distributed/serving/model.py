@@ -144,7 +144,7 @@ class ServedModel:
         decider = self.annotator.decider
         if decider is None:
             return ["top"]
-        return ["top", "macro"] if decider.cut_T is None else ["top", "macro", "threshold"]
+        return decider.decisions
 
     def decision(self, how: Decide, precision: float | None) -> Decision:
         """Raises:

@@ -69,10 +69,7 @@ class ModelTrainer(Trainer[ModelIO]):
             learner.decider = inherited.decider
         kernel = None
         if config.kernel.landmarks and not has_room(num_tags):
-            self._log(
-                f"{num_tags} tags are too many for a kernel regression: left out. On small stores it adds "
-                "about .02 to F1 (docs/results.md)"
-            )
+            self._log(f"{num_tags} tags are too many for a kernel regression: left out")
         elif config.kernel.landmarks:
             kernel = fit_kernel(
                 config.kernel,

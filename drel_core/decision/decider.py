@@ -118,6 +118,11 @@ class Decider:
             there(self.reliability_b2),
         )
 
+    @property
+    def decisions(self) -> list[Decide]:
+        """What it can decide by."""
+        return ["top", "macro"] if self.cut_T is None else ["top", "macro", "threshold"]
+
     def candidates(self, k: int, decide: Decide) -> int:
         """How many of the best tags of an image ``choose`` must be given."""
         return max(k, DEPTH if decide != "top" else LEVEL_TAGS)
