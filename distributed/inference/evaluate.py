@@ -153,8 +153,7 @@ class _Deciding:
         # Of nearly all B x T pairs the probability is too low to count.
         row_p, tag_p = (score_BT >= LEAST_PROBABILITY).nonzero(as_tuple=True)
         width = score_BT.shape[1]
-        wanted = tags.row_ids() * width + tags.values
-        hit_p = torch.isin(row_p * width + tag_p, wanted)
+        hit_p = torch.isin(row_p * width + tag_p, tags.keys(width))
         seen.reliability_b2 += reliability(score_BT[row_p, tag_p], hit_p)
 
 

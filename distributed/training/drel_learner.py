@@ -264,7 +264,7 @@ class DRELLearner:
                 estimate = estimate.gather(1, place)
         self.model.train()
         tags = rows.tags.to(self.device)
-        hit = is_relevant(ids, tags.row_ids() * self.num_tags + tags.values, self.num_tags)
+        hit = is_relevant(ids, tags.keys(self.num_tags), self.num_tags)
         counts = collectives.gather_ids(torch.tensor([len(rows)], device=self.device)).tolist()
         pairs = collectives.sum_over_ranks(torch.tensor(len(tags.values), device=self.device))
 

@@ -61,8 +61,7 @@ def best_of_all(batches: Iterable[tuple[Tensor, TagLists]]) -> HeldOut:
     for score_BT, relevant_B in batches:
         num_tags = score_BT.shape[1]
         score_BM, tag_BM = topk(score_BT, CANDIDATES)
-        keys = relevant_B.row_ids() * num_tags + relevant_B.values
-        hits.append(is_relevant(tag_BM, keys, num_tags))
+        hits.append(is_relevant(tag_BM, relevant_B.keys(num_tags), num_tags))
         tags.append(tag_BM)
         scores.append(score_BM)
         relevant += len(relevant_B.values)

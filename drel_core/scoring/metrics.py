@@ -70,7 +70,7 @@ class MetricCounts:
         topk_id_Bk = topk_id_Bk.cpu()
         given_Bk = topk_id_Bk >= 0
         predicted = (row_Bk * self.num_tags + topk_id_Bk)[given_Bk]
-        wanted = (relevant.row_ids() * self.num_tags + relevant.values).unique()
+        wanted = relevant.keys(self.num_tags).unique()
         hit = predicted[torch.isin(predicted, wanted)]
         first = (row_Bk * self.num_tags + topk_id_Bk)[:, :1][given_Bk[:, :1]]
         self.first_hits += int(torch.isin(first, wanted).sum())

@@ -73,6 +73,10 @@ class TagLists:
         """int64 ``[N]``: tags of each row."""
         return self.offsets[1:] - self.offsets[:-1]
 
+    def keys(self, num_tags: int) -> Tensor:
+        """int64: ``row * T + tag`` of every pair, by which pairs of two sides are compared."""
+        return self.row_ids() * num_tags + self.values
+
     def row_ids(self) -> Tensor:
         """int64 ``[nnz]``: the row of each value."""
         rows = torch.arange(len(self), device=self.values.device)
