@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from distributed.data.plain_types import is_list
 from drel_core.errors import InputError
 
 _FLOATS = (pa.float16(), pa.float32(), pa.float64())
@@ -33,7 +34,7 @@ class Columns:
         Raises:
             InputError: of a type that features cannot have.
         """
-        if not is_list_type(kind) or kind.value_type not in _FLOATS:
+        if not is_list(kind) or kind.value_type not in _FLOATS:
             raise InputError(
                 f"{name}: column {self.features!r} is {kind}; "
                 "it must be fixed_size_list<float16|float32|float64>[D]"
@@ -54,9 +55,3 @@ class Columns:
 def sibling_option(option: str, name: str) -> str:
     """``--data.NAME`` where the store is ``--data.train``, ``--NAME`` where it is ``--data``."""
     return f"--data.{name}" if option.startswith("--data.") else f"--{name}"
-
-
-def is_list_type(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )

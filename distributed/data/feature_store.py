@@ -24,6 +24,7 @@ from distributed.data.parquet_files import (
     list_files,
     read_footer,
 )
+from distributed.data.plain_types import plain_table
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
@@ -189,7 +190,7 @@ def units_in_range(
 
 
 def read_table(unit: RowGroupSlice, columns: list[str]) -> pa.Table:
-    """The rows of a unit as they stand in the file.
+    """The rows of a unit as they stand in the file, in plain types.
 
     Raises:
         InputError: the file is gone or out of reach, or its data pages cannot be decoded.
@@ -202,7 +203,7 @@ def read_table(unit: RowGroupSlice, columns: list[str]) -> pa.Table:
                 table = file.read_row_group(unit.row_group, columns=columns)
             else:
                 table = _range_of_group(file, unit, columns)
-            table = table.combine_chunks()
+            table = plain_table(table.combine_chunks())
     except pa.ArrowMemoryError:
         raise
     except FileNotFoundError as error:
@@ -289,7 +290,14 @@ def feature_matrix(column: pa.Array) -> np.ndarray:
 
 
 def flat_tags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Flat values and int64 offsets ``[B + 1]`` of a list column; a null list counts as empty."""
+    """Flat values and int64 offsets ``[B + 1]`` of a list column; a null list counts as empty.
+
+    A column whose type is null, or lists of it, is what pyarrow makes where no row has a tag.
+    """
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.list_(pa.string()))
+    if pa.types.is_null(column.type.value_type):
+        column = column.cast(pa.list_(pa.string()))
     counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     offsets = np.zeros(len(column) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])

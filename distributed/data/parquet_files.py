@@ -14,8 +14,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from distributed.data.columns import Columns, is_list_type, sibling_option
+from distributed.data.columns import Columns, sibling_option
+from distributed.data.plain_types import is_list, is_text, plain, plain_schema
 from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.listing import list_tree
 from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
 
@@ -35,18 +37,17 @@ def list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str,
             )
         if info.type == pafs.FileType.File:
             return filesystem, [(_address(path, root, info.path), info.path, info.size or 0)]
-        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+        found = list_tree(filesystem, root).files
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error)}); check {option} and the access rights"
         ) from error
-    files = sorted(
-        (entry.path, entry.size or 0)
-        for entry in found
-        if entry.is_file
-        and entry.path.endswith(".parquet")
-        and not any(part[:1] in "._" for part in entry.path[len(root) :].strip("/").split("/"))
-    )
+    files = [
+        (name, size)
+        for name, size in found
+        if name.endswith(".parquet")
+        and not any(part[:1] in "._" for part in name[len(root) :].strip("/").split("/"))
+    ]
     if not files:
         raise InputError(
             f"{path}: the folder holds no .parquet file; give {option} a feature store"
@@ -65,7 +66,7 @@ def _address(path: str, root: str, name: str) -> str:
 def read_footer(
     filesystem: pafs.FileSystem, address: str, name: str, size: int
 ) -> tuple[pq.FileMetaData, pa.Schema]:
-    """Metadata and Arrow schema of a file, or an ``InputError`` that says why there is none."""
+    """Metadata and schema (of plain types) of a file, or an ``InputError`` that says why there is none."""
     if size == 0:
         raise InputError(f"{address}: the file is empty (0 bytes); write it again or remove it")
     try:
@@ -73,7 +74,7 @@ def read_footer(
         file = _PARQUET.make_fragment(name, filesystem, file_size=size)
         schema = file.physical_schema
         _ = schema.names  # decodes the names, here where that may fail
-        return file.metadata, schema
+        return file.metadata, plain_schema(schema)
     except pa.ArrowMemoryError:
         raise
     except READ_ERRORS as error:
@@ -106,15 +107,14 @@ def check_schema(
         if schema.names.count(column) > 1:
             raise InputError(f"{name}: two columns are named {column!r}; rename one of them")
     ids, features = (schema.field(c).type for c in (columns.image_id, columns.features))
-    if not (pa.types.is_string(ids) or pa.types.is_large_string(ids)):
+    if not is_text(ids):
         raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
     dim, dtype = columns.check(name, features)
     if not tags_needed:
         return dim, dtype
     tags = schema.field(columns.tags).type
-    if not is_list_type(tags) or not (
-        pa.types.is_string(tags.value_type) or pa.types.is_large_string(tags.value_type)
-    ):
+    untagged = pa.types.is_null(tags) or (is_list(tags) and pa.types.is_null(tags.value_type))
+    if not untagged and not (is_list(tags) and is_text(tags.value_type)):
         raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
     return dim, dtype
 
@@ -140,7 +140,7 @@ def common_length(
     try:
         with filesystem.open_input_file(name) as source:
             for batch in pq.ParquetFile(source).iter_batches(1024, columns=[columns.features]):
-                lengths = pc.drop_null(pc.list_value_length(batch.column(0))).to_numpy()
+                lengths = pc.drop_null(pc.list_value_length(plain(batch.column(0)))).to_numpy()
                 length, count = np.unique(lengths[lengths > 0], return_counts=True)
                 if len(length):
                     return int(length[count.argmax()])

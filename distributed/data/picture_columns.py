@@ -14,6 +14,7 @@ from PIL import Image
 
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.parquet_files import list_files, read_footer
+from distributed.data.plain_types import is_text
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
@@ -38,7 +39,7 @@ class PictureColumns(Columns):
         return max(16, _UNIT_BYTES // self.image_dim)
 
     def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
-        if not (_is_binary(kind) or _is_text(kind)):
+        if not (_is_binary(kind) or is_text(kind)):
             raise InputError(
                 f"{name}: column {self.features!r} is {kind}; it must be binary (encoded pictures) "
                 "or string (their paths)"
@@ -46,7 +47,7 @@ class PictureColumns(Columns):
         return self.image_dim, np.dtype(np.uint8)
 
     def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-        paths = _is_text(features.type)
+        paths = is_text(features.type)
 
         def load(value: pa.Scalar) -> Image.Image | None:
             if not value.is_valid:
@@ -77,10 +78,6 @@ def _read(path: str) -> bytes:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def picture_columns(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import torch
 
@@ -185,6 +184,5 @@ def _parts_there(out: str, plan: dict[str, Any]) -> set[str]:
 
 def _rows_in(out: str) -> int:
     filesystem, root = resolve(out)
-    found = filesystem.get_file_info(pafs.FileSelector(root))
-    parts = [entry.path for entry in found if entry.base_name.startswith("part-")]
-    return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in parts)
+    parts = [name for name in Folder.of(out).files() if name.startswith("part-")]
+    return sum(pq.read_metadata(f"{root}/{n}", filesystem=filesystem).num_rows for n in parts)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pyarrow.fs as pafs
 
 from distributed.storage.files import resolve, write_bytes
+from distributed.storage.listing import list_tree
 from distributed.storage.s3 import denied, is_s3, reach
 from drel_core.errors import InputError
 
@@ -89,10 +90,8 @@ class Folder:
         """Names of all files below the folder, relative to it, and their bytes; {} where it is not there."""
         filesystem, root = resolve(self.address)
         with denied(self.address):
-            found = filesystem.get_file_info(
-                pafs.FileSelector(root, allow_not_found=True, recursive=True)
-            )
-        return {one.path[len(root) :].lstrip("/"): one.size or 0 for one in found if one.is_file}
+            found = list_tree(filesystem, root, missing_ok=True).files
+        return {path[len(root) :].lstrip("/"): size for path, size in found}
 
     def has(self, name: str) -> bool:
         filesystem, path = resolve(self.file(name))

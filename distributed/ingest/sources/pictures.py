@@ -22,6 +22,7 @@ from distributed.ingest.sources.tag_files import (
     tag_lists,
 )
 from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.listing import list_tree
 from drel_core.errors import InputError
 
 _KINDS = ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "tif", "tiff", "webp", "avif", "jp2")
@@ -94,15 +95,17 @@ class PictureFolder:
     Attributes:
         rows: ``image_id``, ``path`` (null where the tags file names a picture that is not there),
             ``tags`` (null where a picture is not in the tags file), sorted by id.
+        unreadable: paths of pictures that are not UTF-8, as they can be printed.
     """
 
     root: str
     options: PictureOptions
     rows: pa.Table = field(repr=False)
+    unreadable: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
-        return self.rows.num_rows
+        return self.rows.num_rows + len(self.unreadable)
 
     @staticmethod
     def open(path: str, options: PictureOptions) -> PictureFolder:
@@ -118,13 +121,17 @@ class PictureFolder:
             )
         key, column = read_tags_file(options.tags, options)
         tags = tag_lists(column, options.separator)
-        found = _list_pictures(path)
-        return PictureFolder(path, options, _join(found, key, tags))
+        found, unreadable = _list_pictures(path)
+        return PictureFolder(path, options, _join(found, key, tags), unreadable)
 
     def read(self, start: int, rows: int) -> Chunk:
         part = self.rows.slice(start, rows)
         base = self.root.rstrip("/")
-        out: list[Rejection] = []
+        rest = range(max(start, len(self.rows)), min(start + rows, self.num_rows))
+        out: list[Rejection] = [
+            (None, self.unreadable[row - len(self.rows)], "its name is not UTF-8; rename the file")
+            for row in rest
+        ]
         missing = part.filter(pc.is_null(part.column("path")))
         for row in missing.to_pylist():
             out.append(
@@ -142,8 +149,8 @@ class PictureFolder:
         return {"kind": "images", "input": self.root, "tags": self.options.tags}
 
 
-def _list_pictures(path: str) -> pa.Array:
-    """Paths of pictures relative to the folder, sorted."""
+def _list_pictures(path: str) -> tuple[pa.Array, tuple[str, ...]]:
+    """Paths of pictures relative to the folder, sorted; and those whose names are not UTF-8."""
     filesystem, root = resolve(path)
     try:
         info = filesystem.get_file_info(root)
@@ -151,21 +158,22 @@ def _list_pictures(path: str) -> pa.Array:
             raise InputError(
                 f"{path}: no such folder; give --input a folder of pictures or a Parquet file"
             )
-        listing = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+        listing = list_tree(filesystem, root)
     except OSError as error:
         raise InputError(f"{path}: cannot be listed ({one_line(error)})") from error
     cut = len(root.rstrip("/")) + 1
-    names = sorted(
-        entry.path[cut:]
-        for entry in listing
-        if entry.is_file and PurePosixPath(entry.path).suffix.lower() in SUFFIXES
-    )
-    if not names:
+    names = [name[cut:] for name, _ in listing.files if _is_picture(name)]
+    unreadable = tuple(name for name in listing.unreadable if _is_picture(name))
+    if not names and not unreadable:
         raise InputError(
             f"{path}: no picture in it (looked for {', '.join(sorted(SUFFIXES))}); "
             "give --input a folder of pictures"
         )
-    return pa.array(names, pa.string())
+    return pa.array(names, pa.string()), unreadable
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _join(path: pa.Array, key: pa.Array, tags: pa.Array) -> pa.Table:
@@ -297,14 +305,14 @@ def open_pictures(path: str, options: PictureOptions) -> PictureFolder | Picture
     try:
         info = filesystem.get_file_info(root)
         inside = (
-            filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+            [name for name, _ in list_tree(filesystem, root).files]
             if info.type == pafs.FileType.Directory
-            else [info]
+            else [root]
         )
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
-    if any(entry.path.endswith(".parquet") for entry in inside if entry.is_file):
-        return PictureParquet.open(path, options)
     if info.type == pafs.FileType.NotFound:
         raise InputError(f"{path}: no such file or folder; give --input pictures")
+    if any(name.endswith(".parquet") for name in inside):
+        return PictureParquet.open(path, options)
     return PictureFolder.open(path, options)

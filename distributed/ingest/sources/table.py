@@ -18,13 +18,12 @@ import pyarrow.compute as pc
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import common_length, list_files, read_footer
+from distributed.data.plain_types import is_list, is_number, is_text
 from distributed.ingest.sources.array_files import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from distributed.ingest.sources.tag_files import (
     TABLE_SUFFIXES,
     check_columns,
-    is_list,
-    is_text,
     read_text_table,
     table_suffix,
     tag_lists,
@@ -333,7 +332,7 @@ def _footers(
         if options.features_file or not metadata.num_rows:
             continue
         kind = schema.field(options.features_column).type
-        if not is_list(kind) or not _is_number(kind.value_type):
+        if not is_list(kind) or not is_number(kind.value_type):
             raise InputError(
                 f"{address}: column {options.features_column!r} is {kind}; "
                 "it must be a list of numbers, the same many in every row"
@@ -360,10 +359,6 @@ def _footers(
 
 def _starts(units: tuple[RowGroupSlice, ...]) -> tuple[int, ...]:
     return tuple(np.cumsum([0, *(unit.rows for unit in units[:-1])]).tolist())
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _check_types(path: str, schema: pa.Schema, options: TableOptions) -> None:

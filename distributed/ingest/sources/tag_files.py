@@ -16,22 +16,13 @@ import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.json
 
+from distributed.data.plain_types import is_text
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _BLOCK_BYTES = 16 << 20  # Arrow's readers want every row to fit a block
 _PEEK_LINES = 1000  # of JSON lines: they tell which columns are text and which are lists
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def tag_lists(column: pa.Array, separator: str) -> pa.Array:
