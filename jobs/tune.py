@@ -15,7 +15,7 @@ from distributed.driver.search import SPACE, TRIALS, domains, search, with_value
 from distributed.driver.train import fingerprint, with_power
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
-from distributed.storage.resume import claim
+from distributed.storage.resume import Plan, claim
 from distributed.training.size_rule import apply_size_rule
 from drel_core.errors import InputError
 from jobs.cli import run_job
@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
     config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
     config.patience = config.epochs  # ASHA decides
     domains(space, config)
-    mark = {**fingerprint(config, survey), "space": space, "trials": extra.trials}
+    mark = fingerprint(config, survey).also({"space": space, "trials": extra.trials})
+    mark = Plan({**mark, "grace": extra.grace}, {**mark.unsaid, "grace": extra.grace})
     claim(
         Folder.of(config.out),
         "tune.json",

@@ -5,6 +5,7 @@ Shapes: B rows of the unit, n of them with D values, D feature size.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ class UnitSurvey:
     watch: np.ndarray
     options: SurveyOptions
     """how it was looked at"""
+    content: bytes
+    """hash of ids, features and tags, in order"""
 
 
 def survey_unit(
@@ -137,6 +140,7 @@ def survey_unit(
     watch_B = np.zeros(unit.rows, dtype=bool)
     if (watch := options.watch) is not None:
         watch_B = train_B & is_drawn(id_B, watch.share, "watch", watch.seed)
+    id_hash = hash_ids(id_B)
     return UnitSurvey(
         unit=unit,
         tag=names,
@@ -144,14 +148,30 @@ def survey_unit(
         feature_sum_D=sums.sum_D,
         feature_square_D=sums.square_D,
         train_rows=int(train_B.sum()),
-        id_hash=hash_ids(id_B),
+        id_hash=id_hash,
         bad=[(unit.file_row + row, text) for row, text in sorted(faults.items())],
         bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
         tagless=int(tagless_B.sum()),
         validation=unit.file_row + np.flatnonzero(held_B),
         watch=unit.file_row + np.flatnonzero(watch_B),
         options=options,
+        content=_content(id_hash, values, tag_values, offsets),
     )
+
+
+def _content(
+    id_hash: np.ndarray, values: pa.Array, tag_values: pa.Array, offsets: np.ndarray
+) -> bytes:
+    """The same wherever the rows are read, and other when any of them is other: sha256."""
+    state = hashlib.sha256()
+    for part in (id_hash, values.to_numpy(zero_copy_only=False), offsets):
+        state.update(np.ascontiguousarray(part).data)
+    text = pc.fill_null(tag_values, "").cast(pa.large_string())
+    ends = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+    state.update((ends - ends[:1]).data)
+    if len(text):
+        state.update(memoryview(text.buffers()[2] or b"")[ends[0] : ends[-1]])
+    return state.digest()
 
 
 def bad_rows(

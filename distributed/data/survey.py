@@ -6,10 +6,12 @@ outcome does not depend on how rows lie in files.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import PurePath
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,7 @@ from distributed.runtime.tasks import map_units
 from drel_core.errors import InputError
 
 OnBadRow = Literal["fail", "skip"]
+_NAMED_FILES = 1000
 
 
 @dataclass
@@ -46,6 +49,7 @@ class StoreSurvey:
         skipped: (file, row, reason) of every bad row left out.
         tagless: rows without tags, left out.
         image_dim, item_bytes: D, and bytes of a feature in memory.
+        content: a hash of each file's rows, by its name below the store.
     """
 
     image_dim: int
@@ -60,6 +64,7 @@ class StoreSurvey:
     tagless: int
     watch: list[RowSelection] = field(default_factory=list)
     watch_held_out: bool = False
+    content: dict[str, str] = field(default_factory=dict)
 
     @property
     def train_rows(self) -> int:
@@ -201,7 +206,22 @@ def merge_surveys(
         tagless=tagless,
         watch=watch,
         watch_held_out=watch_held_out,
+        content=_content(store.path, ordered),
     )
+
+
+def _content(store: str, ordered: list[UnitSurvey]) -> dict[str, str]:
+    """A hash of each file; of very many files one of all, which a note of them must not grow with."""
+    files: dict[str, Any] = {}
+    for survey in ordered:
+        name = survey.unit.path.removeprefix(store).lstrip("/") or PurePath(store).name
+        files.setdefault(name, hashlib.sha256()).update(survey.content)
+    if len(files) > _NAMED_FILES:
+        whole = hashlib.sha256()
+        for name, state in files.items():
+            whole.update(f"{name} {state.hexdigest()}".encode())
+        files = {f"{len(files)} files": whole}
+    return {name: state.hexdigest()[:16] for name, state in files.items()}
 
 
 @dataclass(frozen=True)

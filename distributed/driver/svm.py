@@ -6,7 +6,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -242,7 +242,7 @@ def save_batch(kept: Folder, batch: range, machines: list[TagSVM]) -> None:
 
 
 def finished_batches(
-    kept: Folder, fingerprint: dict[str, Any], sampled: int
+    kept: Folder, fingerprint: Mapping[str, Any], sampled: int
 ) -> dict[int, list[TagSVM]]:
     """Machines of finished batches, when they were fitted to the same data in the same way.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
-from distributed.storage.resume import check_same, read_note, write_note
+from distributed.storage.resume import CONTENT, Plan, check_same, digest, read_note, write_note
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import apply_size_rule
@@ -32,37 +31,45 @@ from drel_core.auto import AUTO
 from drel_core.errors import InputError
 
 
-def fingerprint(config: TrainConfig, survey: StoreSurvey) -> dict[str, Any]:
-    """What must not differ between the command that began a run and one that resumes it."""
-
-    def digest(*parts: Any) -> str:
-        state = hashlib.sha256()
-        for part in parts:
-            state.update(part if isinstance(part, bytes) else repr(part).encode())
-        return state.hexdigest()[:16]
-
-    return {
-        "data.train": digest(
-            survey.names.to_pylist(),
-            survey.count_T.tobytes(),
-            [(Path(r.unit.path).name, r.unit.file_row, r.take) for r in survey.train],
-        ),
-        "data.validation": config.data.validation,
-        "method": config.method,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "model": digest(asdict(config.model)),
-        "table": digest(asdict(config.table)),
-        "loss": digest(asdict(config.loss)),
-        "pool": digest(asdict(config.pool)),
-        "decision": digest(asdict(config.decision)),
-        "kernel": digest(asdict(config.kernel)),
-        "knn": digest(asdict(config.knn)),
-        "svm": digest({k: v for k, v in asdict(config.svm).items() if k != "max_hours"}),
-        "cnn": digest(asdict(config.cnn)),
-        "optim": digest({k: v for k, v in asdict(config.optim).items() if k != "compile"}),
+def fingerprint(config: TrainConfig, survey: StoreSurvey) -> Plan:
+    """What must not differ between the command that began a run and one that resumes it: all that the model
+    depends on. How fast it goes, and on what, may differ."""
+    svm, optim = asdict(config.svm), asdict(config.optim)
+    del svm["max_hours"], optim["compile"]
+    sections = ("model", "table", "loss", "pool", "decision", "kernel", "knn", "cnn")
+    nested = {
+        **{name: asdict(getattr(config, name)) for name in sections},
+        "svm": svm,
+        "optim": optim,
     }
+    newer = {
+        CONTENT: survey.content,
+        "k": config.k,
+        "reservoir": asdict(config.reservoir),
+        **({"patience": config.patience} if config.data.validation else {}),
+    }
+    rows = [(Path(r.unit.path).name, r.unit.file_row, r.take) for r in survey.train]
+    return Plan(
+        {
+            "data.train": digest(survey.names.to_pylist(), survey.count_T.tobytes(), rows),
+            "data.validation": config.data.validation,
+            "method": config.method,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            **nested,
+            **newer,
+        },
+        # Notes of earlier versions name nothing of ``newer``. Of an option that came later they mean its
+        # default: what it does not do unless it is asked for.
+        unsaid={**_defaults(config, nested), **newer},
+    )
+
+
+def _defaults(config: TrainConfig, nested: dict[str, Any]) -> dict[str, Any]:
+    """What each option of some sections is unless it is given."""
+    every = {name: asdict(type(getattr(config, name))()) for name in nested}
+    return {name: {key: every[name][key] for key in values} for name, values in nested.items()}
 
 
 def run(
@@ -106,7 +113,7 @@ def run(
         check_finished(out, made_from)
         log(f"{out / 'model'} is trained already; scoring it")
     else:
-        make_ready(out)
+        make_ready(out, made_from)
         begin(config)
         spec = RunSpec(
             config=config,
@@ -116,7 +123,6 @@ def run(
             warnings=_warn(log, config, survey),
         )
         fit(spec, log, launcher)
-        write_fingerprint(out, made_from)
     if test_survey is None:
         return None
     annotator = open_annotator((out / "model").address)
@@ -240,26 +246,41 @@ def _warn(log: Log, config: TrainConfig, survey: StoreSurvey) -> tuple[str, ...]
     return (line,)
 
 
-def make_ready(out: Folder) -> None:
-    """Before a run begins or goes on in ``out``."""
+_FINGERPRINT = "fingerprint.json"
+
+
+def make_ready(out: Folder, made_from: Mapping[str, Any]) -> None:
+    """Before a run begins or goes on in ``out``: note what it is.
+
+    Raises:
+        InputError: checkpoints of another run are there.
+    """
+    before = read_note(out, _FINGERPRINT)
+    if before is not None and any("epoch-" in name for name in (out / "checkpoints").files()):
+        check_same(
+            out,
+            before,
+            made_from,
+            "holds checkpoints of a run with another {names} ({values}); "
+            "repeat the command that began it, or choose a new --out",
+        )
     if not out.remote:
         out.path.mkdir(parents=True, exist_ok=True)
     elif not out.has("config.yaml"):
         RunFolder(out).begin()
+    write_note(out, _FINGERPRINT, made_from)
 
 
-def write_fingerprint(out: Folder, made_from: dict[str, Any]) -> None:
-    """Beside a finished model: what it was trained with."""
-    write_note(out, "fingerprint.json", made_from)
-
-
-def check_finished(out: Folder, made_from: dict[str, Any]) -> None:
+def check_finished(out: Folder, made_from: Mapping[str, Any]) -> None:
     """Raises:
     InputError: the finished model in ``out`` was trained with something else.
     """
-    before = read_note(out, "fingerprint.json")
-    # Without one it was killed between the model's last file and this one: the run was this one.
+    before = read_note(out, _FINGERPRINT)
+    # Earlier versions wrote it last: without it, one was killed just before, and the run was this one.
     if before is not None:
         check_same(
-            out, before, made_from, "holds a model trained with another {names}; choose a new --out"
+            out,
+            before,
+            made_from,
+            "holds a model trained with another {names} ({values}); choose a new --out",
         )

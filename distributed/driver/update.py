@@ -79,7 +79,7 @@ def run(
         train.check_finished(out, made_from)
         log(f"{out / 'model'} is there already")
     else:
-        train.make_ready(out)
+        train.make_ready(out, made_from)
         begin()
         init_new_tags(
             parent,
@@ -92,7 +92,6 @@ def run(
             spec.config.seed,
         )
         launcher(spec, log)
-        train.write_fingerprint(out, made_from)
     if not config.data.test:
         return None
     return {
@@ -133,11 +132,9 @@ def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, lo
         config=training,
         survey=survey,
         features=info.features,
-        fingerprint={
-            **train.fingerprint(training, survey),
-            "parent": parent.version,
-            "start": config.start,
-        },
+        fingerprint=train.fingerprint(training, survey).also(
+            {"parent": parent.version, "start": config.start}
+        ),
         parent=parent,
     )
 
@@ -283,9 +280,19 @@ def combined(
             tagless=sum(part.tagless for part in new),
             watch=[selection for part in watched for selection in part.watch],
             watch_held_out=bool(held_out),
+            content=_contents([*new, *([replay] if replay is not None and repeats else [])]),
         ),
         repeats,
     )
+
+
+def _contents(parts: Sequence[StoreSurvey]) -> dict[str, str]:
+    """Of all stores; files of one name share an entry."""
+    content: dict[str, str] = {}
+    for part in parts:
+        for name, mark in part.content.items():
+            content[name] = content.get(name, "") + mark
+    return content
 
 
 def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:

@@ -1,14 +1,19 @@
 """Is what lies in an output folder this run's own? A note in it says what began it.
 
+A note is a plan: every option that the outcome depends on, and the content of every input (``content_of``).
 Neither pyarrow nor Ray is imported here: checkpoints ask as well.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from drel_core.errors import InputError
+
+_SHOWN = 5  # differences that a message names
 
 
 class Notes(Protocol):
@@ -18,13 +23,75 @@ class Notes(Protocol):
     def write(self, name: str, data: bytes) -> None: ...
 
 
-def differing(before: dict[str, Any], plan: dict[str, Any]) -> list[str]:
-    """Names of what ``plan`` says otherwise than an earlier one, which was read from JSON."""
-    now = json.loads(json.dumps(plan))
-    return [name for name in now if before.get(name) != now[name]]
+CONTENT = "content"
+"""The entry of a plan that holds a mark of each input file: files that are gone differ as well."""
 
 
-def check_same(place: object, before: dict[str, Any], plan: dict[str, Any], refusal: str) -> None:
+class Plan(dict[str, Any]):
+    """What a run is.
+
+    Attributes:
+        unsaid: what a note that does not name an entry is taken to say there, because the version that wrote
+            it did not know the entry. Other entries that a note lacks differ.
+    """
+
+    def __init__(self, content: Mapping[str, Any], unsaid: Mapping[str, Any] | None = None) -> None:
+        super().__init__(content)
+        self.unsaid = dict(unsaid or {})
+
+    def also(self, content: Mapping[str, Any]) -> Plan:
+        """The same with more entries, which every note has."""
+        return Plan({**self, **content}, self.unsaid)
+
+    def completed(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """A note with what it leaves unsaid. Its list of files is whole or not there."""
+        out = {**self.unsaid, **before}
+        for name, value in self.unsaid.items():
+            if name != CONTENT and isinstance(value, Mapping) and isinstance(out[name], Mapping):
+                out[name] = {**value, **out[name]}
+        return out
+
+
+def flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names for what is nested."""
+    out: dict[str, Any] = {}
+    for name, value in plan.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = value
+    return out
+
+
+def digest(*parts: Any) -> str:
+    """Short, of bytes or of what has a ``repr`` that says all."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else repr(part).encode())
+    return state.hexdigest()[:16]
+
+
+def differing(before: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What ``plan`` says otherwise than an earlier one, which was read from JSON: by dotted name, then and
+    now. What the earlier one names beyond this one's entries does not count."""
+    before = plan.completed(before) if isinstance(plan, Plan) else before
+    now = dict(plan)
+    for name, value in plan.items():  # earlier versions kept digests of what is nested now
+        if isinstance(value, Mapping) and isinstance(before.get(name), str):
+            now[name] = digest(value)
+    then = flat({name: before[name] for name in now if name in before})
+    now = flat(json.loads(json.dumps(now)))
+    then = json.loads(json.dumps(then))
+    return {
+        name: (then.get(name), now.get(name))
+        for name in [*now, *(name for name in then if name not in now)]
+        if then.get(name) != now.get(name)
+    }
+
+
+def check_same(
+    place: object, before: Mapping[str, Any], plan: Mapping[str, Any], refusal: str
+) -> None:
     """What an earlier plan made may be used by this one.
 
     Args:
@@ -34,10 +101,15 @@ def check_same(place: object, before: dict[str, Any], plan: dict[str, Any], refu
     Raises:
         InputError: the plans differ.
     """
-    names = differing(before, plan)
-    if names:
-        values = "; ".join(f"{name} {before.get(name)} before, {plan[name]} now" for name in names)
-        raise InputError(f"{place}: {refusal.format(names=', '.join(names), values=values)}")
+    found = differing(before, plan)
+    if found:
+        shown = list(found)[:_SHOWN]
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        names = ", ".join(shown) + more
+        values = "; ".join(
+            f"{name} {found[name][0]} before, {found[name][1]} now" for name in shown
+        )
+        raise InputError(f"{place}: {refusal.format(names=names, values=values)}")
 
 
 def read_note(folder: Notes, name: str) -> dict[str, Any] | None:
@@ -54,11 +126,11 @@ def read_note(folder: Notes, name: str) -> dict[str, Any] | None:
         raise InputError(f"{folder}/{name}: cannot be read ({error}); choose a new --out") from None
 
 
-def write_note(folder: Notes, name: str, content: dict[str, Any]) -> None:
+def write_note(folder: Notes, name: str, content: Mapping[str, Any]) -> None:
     folder.write(name, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def claim(folder: Notes, name: str, plan: dict[str, Any], refusal: str) -> bool:
+def claim(folder: Notes, name: str, plan: Mapping[str, Any], refusal: str) -> bool:
     """Note in a folder what this run is, or find that the same plan began it: then it is gone on with.
 
     Returns:

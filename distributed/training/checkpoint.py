@@ -7,6 +7,7 @@ drel.json                  format, who wrote it, cursor, best score, fingerprint
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _state(learner: Learner) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: dict[str, Any]) -> None:
+def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: Mapping[str, Any]) -> None:
     """Write this rank's part into ``folder`` (its own, or shared by all ranks)."""
     dcp.save(_state(learner), checkpoint_id=folder, no_dist=not dist.is_initialized())
     if collectives.rank() == 0:
@@ -68,7 +69,7 @@ def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: dict[str, 
         (folder / "drel.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def load(folder: Path, learner: Learner, fingerprint: dict[str, Any]) -> Cursor:
+def load(folder: Path, learner: Learner, fingerprint: Mapping[str, Any]) -> Cursor:
     """Fill the learner in place, at any world size, and give the place to go on from.
 
     Raises:
@@ -88,7 +89,7 @@ def load(folder: Path, learner: Learner, fingerprint: dict[str, Any]) -> Cursor:
         folder,
         meta["fingerprint"],
         fingerprint,
-        "the checkpoint was written with another {names}; "
+        "the checkpoint was written with another {names} ({values}); "
         "repeat the command that began this --out, or choose a new --out",
     )
     state = _state(learner)

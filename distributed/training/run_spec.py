@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class RunSpec:
     config: TrainConfig
     survey: StoreSurvey
     features: dict[str, Any] | None
-    fingerprint: dict[str, Any]
+    fingerprint: Mapping[str, Any]
     parent: ParentBundle | None = None
     warnings: tuple[str, ...] = ()
 
