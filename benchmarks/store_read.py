@@ -24,7 +24,7 @@ def main() -> None:
         started = time.perf_counter()
         store = FeatureStore.open(given.store, option="--store")
         opened = time.perf_counter()
-        columns = [store.columns.image_id, store.columns.features, store.columns.tags]
+        columns = [store.columns.image_id, *store.columns.blocks, store.columns.tags]
 
         def read(unit: RowGroupSlice, columns: list[str] = columns) -> int:
             return len(read_table(unit, columns))

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
         opened.address,
         out.address,
         opened.store.columns,
-        opened.store.image_dim,
+        opened.store.dims,
         config.k or most_tags(config.decide),
         config.threshold,
         config.decide,

@@ -12,7 +12,7 @@ from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import survey_store
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
-from distributed.driver.train import fingerprint, with_power
+from distributed.driver.train import fingerprint, power_of, with_power
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.storage.resume import Plan, claim
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     store = FeatureStore.open(config.data.train, config.data.columns)
     config = with_power(config, store)
     validation = Validation(config.data.validation, config.seed)
-    survey = survey_store(store, config.data.on_bad_row, validation, power=config.model.power)
+    survey = survey_store(store, config.data.on_bad_row, validation, power=power_of(config.model))
     if not survey.validation_rows:
         raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")
     config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))

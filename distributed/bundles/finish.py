@@ -13,6 +13,7 @@ from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
+from distributed.data.picture_columns import PictureColumns
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
@@ -53,6 +54,9 @@ def finish_bundle(
     Raises:
         InputError: what was written cannot be loaded.
     """
+    if not isinstance(columns, PictureColumns):
+        named = zip(columns.blocks, survey.dims, strict=True)
+        about = {**about, "columns": [{"name": name, "dim": dim} for name, dim in named]}
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     partial = writer.folder
     version = write_bundle(partial, method, vocabulary, about)

@@ -14,7 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.data.columns import Columns
-from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table
+from distributed.data.feature_store import (
+    RowGroupSlice,
+    feature_matrix,
+    flat_tags,
+    one_chunk,
+    read_table,
+)
 from distributed.data.feature_sums import FeatureSums, feature_sums
 from distributed.data.row_hash import hash_ids, is_drawn
 from distributed.storage.files import one_line
@@ -55,18 +61,21 @@ class SurveyOptions:
     Attributes:
         columns: of the store.
         image_dim: the store's D.
+        dims: D of each features column, where there are several.
         validation: rows to hold out, or None.
         watch: rows to score while training, or None.
         statistics: sum up the features of the training rows.
-        power: the sums are of ``sign(x)|x|^power``, which is what the model standardises.
+        power: the sums are of ``sign(x)|x|^power``, which is what the model standardises; one number, or one
+            for each feature.
     """
 
     columns: Columns
     image_dim: int
     validation: Validation | None = None
     statistics: bool = True
-    power: float = 1.0
+    power: float | np.ndarray = 1.0
     watch: WatchSample | None = None
+    dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,17 +113,18 @@ def survey_unit(
         InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
     """
     columns = options.columns
-    table = read_table(unit, [columns.image_id, columns.features, columns.tags])
-    image_id, features, tags = (
+    table = read_table(unit, [columns.image_id, *columns.blocks, columns.tags])
+    image_id, tags, *stored = (
         one_chunk(table.column(name))  # the table has the file's order
-        for name in (columns.image_id, columns.features, columns.tags)
+        for name in (columns.image_id, columns.tags, *columns.blocks)
     )
     _check_text(image_id, columns.image_id, unit)
     _check_text(tags, columns.tags, unit)
-    features, faults = columns.decode(features)
+    features, faults = _decoded(stored, columns)
     faults.update((row - unit.file_row, text) for row, text in known_bad)
     id_B = _check_ids(image_id, faults)
-    values, dense_B = _check_lengths(features, options.image_dim, faults)
+    dims = options.dims or (options.image_dim,)
+    dense, dense_B = _check_lengths(features, columns, dims, faults)
     tag_values, offsets = flat_tags(tags)
     row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
     unusable = pc.fill_null(pc.equal(tag_values, ""), True).to_numpy(zero_copy_only=False)
@@ -128,7 +138,9 @@ def survey_unit(
     # Checks the values and, over the rows that nothing else speaks against, sums them.
     train_B = ~(_has_fault(faults, unit.rows) | bad_tag_B | tagless_B | held_B)
     chosen_B = train_B if options.statistics else None
-    sums = _check_values(values, options.image_dim, dense_B, chosen_B, options.power, faults)
+    value_nD = feature_matrix(dense).reshape(-1, sum(dims))
+    sums = feature_sums(value_nD, None if chosen_B is None else chosen_B[dense_B], options.power)
+    _note_values(sums, dense, columns, dims, dense_B, faults)
     _note(faults, bad_tag_B, "tags hold a null or an empty string")
 
     bad_B = _has_fault(faults, unit.rows)
@@ -155,16 +167,16 @@ def survey_unit(
         validation=unit.file_row + np.flatnonzero(held_B),
         watch=unit.file_row + np.flatnonzero(watch_B),
         options=options,
-        content=_content(id_hash, values, tag_values, offsets),
+        content=_content(id_hash, value_nD, tag_values, offsets),
     )
 
 
 def _content(
-    id_hash: np.ndarray, values: pa.Array, tag_values: pa.Array, offsets: np.ndarray
+    id_hash: np.ndarray, value_nD: np.ndarray, tag_values: pa.Array, offsets: np.ndarray
 ) -> bytes:
     """The same wherever the rows are read, and other when any of them is other: sha256."""
     state = hashlib.sha256()
-    for part in (id_hash, values.to_numpy(zero_copy_only=False), offsets):
+    for part in (id_hash, value_nD.reshape(-1), offsets):
         state.update(np.ascontiguousarray(part).data)
     text = pc.fill_null(tag_values, "").cast(pa.large_string())
     ends = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
@@ -175,19 +187,28 @@ def _content(
 
 
 def bad_rows(
-    image_id: pa.Array, features: pa.Array, unit: RowGroupSlice, columns: Columns, image_dim: int
-) -> tuple[list[BadRow], pa.Array]:
+    image_id: pa.Array,
+    stored: Sequence[pa.Array],
+    unit: RowGroupSlice,
+    columns: Columns,
+    dims: Sequence[int],
+) -> tuple[list[BadRow], list[pa.Array]]:
     """The bad rows of images that are yet to be annotated, as training would find them; and the features
-    decoded, null where there are none.
+    columns decoded, null where there are none.
+
+    Args:
+        stored: the features columns as they are stored.
+        dims: D of each.
 
     Raises:
         InputError: ids are no text.
     """
     _check_text(image_id, columns.image_id, unit)
-    decoded, faults = columns.decode(features)
+    decoded, faults = _decoded(stored, columns)
     _check_ids(image_id, faults)
-    values, dense_B = _check_lengths(decoded, image_dim, faults)
-    _check_values(values, image_dim, dense_B, None, 1.0, faults)
+    dense, dense_B = _check_lengths(decoded, columns, dims, faults)
+    sums = feature_sums(feature_matrix(dense).reshape(-1, sum(dims)), None)
+    _note_values(sums, dense, columns, dims, dense_B, faults)
     return [(unit.file_row + row, text) for row, text in sorted(faults.items())], decoded
 
 
@@ -209,41 +230,56 @@ def _check_ids(image_id: pa.Array, faults: Faults) -> np.ndarray:
     return pc.fill_null(image_id, "").to_numpy(zero_copy_only=False).astype(object, copy=False)
 
 
+def _decoded(stored: Sequence[pa.Array], columns: Columns) -> tuple[list[pa.Array], Faults]:
+    decoded, faults = [], Faults()
+    for column in stored:
+        features, found = columns.decode(column)
+        decoded.append(features)
+        faults = found | faults
+    return decoded, faults
+
+
 def _check_lengths(
-    features: pa.Array, image_dim: int, faults: Faults
-) -> tuple[pa.Array, np.ndarray]:
-    """The rows that have D values, as flat values, and which of the unit's they are (bool ``[B]``)."""
-    _note(faults, features.is_null().to_numpy(zero_copy_only=False), "features are null")
-    length = pc.fill_null(pc.list_value_length(features), image_dim).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(length != image_dim):
-        faults.setdefault(
-            int(row), f"features have D = {length[row]}, the store has D = {image_dim}"
-        )
-    dense_B = features.is_valid().to_numpy(zero_copy_only=False) & (length == image_dim)
-    dense = features if dense_B.all() else features.filter(pa.array(dense_B))
-    return dense.flatten(), dense_B
+    features: Sequence[pa.Array], columns: Columns, dims: Sequence[int], faults: Faults
+) -> tuple[list[pa.Array], np.ndarray]:
+    """Of each column the rows that have their D values in all of them, and which of the unit's these are
+    (bool ``[B]``)."""
+    dense_B = np.ones(len(features[0]), dtype=bool)
+    for block, (column, dim) in enumerate(zip(features, dims, strict=True)):
+        said = columns.said_of(block)
+        _note(faults, column.is_null().to_numpy(zero_copy_only=False), f"{said}features are null")
+        length = pc.fill_null(pc.list_value_length(column), dim).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(length != dim):
+            faults.setdefault(
+                int(row), f"{said}features have D = {length[row]}, the store has D = {dim}"
+            )
+        dense_B &= column.is_valid().to_numpy(zero_copy_only=False) & (length == dim)
+    if not dense_B.all():
+        return [column.filter(pa.array(dense_B)) for column in features], dense_B
+    return list(features), dense_B
 
 
-def _check_values(
-    values: pa.Array,
-    dim: int,
+def _note_values(
+    sums: FeatureSums,
+    dense: Sequence[pa.Array],
+    columns: Columns,
+    dims: Sequence[int],
     dense_B: np.ndarray,
-    chosen_B: np.ndarray | None,
-    power: float,
     faults: Faults,
-) -> FeatureSums:
-    """Note values that are no finite float32; sums over chosen rows, see ``feature_sums``."""
-    value_nD = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
-    sums = feature_sums(value_nD, None if chosen_B is None else chosen_B[dense_B], power)
-    place = np.flatnonzero(dense_B)
+) -> None:
+    """Note values that are no finite float32."""
+    place, ends = np.flatnonzero(dense_B), np.cumsum(dims)
     for row, position, value in sums.bad:
+        block = int(np.searchsorted(ends, position, side="right"))
+        within = position - int(ends[block]) + dims[block]
         if np.isnan(value):
-            missing = values.null_count and not values[row * dim + position].is_valid
+            values = dense[block].flatten()
+            missing = values.null_count and not values[row * dims[block] + within].is_valid
             found = "a null" if missing else "NaN"
         else:
             found = "Inf" if np.isinf(value) else f"{value:g}, beyond float32,"
-        faults.setdefault(int(place[row]), f"features hold {found} at position {position}")
-    return sums
+        said = f"{columns.said_of(block)}features hold {found} at position {within}"
+        faults.setdefault(int(place[row]), said)
 
 
 def _count_tags(

@@ -20,7 +20,9 @@ class Columns:
     image_id: str = "image_id"
     """string, not null, different for every row of a store"""
     features: str = "features"
-    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length)"""
+    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length); a,b: several, \
+    one after another in this order. A job that is given a model reads the columns that the model was \
+    trained on, unless this names others"""
     tags: str = "tags"
     """list of string"""
     image: str = "image"
@@ -28,7 +30,24 @@ class Columns:
     path: str = "path"
     """where the pictures lie (string), for the methods cnn-* where there is no image column"""
 
-    def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
+    def __post_init__(self) -> None:
+        names = self.blocks
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError(
+                f"columns.features is {self.features!r}; it must be a name, or different names with "
+                "commas between them"
+            )
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the features columns, in the order in which they are concatenated."""
+        return tuple(name.strip() for name in self.features.split(","))
+
+    def said_of(self, block: int) -> str:
+        """What messages about a features column begin with: its name, where there are several."""
+        return f"column {self.blocks[block]!r}: " if len(self.blocks) > 1 else ""
+
+    def check(self, name: str, column: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
         """D (None where the type does not tell) and the element type of a features column.
 
         Raises:
@@ -36,7 +55,7 @@ class Columns:
         """
         if not is_list(kind) or kind.value_type not in _FLOATS:
             raise InputError(
-                f"{name}: column {self.features!r} is {kind}; "
+                f"{name}: column {column!r} is {kind}; "
                 "it must be fixed_size_list<float16|float32|float64>[D]"
             )
         dim = kind.list_size if pa.types.is_fixed_size_list(kind) else None

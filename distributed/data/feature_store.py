@@ -92,12 +92,18 @@ class FeatureStore:
 
     path: str
     columns: Columns
-    image_dim: int
+    dims: tuple[int, ...]
+    """D of each features column"""
     dtype: np.dtype
     """the widest type of features in any file"""
     units: list[RowGroupSlice] = field(repr=False)
     option: str = "--data.train"
     """the option that named the store, for messages"""
+
+    @property
+    def image_dim(self) -> int:
+        """D, of all features columns together."""
+        return sum(self.dims)
 
     @property
     def num_rows(self) -> int:
@@ -129,31 +135,56 @@ class FeatureStore:
         with ThreadPoolExecutor(min(16, len(files))) as threads:
             footers = list(threads.map(lambda file: read_footer(filesystem, *file), files))
         units: list[RowGroupSlice] = []
-        first: tuple[str, int, np.dtype] | None = None
+        blocks = [_Block(name, columns.said_of(i)) for i, name in enumerate(columns.blocks)]
         for (address, name, _), (metadata, schema) in zip(files, footers, strict=True):
-            dim, dtype = check_schema(address, schema, columns, option, tags_needed)
-            if dim is None and first is not None and has_length(metadata, columns, first[1]):
-                dim = first[1]
-            elif dim is None and metadata.num_rows:
-                dim = common_length(filesystem, name, address, columns)
-            if dim == 0:
-                raise InputError(
-                    f"{address}: features have D = 0; every row needs at least one value"
-                )
-            if dim is not None and first is not None and dim != first[1]:
-                raise InputError(
-                    f"{address}: features have D = {dim}, but {first[0]} has D = {first[1]}; "
-                    "all files of a store must agree"
-                )
-            if dim is not None:
-                widest = dtype if first is None else np.promote_types(first[2], dtype)
-                first = (first[0] if first else address, dim, widest)
+            kinds = check_schema(address, schema, columns, option, tags_needed)
+            for block, (dim, dtype) in zip(blocks, kinds, strict=True):
+                if dim is None and block.dim and has_length(metadata, block.column, block.dim):
+                    dim = block.dim
+                elif dim is None and metadata.num_rows:
+                    dim = common_length(filesystem, name, address, block.column)
+                if dim is not None:
+                    block.see(address, dim, dtype)
             units += units_of(address, metadata, columns.unit_rows)
         if not units:
             raise InputError(f"{path}: the store holds no rows; give {option} at least one image")
-        if first is None:
-            raise InputError(f"{path}: no row has features; write the store again with features")
-        return FeatureStore(path, columns, first[1], first[2], units, option)
+        for block in blocks:
+            if not block.dim:
+                raise InputError(
+                    f"{path}: {block.said}no row has features; write the store again with features"
+                )
+        dims = tuple(block.dim for block in blocks)
+        dtype = np.result_type(*(block.dtype for block in blocks))
+        return FeatureStore(path, columns, dims, dtype, units, option)
+
+
+@dataclass
+class _Block:
+    """What the files of a store say of a features column, until they are all seen."""
+
+    column: str
+    said: str
+    """what messages of it begin with"""
+    dim: int = 0
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.float16))
+    first: str = ""
+    """the first file that says D"""
+
+    def see(self, address: str, dim: int, dtype: np.dtype) -> None:
+        """Raises:
+        InputError: D is 0 or differs from another file's.
+        """
+        if dim == 0:
+            raise InputError(
+                f"{address}: {self.said}features have D = 0; every row needs at least one value"
+            )
+        if self.dim and dim != self.dim:
+            raise InputError(
+                f"{address}: {self.said}features have D = {dim}, but {self.first} has D = {self.dim}; "
+                "all files of a store must agree"
+            )
+        self.dtype = np.promote_types(self.dtype, dtype) if self.dim else dtype
+        self.dim, self.first = dim, self.first or address
 
 
 def units_of(name: str, metadata: pq.FileMetaData, most: int = 65536) -> Iterator[RowGroupSlice]:
@@ -254,7 +285,7 @@ def _range_of_group(file: pq.ParquetFile, unit: RowGroupSlice, columns: list[str
 def read_unit(selection: RowSelection, columns: Columns) -> FeatureBatch:
     """The kept rows of a unit, in file order."""
     unit = selection.unit
-    table = read_table(unit, [columns.image_id, columns.features, columns.tags])
+    table = read_table(unit, [columns.image_id, *columns.blocks, columns.tags])
     if len(selection.dropped):
         table = table.take(pa.array(selection.rows() - unit.file_row))
     else:
@@ -262,31 +293,64 @@ def read_unit(selection: RowSelection, columns: Columns) -> FeatureBatch:
     values, offsets = flat_tags(one_chunk(table.column(columns.tags)))
     return FeatureBatch(
         one_chunk(table.column(columns.image_id)),
-        feature_matrix(columns.decode(one_chunk(table.column(columns.features)))[0]),
+        feature_matrix([columns.decode(one_chunk(table.column(b)))[0] for b in columns.blocks]),
         values,
         offsets,
     )
 
 
-def has_negatives(store: FeatureStore, units: int = 8, rows: int = 1024) -> bool:
-    """Whether a feature is below 0 in a sample: the first rows of ``units`` units at most, evenly spread."""
+def has_negatives(store: FeatureStore, units: int = 8, rows: int = 1024) -> list[bool]:
+    """Of each features column whether a value is below 0 in a sample: the first rows of ``units`` units at
+    most, evenly spread."""
     step = -(-len(store.units) // units)
+    found = dict.fromkeys(store.columns.blocks, False)
     for unit in store.units[::step]:
+        if all(found.values()):
+            break
         part = replace(unit, rows=min(unit.rows, rows))
-        column = one_chunk(read_table(part, [store.columns.features]).column(0))
-        values = store.columns.decode(column)[0].flatten().to_numpy(zero_copy_only=False)
-        if (values < 0).any():
-            return True
-    return False
+        table = read_table(part, [name for name, signed in found.items() if not signed])
+        for name in table.column_names:
+            decoded, _ = store.columns.decode(one_chunk(table.column(name)))
+            found[name] = bool((decoded.flatten().to_numpy(zero_copy_only=False) < 0).any())
+    return list(found.values())
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def feature_matrix(column: pa.Array) -> np.ndarray:
-    """``[B, D]`` of a list column without nulls whose rows have one length (no copy)."""
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+def feature_matrix(columns: Sequence[pa.Array]) -> np.ndarray:
+    """``[B, D]`` of list columns without nulls, each with rows of one length; several are put one after
+    another, a single one is not copied. All features columns are joined here and nowhere else."""
+    parts = [_dense(column) for column in columns]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _dense(column: pa.Array) -> np.ndarray:
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    if len(column):
+        return values.reshape(len(column), -1)
+    kind = column.type
+    return values.reshape(0, kind.list_size if pa.types.is_fixed_size_list(kind) else 0)
+
+
+def feature_columns(
+    features: pa.Array, columns: Columns, dims: Sequence[int]
+) -> dict[str, pa.Array]:
+    """What ``feature_matrix`` joined, as columns again.
+
+    Args:
+        features: fixed_size_list of all values of a row.
+        dims: D of each column; of a single one it need not be given.
+    """
+    if len(columns.blocks) == 1:
+        return {columns.features: features}
+    value_BD = _dense(features)
+    parts = np.split(value_BD, np.cumsum(dims)[:-1], axis=1)
+    return {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(part_Bd.reshape(-1)), part_Bd.shape[1])
+        for name, part_Bd in zip(columns.blocks, parts, strict=True)
+    }
 
 
 def flat_tags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:

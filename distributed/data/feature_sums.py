@@ -28,7 +28,7 @@ class FeatureSums:
 
 
 def feature_sums(
-    value_BD: np.ndarray, chosen_B: np.ndarray | None, power: float = 1.0
+    value_BD: np.ndarray, chosen_B: np.ndarray | None, power: float | np.ndarray = 1.0
 ) -> FeatureSums:
     """Check all rows; sum ``sign(x)|x|^power`` and its square over chosen rows that are finite.
 
@@ -36,6 +36,7 @@ def feature_sums(
         value_BD: float16, float32 or float64. A float64 beyond the range of float32 counts as not
             finite, because models compute in float32.
         chosen_B: bool; None: no sums (zeros).
+        power: one number, or ``[D]``.
     """
     rows, dim = value_BD.shape
     total_D, square_D = np.zeros(dim), np.zeros(dim)
@@ -61,7 +62,7 @@ def feature_sums(
         with np.errstate(invalid="ignore"):  # a signalling NaN
             double_bD = block_bD.astype(np.float64)
         double_bD[wrong] = 0.0
-        if power != 1.0:
+        if np.any(power != 1.0):
             double_bD = np.copysign(np.abs(double_bD) ** power, double_bD)
         total_D += weight_b @ double_bD
         np.multiply(double_bD, double_bD, out=double_bD)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.data.columns import Columns
+from distributed.data.feature_store import feature_columns, one_chunk
 from distributed.data.parquet_files import list_files, read_footer
 from distributed.storage.files import READ_ERRORS, one_line, write_bytes
 from distributed.storage.folder import Folder
@@ -112,7 +113,9 @@ def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.
     return table.take(pa.array(last)).combine_chunks()
 
 
-def feedback_rows(feedback: pa.Table, kept: pa.Table | None, columns: Columns) -> pa.Table:
+def feedback_rows(
+    feedback: pa.Table, kept: pa.Table | None, columns: Columns, dims: Sequence[int] = ()
+) -> pa.Table:
     """Feedback as rows to learn from: the tags that were added, and those that the image is known to have
     less those removed. On an image that nothing is known of, a removed tag needs no mention: every tag
     that a row does not name is irrelevant to it.
@@ -120,6 +123,7 @@ def feedback_rows(feedback: pa.Table, kept: pa.Table | None, columns: Columns) -
     Args:
         feedback: the last correction of each image.
         kept: the model's reservoir, which knows some images.
+        dims: D of each features column, where there are several.
 
     Raises:
         InputError: no image has a tag.
@@ -140,7 +144,7 @@ def feedback_rows(feedback: pa.Table, kept: pa.Table | None, columns: Columns) -
     table = pa.table(
         {
             columns.image_id: feedback.column("image_id"),
-            columns.features: feedback.column("features"),
+            **feature_columns(one_chunk(feedback.column("features")), columns, dims),
             columns.tags: pa.array(tags, pa.list_(pa.string())),
         }
     ).filter(keep)

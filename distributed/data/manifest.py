@@ -4,16 +4,23 @@ codebook, and of how pictures were prepared."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from distributed.data.columns import Columns, sibling_option
+from distributed.data.feature_store import FeatureStore
 from distributed.storage.files import one_line, resolve
+from drel_core.bundle.info import FeatureBlock
 from drel_core.errors import InputError
 
 
-def features_of(path: str) -> dict[str, Any] | None:
+def features_of(path: str, columns: Columns | None = None) -> dict[str, Any] | None:
     """The ``features`` of ``manifest.json`` in the store's folder or the one above it.
+
+    Of a store with several features columns: what it says of the one that is read, or by their names of
+    those that are, in their order.
 
     ``jobs.ingest`` writes ``OUT/manifest.json`` for ``OUT/train`` and ``OUT/test``. None where there is
     no manifest, or the features came ready-made.
@@ -32,7 +39,7 @@ def features_of(path: str) -> dict[str, Any] | None:
             with filesystem.open_input_stream(place) as stream:
                 manifest = json.loads(stream.read().decode("utf-8"))
             features: dict[str, Any] | None = manifest["features"]
-            return features
+            return _of_columns(features, columns or Columns())
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, PermissionError | FileNotFoundError):
                 continue
@@ -40,6 +47,34 @@ def features_of(path: str) -> dict[str, Any] | None:
                 f"{place}: not a manifest of jobs.ingest ({one_line(error)}); mend or remove it"
             ) from None
     return None
+
+
+def _of_columns(features: dict[str, Any] | None, columns: Columns) -> dict[str, Any] | None:
+    if features is None or "columns" not in features:
+        return features
+    known = {name: features["columns"].get(name) for name in columns.blocks}
+    if any(about is None for about in known.values()):
+        return None
+    return known[columns.features] if len(known) == 1 else {"columns": known}
+
+
+def check_same_blocks(store: FeatureStore, blocks: Sequence[FeatureBlock]) -> None:
+    """Several features columns of a store must be those of a model, in its order. They may have other names.
+
+    Raises:
+        InputError: they are not.
+    """
+    names, taken = store.columns.blocks, [block.name for block in blocks]
+    if len(names) == 1 or len(taken) == 1:
+        return
+    swapped = sorted(names) == sorted(taken) and list(names) != taken
+    if swapped or list(store.dims) != [block.dim for block in blocks]:
+        have = ", ".join(f"{name} ({dim})" for name, dim in zip(names, store.dims, strict=True))
+        wanted = ", ".join(f"{block.name} ({block.dim})" for block in blocks)
+        raise InputError(
+            f"{store.path}: columns and D are {have}; the model takes {wanted}, in this order; name them "
+            f"so with {sibling_option(store.option, 'columns')}.features"
+        )
 
 
 def check_same_dim(path: str, image_dim: int, other: str, other_dim: int) -> None:
@@ -67,6 +102,12 @@ def check_same_features(
         InputError: they differ; it says in what.
     """
     if one is None or other is None:
+        return
+    if "columns" in one and "columns" in other:
+        for first, second in zip(one["columns"].items(), other["columns"].items(), strict=False):
+            check_same_features(
+                first[1], f"{first[0]} of {one_name}", second[1], f"{second[0]} of {other_name}"
+            )
         return
     different = sorted(
         key

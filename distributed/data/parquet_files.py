@@ -95,10 +95,10 @@ def _fault(filesystem: pafs.FileSystem, name: str) -> str:
 
 def check_schema(
     name: str, schema: pa.Schema, columns: Columns, option: str, tags_needed: bool = True
-) -> tuple[int | None, np.dtype]:
-    """D (None where the type does not tell) and the type of the features."""
-    for role in ("image_id", "features", *(["tags"] if tags_needed else [])):
-        column = getattr(columns, role)
+) -> list[tuple[int | None, np.dtype]]:
+    """Of each features column D (None where the type does not tell) and the type of its values."""
+    needed = [("image_id", columns.image_id), *(("features", block) for block in columns.blocks)]
+    for role, column in [*needed, *([("tags", columns.tags)] if tags_needed else [])]:
         if column not in schema.names:
             raise InputError(
                 f"{name}: no column {column!r}; it has {', '.join(schema.names) or 'none'}; "
@@ -106,40 +106,41 @@ def check_schema(
             )
         if schema.names.count(column) > 1:
             raise InputError(f"{name}: two columns are named {column!r}; rename one of them")
-    ids, features = (schema.field(c).type for c in (columns.image_id, columns.features))
+    ids = schema.field(columns.image_id).type
     if not is_text(ids):
         raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
-    dim, dtype = columns.check(name, features)
+    found = [columns.check(name, block, schema.field(block).type) for block in columns.blocks]
     if not tags_needed:
-        return dim, dtype
+        return found
     tags = schema.field(columns.tags).type
     untagged = pa.types.is_null(tags) or (is_list(tags) and pa.types.is_null(tags.value_type))
     if not untagged and not (is_list(tags) and is_text(tags.value_type)):
         raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
-    return dim, dtype
+    return found
 
 
-def has_length(metadata: pq.FileMetaData, columns: Columns, dim: int) -> bool:
-    """Whether a footer's count of values fits lists of ``dim``, so that no row need be read to know it."""
+def has_length(metadata: pq.FileMetaData, features: str, dim: int) -> bool:
+    """Whether a footer's count of a column's values fits lists of ``dim``, so that no row need be read to
+    know it."""
     values = 0
     for group in range(metadata.num_row_groups):
         for place in range(metadata.num_columns):
             column = metadata.row_group(group).column(place)
-            if column.path_in_schema.startswith(columns.features + "."):
+            if column.path_in_schema.startswith(features + "."):
                 values += column.num_values
     return values > 0 and values == metadata.num_rows * dim
 
 
 def common_length(
-    filesystem: pafs.FileSystem, name: str, address: str, columns: Columns
+    filesystem: pafs.FileSystem, name: str, address: str, features: str
 ) -> int | None:
-    """D of a file whose lists have no fixed size: the commonest length of its first rows.
+    """D of a column whose lists have no fixed size: the commonest length of the file's first rows.
 
     Not the first row's: that one may be the bad row.
     """
     try:
         with filesystem.open_input_file(name) as source:
-            for batch in pq.ParquetFile(source).iter_batches(1024, columns=[columns.features]):
+            for batch in pq.ParquetFile(source).iter_batches(1024, columns=[features]):
                 lengths = pc.drop_null(pc.list_value_length(plain(batch.column(0)))).to_numpy()
                 length, count = np.unique(lengths[lengths > 0], return_counts=True)
                 if len(length):

@@ -6,7 +6,7 @@ square of side S one after another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -38,10 +38,14 @@ class PictureColumns(Columns):
     def unit_rows(self) -> int:
         return max(16, _UNIT_BYTES // self.image_dim)
 
-    def check(self, name: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return (self.features,)
+
+    def check(self, name: str, column: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
         if not (_is_binary(kind) or is_text(kind)):
             raise InputError(
-                f"{name}: column {self.features!r} is {kind}; it must be binary (encoded pictures) "
+                f"{name}: column {column!r} is {kind}; it must be binary (encoded pictures) "
                 "or string (their paths)"
             )
         return self.image_dim, np.dtype(np.uint8)
@@ -88,9 +92,7 @@ def picture_columns(
     Raises:
         InputError: it has neither.
     """
-    filesystem, files = list_files(path, option)
-    address, name, size = files[0]
-    _, schema = read_footer(filesystem, address, name, size)
+    address, schema = _first_schema(path, option)
     for column in (columns.image, columns.path):
         if column in schema.names:
             return PictureColumns(
@@ -108,8 +110,18 @@ def picture_columns(
     )
 
 
+def _first_schema(path: str, option: str) -> tuple[str, pa.Schema]:
+    """Address and columns of a store's first file."""
+    filesystem, files = list_files(path, option)
+    address, name, size = files[0]
+    return address, read_footer(filesystem, address, name, size)[1]
+
+
 def bundle_columns(info: BundleInfo, path: str, columns: Columns, option: str) -> Columns:
     """The columns that a bundle's model reads of a store: features, or pictures as it was trained on.
+
+    Names of features columns that were given count before those of the bundle. A single column may go by the
+    usual name as well.
 
     Args:
         info: the bundle's ``config.json``.
@@ -117,6 +129,11 @@ def bundle_columns(info: BundleInfo, path: str, columns: Columns, option: str) -
     Raises:
         InputError: the model takes pictures, and the store has none.
     """
-    if info.pictures is None:
+    if info.pictures is not None:
+        return picture_columns(path, columns, Preprocessing.from_dict(info.pictures), option)
+    if columns.features != Columns().features:
         return columns
-    return picture_columns(path, columns, Preprocessing.from_dict(info.pictures), option)
+    names = [block.name for block in info.blocks]
+    if len(names) == 1 and names[0] not in _first_schema(path, option)[1].names:
+        return columns
+    return replace(columns, features=",".join(names))

@@ -21,6 +21,8 @@ from distributed.data.feature_store import (
     FeatureStore,
     RowSelection,
     encode_tags,
+    feature_columns,
+    one_chunk,
     read_table,
     read_unit,
 )
@@ -145,6 +147,7 @@ def replay_store(
 
     Args:
         out: folder of the file to write.
+        other_than: at least one store, with the same features columns.
     """
     if not (bundle / RESERVOIR).is_file():
         return None
@@ -157,7 +160,11 @@ def replay_store(
     table = table.filter(pa.array(~known))
     if not len(table):
         return None
-    names = [columns.image_id, columns.features, columns.tags]
+    stored = {
+        columns.image_id: table.column("image_id"),
+        **feature_columns(one_chunk(table.column("features")), columns, other_than[0].dims),
+        columns.tags: table.column("tags"),
+    }
     with out.writing(REPLAY) as path:
-        pq.write_table(table.select(["image_id", "features", "tags"]).rename_columns(names), path)
+        pq.write_table(pa.table(stored), path)
     return FeatureStore.open(out.file(REPLAY), columns, "--data.replay")

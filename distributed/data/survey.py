@@ -50,6 +50,7 @@ class StoreSurvey:
         tagless: rows without tags, left out.
         image_dim, item_bytes: D, and bytes of a feature in memory.
         content: a hash of each file's rows, by its name below the store.
+        dims: D of each features column; of one column D alone.
     """
 
     image_dim: int
@@ -65,6 +66,10 @@ class StoreSurvey:
     watch: list[RowSelection] = field(default_factory=list)
     watch_held_out: bool = False
     content: dict[str, str] = field(default_factory=dict)
+    dims: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.dims = self.dims or (self.image_dim,)
 
     @property
     def train_rows(self) -> int:
@@ -207,6 +212,7 @@ def merge_surveys(
         watch=watch,
         watch_held_out=watch_held_out,
         content=_content(store.path, ordered),
+        dims=store.dims,
     )
 
 
@@ -252,7 +258,7 @@ def survey_store(
     on_bad_row: OnBadRow,
     validation: Validation | None = None,
     statistics: bool = True,
-    power: float = 1.0,
+    power: float | np.ndarray = 1.0,
     workers: int = 1,
     watch: WatchPlan | None = None,
 ) -> StoreSurvey:
@@ -265,7 +271,9 @@ def survey_store(
     Raises:
         InputError: see ``merge_surveys``.
     """
-    options = SurveyOptions(store.columns, store.image_dim, validation, statistics, power)
+    options = SurveyOptions(
+        store.columns, store.image_dim, validation, statistics, power, dims=store.dims
+    )
     watched = replace(options, watch=None if watch is None else watch.sample(store.units))
     units = set() if watch is None else set(watch.units(store.units))
 

@@ -7,10 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distributed.bundles.open import open_annotator
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore, has_negatives
-from distributed.data.manifest import check_same_dim, check_same_features, features_of
+from distributed.data.manifest import (
+    check_same_blocks,
+    check_same_dim,
+    check_same_features,
+    features_of,
+)
 from distributed.data.picture_columns import picture_columns
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.launch import Launcher, launch
@@ -28,7 +35,9 @@ from distributed.training.size_rule import apply_size_rule
 from distributed.training.watch import watch_plan
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.auto import AUTO
+from drel_core.bundle.info import FeatureBlock
 from drel_core.errors import InputError
+from drel_core.model.towers import ModelConfig
 
 
 def fingerprint(config: TrainConfig, survey: StoreSurvey) -> Plan:
@@ -168,9 +177,13 @@ def _open_stores(
     if data.test is not None:
         test = FeatureStore.open(data.test, data.columns, "--data.test")
         check_same_dim(data.test, test.image_dim, f"but {data.train} has", store.image_dim)
-    features = features_of(data.train)
-    if data.test is not None:
-        check_same_features(features, data.train, features_of(data.test), data.test)
+    features = features_of(data.train, data.columns)
+    if test is not None and data.test is not None:
+        blocks = [
+            FeatureBlock(*block) for block in zip(data.columns.blocks, store.dims, strict=True)
+        ]
+        check_same_blocks(test, blocks)
+        check_same_features(features, data.train, features_of(data.test, data.columns), data.test)
     return store, test, features
 
 
@@ -178,13 +191,25 @@ def with_power(config: TrainConfig, store: FeatureStore) -> TrainConfig:
     """``model.power`` settled, which statistics of the store depend on.
 
     Features that are never negative, histograms and the pooled output of a network, take the root; of signed
-    ones it would bend what is linear (docs/log.md).
+    ones it would bend what is linear (docs/log.md). Each features column is looked at by itself.
     """
     if config.model.power != AUTO:
         return config
-    embeds = config.method in ("drel", "wsabie")
-    power = 0.5 if embeds and not has_negatives(store) else 1.0
-    return replace(config, model=replace(config.model, power=power))
+    powers = [1.0]
+    if config.method in ("drel", "wsabie"):
+        powers = [1.0 if signed else 0.5 for signed in has_negatives(store)]
+    if len(set(powers)) == 1:
+        return replace(config, model=replace(config.model, power=powers[0]))
+    blocks = list(zip(store.dims, powers, strict=True))
+    return replace(config, model=replace(config.model, power=1.0, power_blocks=blocks))
+
+
+def power_of(model: ModelConfig) -> float | np.ndarray:
+    """The power of all features, or ``[D]`` where features columns differ in it."""
+    if not model.power_blocks:
+        return model.power
+    dims, powers = zip(*model.power_blocks, strict=True)
+    return np.repeat(powers, dims)
 
 
 def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
@@ -199,7 +224,7 @@ def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
         config.data.on_bad_row,
         validation,
         statistics=config.method not in PICTURE_METHODS,
-        power=config.model.power if config.method in ("drel", "wsabie") else 1.0,
+        power=power_of(config.model) if config.method in ("drel", "wsabie") else 1.0,
         workers=config.workers.least,
         watch=watch_plan(config, store.num_rows),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore, RowSelection
 from distributed.data.feedback import feedback_rows, read_feedback
-from distributed.data.manifest import check_same_dim, check_same_features, features_of
+from distributed.data.manifest import (
+    check_same_blocks,
+    check_same_dim,
+    check_same_features,
+    features_of,
+)
+from distributed.data.picture_columns import bundle_columns
 from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
@@ -66,6 +73,7 @@ def run(
             f"{place}: a model of method {info.method}; jobs.update takes {' and '.join(METHODS)}, "
             "train others anew"
         )
+    config = _with_columns(config, info)
     out = Folder.of(config.out)
     out.check("--out")
     if out in (place, place.parent):
@@ -97,6 +105,16 @@ def run(
     return {
         name: _score(folder, config) for name, folder in (("old", place), ("new", out / "model"))
     }
+
+
+def _with_columns(config: UpdateConfig, info: BundleInfo) -> UpdateConfig:
+    """The features columns that the model reads, unless others are named."""
+    stores = (("--data", "new"), ("--data.replay", "replay"), ("--data.test", "test"))
+    for option, name in stores:
+        if path := getattr(config.data, name):
+            columns = bundle_columns(info, path, config.data.columns, option)
+            return replace(config, data=replace(config.data, columns=columns))
+    return config
 
 
 def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, log: Log) -> RunSpec:
@@ -184,12 +202,15 @@ def _shown(names: pa.Array, parts: Sequence[StoreSurvey]) -> np.ndarray:
 def _new_stores(
     config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder
 ) -> list[FeatureStore]:
-    dim = info.image_dim
+    dim, dims = info.image_dim, _dims(config, info)
     stores = []
     if config.data.new:
         store = FeatureStore.open(config.data.new, config.data.columns, "--data")
         check_same_features(
-            info.features, config.model, features_of(config.data.new), config.data.new
+            info.features,
+            config.model,
+            features_of(config.data.new, config.data.columns),
+            config.data.new,
         )
         stores.append(store)
     if config.from_feedback:
@@ -200,6 +221,7 @@ def _new_stores(
                 read_feedback(config.from_feedback, dim),
                 pq.read_table(kept) if kept.is_file() else None,
                 config.data.columns,
+                dims,
             )
             buffer = io.BytesIO()
             pq.write_table(table, buffer)
@@ -211,7 +233,14 @@ def _new_stores(
         )
     for store in stores:
         check_same_dim(store.path, store.image_dim, "the model takes", dim)
+        check_same_blocks(store, info.blocks)
     return stores
+
+
+def _dims(config: UpdateConfig, info: BundleInfo) -> tuple[int, ...]:
+    """D of each features column that rows of the model's are written into."""
+    several = len(config.data.columns.blocks) > 1
+    return tuple(block.dim for block in info.blocks) if several else (info.image_dim,)
 
 
 def _survey(
@@ -235,6 +264,7 @@ def _replay(
     if config.data.replay:
         store = FeatureStore.open(config.data.replay, config.data.columns, "--data.replay")
         check_same_dim(store.path, store.image_dim, "the new ones", new[0].image_dim)
+        check_same_blocks(store, read_info(bundle).blocks)
         return _survey(store, config, training)
     kept = replay_store(bundle, config.data.columns, out, new)
     return None if kept is None else _survey(kept, config, training)
@@ -269,6 +299,7 @@ def combined(
     return (
         StoreSurvey(
             image_dim=dim,
+            dims=new[0].dims,
             item_bytes=max(part.item_bytes for part in every),
             names=pa.array(vocabulary.names, pa.string()),
             count_T=vocabulary.counts,

@@ -45,13 +45,14 @@ class AnnotatePlan:
         out: folder or s3:// prefix of the part files.
         k: most tags of an image.
         threshold: least score of a tag, or None.
+        dims: D of each features column.
         decide, precision: how tags are chosen, see ``decision_of``.
     """
 
     bundle: str
     out: str
     columns: Columns
-    image_dim: int
+    dims: tuple[int, ...]
     k: int
     threshold: float | None
     decide: Decide
@@ -96,11 +97,11 @@ class PartAnnotator:
     def annotate(self, unit: RowGroupSlice) -> tuple[pa.Table, list[tuple[str, int, str]]]:
         """The unit's rows with their tags, and (file, row, reason) of rows left out."""
         plan, columns = self.plan, self.plan.columns
-        table = read_table(unit, [columns.image_id, columns.features])
-        image_id, features = (
-            one_chunk(table.column(name)) for name in (columns.image_id, columns.features)
+        table = read_table(unit, [columns.image_id, *columns.blocks])
+        image_id, *stored = (
+            one_chunk(table.column(name)) for name in (columns.image_id, *columns.blocks)
         )
-        bad, features = bad_rows(image_id, features, unit, columns, plan.image_dim)
+        bad, features = bad_rows(image_id, stored, unit, columns, plan.dims)
         if bad and plan.on_bad_row == "fail":
             row, reason = bad[0]
             others = f" (and {len(bad) - 1} more in this unit)" if len(bad) > 1 else ""
@@ -111,7 +112,8 @@ class PartAnnotator:
         if bad:
             keep = np.ones(len(table), dtype=bool)
             keep[[row - unit.file_row for row, _ in bad]] = False
-            image_id, features = image_id.filter(pa.array(keep)), features.filter(pa.array(keep))
+            image_id = image_id.filter(pa.array(keep))
+            features = [column.filter(pa.array(keep)) for column in features]
         features_BD = torch.from_numpy(feature_matrix(features).copy())
         found = [
             choose(self.annotator, part.float(), plan.k, self.decision)

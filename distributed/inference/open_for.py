@@ -8,7 +8,12 @@ from pathlib import Path
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
-from distributed.data.manifest import check_same_dim, check_same_features, features_of
+from distributed.data.manifest import (
+    check_same_blocks,
+    check_same_dim,
+    check_same_features,
+    features_of,
+)
 from distributed.data.picture_columns import bundle_columns
 from drel_core.bundle.format import read_info
 from drel_core.bundle.info import BundleInfo
@@ -46,5 +51,7 @@ def open_for(model: str, data: str, columns: Columns, tags_needed: bool = True) 
     columns = bundle_columns(info, data, columns, "--data")
     store = FeatureStore.open(data, columns, "--data", tags_needed)
     check_same_dim(data, store.image_dim, "the model takes", info.image_dim)
-    check_same_features(info.features, model, features_of(data), data)
+    if info.pictures is None:
+        check_same_blocks(store, info.blocks)
+    check_same_features(info.features, model, features_of(data, columns), data)
     return ModelAndStore(address, bundle, info, store)

@@ -71,7 +71,7 @@ class Overview:
                     hashes[split].append(table.select([IMAGE_ID, hash_name]))
                 if split == "train" and seen < _SAMPLE_ROWS:
                     group = pq.ParquetFile(path).read_row_group(0, columns=[FEATURES])
-                    value = feature_matrix(group.column(0).combine_chunks()).astype(np.float64)
+                    value = feature_matrix([group.column(0).combine_chunks()]).astype(np.float64)
                     if not seen:
                         total = square = np.zeros(value.shape[1])
                     total, square = total + value.sum(0), square + (value**2).sum(0)

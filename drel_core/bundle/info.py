@@ -19,9 +19,18 @@ _OPTIONAL = {
     "written_by": str,
     "features": dict,
     "pictures": dict,
+    "columns": list,
     "parent": str,
     "config": dict,
 }
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """A features column that a model was trained on, and its D."""
+
+    name: str
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class BundleInfo:
         written_by: version of the code; None in bundles of before it was kept.
         train: figures of the training run.
         features: where the features come from, as the store's manifest says; None where it does not.
+        columns: name and D of each features column, in the order in which they are concatenated; None in
+            bundles of before and for models of pictures. Ask ``blocks``.
         pictures: how a model of pictures takes them (``Preprocessing``); None for models of features.
         images: training images of the model and of those that it was updated from; None where the bundle
             does not say it.
@@ -52,6 +63,7 @@ class BundleInfo:
     written_by: str | None = None
     features: dict[str, Any] | None = None
     pictures: dict[str, Any] | None = None
+    columns: list[dict[str, Any]] | None = None
     images: int | None = None
     parent: str | None = None
     config: dict[str, Any] | None = None
@@ -66,6 +78,21 @@ class BundleInfo:
         """
         dim = self.content.get("image_dim")
         return int(self.content["model"]["image_dim"] if dim is None else dim)
+
+    @property
+    def blocks(self) -> tuple[FeatureBlock, ...]:
+        """The features columns of the model, in the order in which they are concatenated. Of an older bundle
+        the one that its configuration names.
+
+        Raises:
+            KeyError: the bundle does not say D.
+        """
+        if self.columns is not None:
+            return tuple(FeatureBlock(block["name"], block["dim"]) for block in self.columns)
+        data = (self.config or {}).get("data")
+        names = data.get("columns") if isinstance(data, dict) else None
+        name = names.get("features") if isinstance(names, dict) else None
+        return (FeatureBlock(str(name or "features"), self.image_dim),)
 
     @staticmethod
     def parse(text: str, folder: str) -> BundleInfo:
@@ -99,6 +126,8 @@ class BundleInfo:
             missing = value is None and name in _OPTIONAL
             if not missing and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise InputError(f"{folder}: the model bundle is damaged (config.json: {name})")
+        if not _are_blocks(content.get("columns"), content.get("image_dim")):
+            raise InputError(f"{folder}: the model bundle is damaged (config.json: columns)")
         return BundleInfo.of(content)
 
     @staticmethod
@@ -107,3 +136,16 @@ class BundleInfo:
         fields = set(BundleInfo.__dataclass_fields__) - {"content"}
         known = {name: content[name] for name in fields if name in content}
         return BundleInfo(**known, content=content)
+
+
+def _are_blocks(columns: Any, image_dim: Any) -> bool:
+    """Whether ``columns`` is None, or different names with D that make up the model's."""
+    if columns is None:
+        return True
+    for block in columns:
+        if not isinstance(block, dict) or not isinstance(block.get("name"), str):
+            return False
+        if type(block.get("dim")) is not int or block["dim"] < 1:
+            return False
+    names = [block["name"] for block in columns]
+    return len(set(names)) == len(names) and sum(b["dim"] for b in columns) == image_dim

@@ -132,7 +132,7 @@ def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTower
             tower |= {f"{name}.{key}": value.detach() for key, value in layer.state_dict().items()}
     how = {
         name: getattr(config, name)
-        for name in ("power", "activation", "latent_activation", "normalise")
+        for name in ("power", "power_blocks", "activation", "latent_activation", "normalise")
     }
     block = max(1, PIECE_BYTES // (4 * (config.latent + 1)))
     tags = _folded_pieces(

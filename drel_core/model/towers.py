@@ -5,7 +5,7 @@ Shapes: B images, D feature size, P tags, E tag-embedding size, L latent size, T
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -61,6 +61,9 @@ class ModelConfig:
     power: float = 1.0
     """replace each feature x by sign(x)|x|^power first; 0.5 suits histograms (Perronnin et al., 2010); \
     -1: 0.5 where no feature is negative, else 1"""
+    power_blocks: list[tuple[int, float]] = field(default_factory=list)
+    """D and power of each of several features columns, in the place of model.power; empty: follows from \
+    the data, where model.power is -1 and some of the columns alone have negative values"""
     standardise: bool = True
     """subtract the mean and divide by the standard deviation of each training feature"""
     input_dropout: float = 0.0
@@ -99,6 +102,12 @@ class ModelConfig:
             raise ValueError(f"model.max_norm is {self.max_norm}; it must be 0 or more")
         if not 0 < self.power <= 1 and self.power != AUTO:
             raise ValueError(f"model.power is {self.power}; it must be in (0, 1], or -1")
+        for dim, power in self.power_blocks:
+            if dim < 1 or not 0 < power <= 1:
+                raise ValueError(
+                    f"model.power_blocks has D {dim} with power {power}; D must be 1 or more, a power in "
+                    "(0, 1]"
+                )
         for name in ("input_dropout", "dropout"):
             if not (0 <= getattr(self, name) < 1 or getattr(self, name) == AUTO):
                 raise ValueError(
@@ -128,6 +137,15 @@ def signed_power(value: Tensor, power: float) -> Tensor:
         return value
     size = value.abs()
     return torch.copysign(size.sqrt() if power == 0.5 else size.pow(power), value)
+
+
+def blocks_power(value_BD: Tensor, config: ModelConfig) -> Tensor:
+    """``signed_power`` with each features column's own power, where they have one."""
+    if not config.power_blocks:
+        return signed_power(value_BD, config.power)
+    parts = value_BD.split([dim for dim, _ in config.power_blocks], dim=1)
+    powers = (power for _, power in config.power_blocks)
+    return torch.cat([signed_power(*part) for part in zip(parts, powers, strict=True)], dim=1)
 
 
 class Tower(nn.Module):
@@ -176,6 +194,11 @@ class DREL(nn.Module):
         super().__init__()
         self.config = config
         self.image_dim = image_dim
+        widths = [dim for dim, _ in config.power_blocks]
+        if widths and sum(widths) != image_dim:
+            raise ValueError(
+                f"model.power_blocks has D {widths}, which do not add up to {image_dim}"
+            )
         use = config.standardise
         mean = mean_D.float() if use and mean_D is not None else torch.zeros(image_dim)
         std = std_D.float() if use and std_D is not None else torch.ones(image_dim)
@@ -223,7 +246,7 @@ class DREL(nn.Module):
 
     def standardised(self, features_BD: Tensor) -> Tensor:
         """``[B, D]``: ``(signed_power(features) - mean) / std``."""
-        input_BD = signed_power(features_BD.to(self.mean_D.dtype), self.config.power)
+        input_BD = blocks_power(features_BD.to(self.mean_D.dtype), self.config)
         return (input_BD - self.mean_D).div_(self.std_D)  # in place: features need no gradient
 
     def encode_images(self, features_BD: Tensor, *, with_metric: bool) -> Tensor:

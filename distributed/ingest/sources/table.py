@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import common_length, list_files, read_footer
 from distributed.data.plain_types import is_list, is_number, is_text
@@ -341,8 +340,7 @@ def _footers(
         if pa.types.is_fixed_size_list(kind):
             dim: int | None = kind.list_size
         else:
-            names = Columns(features=options.features_column)
-            dim = common_length(filesystem, name, address, names)
+            dim = common_length(filesystem, name, address, options.features_column)
         if dim == 0:
             raise InputError(f"{address}: features have D = 0; every row needs at least one value")
         if dim is not None and first is not None and dim != first[0]:

@@ -27,7 +27,10 @@ def standardised(x: np.ndarray) -> np.ndarray:
     """Raw features [B, D] as the tower and the kernel regression take them."""
     if not TOWER:
         return x
-    return (np.sign(x) * np.abs(x) ** MODEL["power"] - TOWER["mean"]) / TOWER["std"]
+    power = MODEL["power"]
+    if MODEL["power_blocks"]:  # features columns differ in it
+        power = np.concatenate([np.full(dim, p, x.dtype) for dim, p in MODEL["power_blocks"]])
+    return (np.sign(x) * np.abs(x) ** power - TOWER["mean"]) / TOWER["std"]
 
 
 def near(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,184 @@
+"""A model of several features columns, from training over scoring to an update."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore
+from distributed.data.survey import survey_store
+from distributed.driver import train, update
+from distributed.driver.in_process import launch
+from distributed.driver.update_config import UpdateConfig, UpdateData
+from distributed.inference.evaluate import evaluate_store
+from distributed.inference.open_for import open_for
+from distributed.training.config import DataConfig, TrainConfig
+from distributed.training.optim import OptimConfig
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.annotators.load import load_bundle
+from drel_core.auto import AUTO
+from drel_core.bundle.format import read_info
+from drel_core.bundle.info import BundleInfo, FeatureBlock
+from drel_core.errors import InputError
+from drel_core.model.pooled_step import LossConfig
+from drel_core.model.tag_embedding import TableConfig
+from drel_core.model.towers import ModelConfig
+from tests.helpers.store_checks import fixed
+from tests.helpers.stores import planted_table
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+def both(rows: int = 120, first: int = 0, seed: int = 0) -> pa.Table:
+    """A planted store whose features lie in two columns; those of ``low`` are never negative."""
+    table = planted_table(rows, first=first, seed=seed)
+    value_BD = np.stack(table["features"].to_numpy(zero_copy_only=False))
+    low = np.abs(value_BD[:, 10:]) * 50
+    columns = {"deep": fixed(value_BD[:, :10]), "low": fixed(low)}
+    return (
+        table.drop_columns(["features"])
+        .add_column(1, "deep", columns["deep"])
+        .append_column("low", columns["low"])
+    )
+
+
+def joined(table: pa.Table) -> pa.Table:
+    parts = [np.stack(table[name].to_numpy(zero_copy_only=False)) for name in ("deep", "low")]
+    return table.select(["image_id", "tags"]).append_column(
+        "features", fixed(np.concatenate(parts, axis=1))
+    )
+
+
+def learn(
+    folder: Path, name: str, table: pa.Table, columns: Columns, power: float = 1.0, **options: Any
+) -> Path:
+    pq.write_table(table, folder / f"{name}.parquet")
+    config = TrainConfig(
+        data=DataConfig(train=str(folder / f"{name}.parquet"), columns=columns),
+        out=str(folder / name),
+        epochs=3,
+        batch_size=32,
+        model=ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=8, latent=8, power=power),
+        table=TableConfig(lr=0.05),
+        loss=LossConfig(kind="smooth"),
+        optim=OptimConfig(optimiser="adamw", lr=0.01),
+        **options,
+    )
+    train.run(config, lambda line: None, launcher=launch)
+    return folder / name / "model"
+
+
+@pytest.mark.parametrize("method", ["drel", "wsabie", "knn", "popularity"])
+def test_two_columns_train_what_one_concatenated_by_hand_trains(
+    tmp_path: Path, method: Any
+) -> None:
+    columns = Columns(features="deep,low")
+    two = learn(tmp_path, "two", both(), columns, method=method)
+    one = learn(tmp_path, "one", joined(both()), Columns(), method=method)
+    info = read_info(two)
+    assert info.blocks == (FeatureBlock("deep", 10), FeatureBlock("low", 6))
+    assert read_info(one).blocks == (FeatureBlock("features", 16),)
+    assert info.version == read_info(one).version  # a hash of all tensors
+
+
+def test_the_root_is_decided_for_each_column(tmp_path: Path) -> None:
+    columns = Columns(features="deep,low")
+    model = learn(tmp_path, "two", both(), columns, power=AUTO)
+    trained = load_bundle(model)
+    assert isinstance(trained, DRELAnnotator)
+    assert [tuple(b) for b in trained.model.config.power_blocks] == [(10, 1.0), (6, 0.5)]
+    value_BD = torch.from_numpy(np.stack(joined(both())["features"].to_numpy(zero_copy_only=False)))
+    given_BD = trained.model.standardised(value_BD)
+    torch.testing.assert_close(given_BD.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(given_BD.std(0, correction=0), torch.ones(16), atol=1e-4, rtol=0)
+    root_Bd = value_BD[:, 10:].sqrt()
+    expected_Bd = (root_Bd - root_Bd.mean(0)) / root_Bd.std(0, correction=0)
+    torch.testing.assert_close(given_BD[:, 10:], expected_Bd, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_reads_its_columns_of_other_stores(tmp_path: Path) -> None:
+    model = learn(tmp_path, "two", both(), Columns(features="deep,low"))
+    pq.write_table(both(40, first=500, seed=3), tmp_path / "new.parquet")
+    opened = open_for(str(model), str(tmp_path / "new.parquet"), Columns())
+    assert opened.store.columns.blocks == ("deep", "low") and opened.store.dims == (10, 6)
+    annotator = load_bundle(model)
+    survey = survey_store(opened.store, "fail", statistics=False)
+    found = evaluate_store(annotator, annotator.vocabulary, survey, opened.store.columns)
+    pq.write_table(joined(both(40, first=500, seed=3)), tmp_path / "one.parquet")
+    store = FeatureStore.open(str(tmp_path / "one.parquet"))
+    survey = survey_store(store, "fail", statistics=False)
+    expected = evaluate_store(annotator, annotator.vocabulary, survey, store.columns)
+    assert found["F1"] == expected["F1"] and found["mAP"] == expected["mAP"]
+    pq.write_table(both().drop_columns(["low"]), tmp_path / "half.parquet")
+    with pytest.raises(InputError, match="no column 'low'"):
+        open_for(str(model), str(tmp_path / "half.parquet"), Columns())
+    with pytest.raises(InputError, match="the model takes deep"):
+        open_for(str(model), str(tmp_path / "new.parquet"), Columns(features="low,deep"))
+
+
+def test_a_single_column_of_another_name_is_found_by_either(tmp_path: Path) -> None:
+    table = planted_table(80)
+    renamed = table.rename_columns(["image_id", "deep", "tags"])
+    model = learn(tmp_path, "one", renamed, Columns(features="deep"))
+    pq.write_table(table, tmp_path / "usual.parquet")
+    for path, name in (
+        (tmp_path / "one.parquet", "deep"),
+        (tmp_path / "usual.parquet", "features"),
+    ):
+        assert open_for(str(model), str(path), Columns()).store.columns.features == name
+
+
+def test_an_update_rehearses_in_the_columns_of_the_model(tmp_path: Path) -> None:
+    learn(tmp_path, "two", both(), Columns(features="deep,low"), power=AUTO)
+    learn(tmp_path, "one", joined(both()), Columns(), power=0.5)
+    more = both(40, first=500, seed=3)
+    for name, table in (("two", more), ("one", joined(more))):
+        pq.write_table(table, tmp_path / f"{name}-new.parquet")
+        config = UpdateConfig(
+            model=str(tmp_path / name),
+            out=str(tmp_path / f"{name}-2"),
+            data=UpdateData(new=str(tmp_path / f"{name}-new.parquet")),
+            epochs=1,
+        )
+        lines: list[str] = []
+        update.run(config, lines.append, launcher=launch)
+        assert any("rehearses" in line for line in lines)
+        info = read_info(tmp_path / f"{name}-2" / "model")
+        assert [block.dim for block in info.blocks] == ([10, 6] if name == "two" else [16])
+
+
+def test_older_bundles_have_the_column_of_their_configuration() -> None:
+    for bundle in sorted(path.parent for path in DATA.glob("bundle-*/**/config.json")):
+        info = read_info(bundle)
+        if info.pictures is None:
+            (block,) = info.blocks
+            assert block == FeatureBlock("features", info.image_dim), bundle
+    named = {"image_dim": 4, "config": {"data": {"columns": {"features": "deep"}}}}
+    assert BundleInfo.of({"method": "svm", **named}).blocks == (FeatureBlock("deep", 4),)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [{"name": "a", "dim": 4}],
+        [{"name": "a", "dim": 8}, {"name": "a", "dim": 8}],
+        [{"name": 3, "dim": 16}],
+        [{"name": "a", "dim": True}, {"name": "b", "dim": 15}],
+        ["a"],
+        {"a": 16},
+    ],
+)
+def test_columns_that_make_no_sense_are_a_damaged_bundle(tmp_path: Path, columns: Any) -> None:
+    model = learn(tmp_path, "one", planted_table(40), Columns(), method="popularity")
+    content = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**content, "columns": columns}))
+    with pytest.raises(InputError, match=r"damaged \(config.json: columns\)"):
+        read_info(model)
