@@ -63,9 +63,9 @@ def main(arguments: list[str]) -> None:
         config.k,
         config.decide,
         config.precision,
+        config.on_bad_row,
     )
     metrics["train"] = annotator.info.train
-    metrics["skipped_rows"] = len(survey.skipped)
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
     print(format_decisions(metrics))

@@ -136,7 +136,13 @@ def run(
         return None
     annotator = open_annotator((out / "model").address)
     metrics = evaluate_store(
-        annotator, annotator.vocabulary, test_survey, config.data.columns, config.k, config.decide
+        annotator,
+        annotator.vocabulary,
+        test_survey,
+        config.data.columns,
+        config.k,
+        config.decide,
+        on_bad_row=config.data.on_bad_row,
     )
     metrics["train"] = annotator.info.train
     metrics["warnings"] = verdict(annotator.info, metrics).warnings

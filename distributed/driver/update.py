@@ -330,6 +330,13 @@ def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:
     annotator = load_bundle(local_bundle(folder.address))
     store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
     survey = survey_store(store, config.data.on_bad_row, statistics=False)
-    metrics = evaluate_store(annotator, annotator.vocabulary, survey, config.data.columns, config.k)
+    metrics = evaluate_store(
+        annotator,
+        annotator.vocabulary,
+        survey,
+        config.data.columns,
+        config.k,
+        on_bad_row=config.data.on_bad_row,
+    )
     warnings = verdict(annotator.info, metrics).warnings
     return {**metrics, "train": annotator.info.train, "warnings": warnings}

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.bundles.open import open_annotator
-from distributed.data.check_rows import bad_rows
+from distributed.data.check_rows import BadRow, bad_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, feature_matrix, one_chunk, read_table
 from distributed.data.survey import OnBadRow
 from distributed.storage.files import write_bytes
 from distributed.storage.folder import Folder
-from drel_core.annotators.base import TrainedAnnotator, choose, decision_of
+from drel_core.annotators.base import UNSCORABLE, TrainedAnnotator, choose, decision_of, row_by_row
 from drel_core.decision.decider import Chosen, Decide
 from drel_core.errors import InputError
 
@@ -102,24 +102,45 @@ class PartAnnotator:
             one_chunk(table.column(name)) for name in (columns.image_id, *columns.blocks)
         )
         bad, features = bad_rows(image_id, stored, unit, columns, plan.dims)
-        if bad and plan.on_bad_row == "fail":
-            row, reason = bad[0]
-            others = f" (and {len(bad) - 1} more in this unit)" if len(bad) > 1 else ""
-            raise InputError(
-                f"{unit.path}: row {row}: {reason}{others}; mend the file, or leave bad rows out with "
-                "--on_bad_row skip"
-            )
+        self._refuse(bad, unit)
+        row_B = np.arange(unit.file_row, unit.file_row + len(table))
         if bad:
-            keep = np.ones(len(table), dtype=bool)
-            keep[[row - unit.file_row for row, _ in bad]] = False
-            image_id = image_id.filter(pa.array(keep))
-            features = [column.filter(pa.array(keep)) for column in features]
+            keep_B = ~np.isin(row_B, [row for row, _ in bad])
+            image_id = image_id.filter(pa.array(keep_B))
+            features = [column.filter(pa.array(keep_B)) for column in features]
+            row_B = row_B[keep_B]
         features_BD = torch.from_numpy(feature_matrix(features).copy())
-        found = [
-            choose(self.annotator, part.float(), plan.k, self.decision)
+        whole, unscorable_B = self._chosen(features_BD)
+        answered = self._table(image_id.cast(pa.string()), whole)
+        if unscorable_B.any():
+            bad += [(int(row), UNSCORABLE) for row in row_B[unscorable_B]]
+            self._refuse(bad, unit)
+            answered = answered.filter(pa.array(~unscorable_B))
+        return answered, [(unit.path, *row) for row in bad]
+
+    def _refuse(self, bad: list[BadRow], unit: RowGroupSlice) -> None:
+        """Raises:
+        InputError: there are bad rows, and they may not be left out.
+        """
+        if not bad or self.plan.on_bad_row == "skip":
+            return
+        row, reason = bad[0]
+        others = f" (and {len(bad) - 1} more in this unit)" if len(bad) > 1 else ""
+        raise InputError(
+            f"{unit.path}: row {row}: {reason}{others}; mend the file, or leave bad rows out with "
+            "--on_bad_row skip"
+        )
+
+    def _chosen(self, features_BD: torch.Tensor) -> tuple[list[Chosen], np.ndarray]:
+        """The tags of rows batch by batch, and bool ``[B]``: the rows that have no scores."""
+        parts = [
+            row_by_row(
+                lambda part_BD: choose(self.annotator, part_BD, self.plan.k, self.decision),
+                part.float(),
+            )
             for part in features_BD.split(_BATCH)
         ]
-        return self._table(image_id.cast(pa.string()), found), [(unit.path, *row) for row in bad]
+        return [found for found, _ in parts], torch.cat([bad_B for _, bad_B in parts]).numpy()
 
     def _table(self, image_id: pa.Array, found: list[Chosen]) -> pa.Table:
         rows = len(image_id)

@@ -6,19 +6,21 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
-from distributed.data.survey import StoreSurvey
+from distributed.data.survey import OnBadRow, StoreSurvey
 from distributed.runtime.tasks import map_units
-from drel_core.annotators.base import Annotator, Decision, decision_of
+from drel_core.annotators.base import UNSCORABLE, Annotator, Decision, decision_of, row_by_row
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.cuts import DEPTH
 from drel_core.decision.decider import Decide, Decider
+from drel_core.errors import InputError
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.reliability import (
     LEAST_PROBABILITY,
@@ -28,7 +30,7 @@ from drel_core.scoring.reliability import (
     reliability_table,
 )
 from drel_core.scoring.tag_lists import TagLists
-from drel_core.scoring.topk import topk
+from drel_core.scoring.topk import NoBestScore, topk
 from drel_core.version import written_by
 
 _BATCH = 1024
@@ -46,6 +48,7 @@ def evaluate_store(
     k: int = 5,
     decide: Decide = "top",
     precision: float | None = None,
+    on_bad_row: OnBadRow = "fail",
 ) -> dict[str, Any]:
     """Metrics of an annotator over a surveyed store, beside the popularity floor.
 
@@ -53,9 +56,10 @@ def evaluate_store(
         vocabulary: the annotator's, with training counts; other tags do not count.
         decide: which decision the main figures are of; ``decisions`` has all that the annotator can make.
         precision: wanted with ``threshold``.
+        on_bad_row: whether rows without scores end the evaluation, or are left out and counted.
 
     Raises:
-        InputError: the annotator cannot decide that way.
+        InputError: the annotator cannot decide that way, or a row has no scores and may not be left out.
     """
     names = pa.array(list(vocabulary.names), pa.string())
     deciding = _Deciding.of(annotator, decide, precision)
@@ -68,7 +72,15 @@ def evaluate_store(
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
             score_BT = annotator.scores(rows.features_BD[start : start + _BATCH].float())
-            seen.top.update(score_BT, tags)
+            try:
+                seen.top.update(score_BT, tags)
+            except NoBestScore as error:
+                bad_n = start + error.bad_B.nonzero()[:, 0].numpy()
+                _refuse(selection, bad_n, on_bad_row)
+                seen.unscorable += len(bad_n)
+                good_n = (~error.bad_B).nonzero()[:, 0]
+                score_BT, tags = score_BT[good_n], tags.select(good_n)
+                seen.top.update(score_BT, tags)
             seen.floor.update_topk(floor.topk(len(tags), k), tags)
             deciding.count(seen, score_BT, tags, k)
         return seen
@@ -87,6 +99,7 @@ def evaluate_store(
     for how, decided in found.decided.items():
         metrics["decisions"][how] = _figures(decided.result(trained_T), decided)
     metrics["decide"] = decide
+    metrics["skipped_rows"] = len(survey.skipped) + found.unscorable
     metrics |= {key: metrics["decisions"][decide][key] for key in _FIGURES}
     if annotator.decider is not None:
         metrics["ece"] = expected_calibration_error(found.reliability_b2)
@@ -107,6 +120,8 @@ class _Counts:
     floor: MetricCounts
     decided: dict[Decide, MetricCounts]
     reliability_b2: torch.Tensor
+    unscorable: int = 0
+    """rows without scores, which count nowhere else"""
 
     @staticmethod
     def none(num_tags: int, k: int, deciding: _Deciding) -> _Counts:
@@ -123,6 +138,7 @@ class _Counts:
         for how, counts in self.decided.items():
             counts.merge(other.decided[how])
         self.reliability_b2 += other.reliability_b2
+        self.unscorable += other.unscorable
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,19 @@ class _Deciding:
         seen.reliability_b2 += reliability(score_BT[row_p, tag_p], hit_p)
 
 
+def _refuse(selection: RowSelection, bad_n: np.ndarray, on_bad_row: OnBadRow) -> None:
+    """Raises:
+    InputError: rows without scores may not be left out. ``bad_n`` are their places in the selection.
+    """
+    if on_bad_row == "fail":
+        row, path = int(selection.rows()[bad_n[0]]), selection.unit.path
+        others = f" (and {len(bad_n) - 1} more near it)" if len(bad_n) > 1 else ""
+        raise InputError(
+            f"{path}: row {row}: {UNSCORABLE}{others}; mend the file, or leave bad rows out with "
+            "--on_bad_row skip (jobs.train, jobs.update: --data.on_bad_row skip)"
+        )
+
+
 def _figures(result: dict[str, Any], counts: MetricCounts) -> dict[str, Any]:
     said = int(counts.predicted_T.sum())
     return {
@@ -176,7 +205,9 @@ def topk_speed(
         return 0.0
     first = load_rows(survey.train[0], columns, names)
     batch = first.features_BD[:_BATCH].float()
-    annotator.annotate(batch, k)  # what is made at the first call is not measured
+    # What is made at the first call is not measured; rows without scores are left out.
+    _, bad_B = row_by_row(lambda rows_BD: annotator.annotate(rows_BD, k), batch)
+    batch = batch[~bad_B]
     calls, started = 0, time.perf_counter()
     while (seconds := time.perf_counter() - started) < _SPEED_SECONDS:
         annotator.annotate(batch, k)

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.serving.auth import Api, BearerAuth
 from distributed.serving.proxy import SaysSo
-from distributed.serving.requests import read_query
+from distributed.serving.requests import fault, read_query
 from distributed.serving.routes import ANNOTATE, annotate, feedback, health, model, scoring
-from distributed.serving.schemas import ApiError
+from distributed.serving.schemas import AnnotateQuery, ApiError
 from distributed.serving.service import ScorerService
 
 _LOG = logging.getLogger("ray.serve")
@@ -96,9 +96,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return _error(422, "invalid_request", f"{place}: {first['msg']}")
+    # Of the routes that FastAPI checks, /v1/annotate alone takes no other names.
+    return _error(422, "invalid_request", fault(error.errors()[0], AnnotateQuery))
 
 
 async def _failure(_: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from ray import serve
 
 from distributed.data.feedback import Correction, append
 from distributed.serving.model import ServedModel
-from distributed.serving.requests import decode_base64, feature_rows
+from distributed.serving.requests import decode_one, feature_rows
 from distributed.serving.schemas import ApiError, FeedbackRequest
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
@@ -73,7 +73,7 @@ def _checked(request: FeedbackRequest, model: ServedModel) -> Correction:
     else:
         assert request.image is not None
         try:
-            features_D = model.features_of(decode_base64([request.image], "image"))[0]
+            features_D = model.features_of([decode_one(request.image, "image")])[0]
         except BadPicture as error:
             raise ApiError(422, "bad_picture", f"image: {error}") from None
         except InputError as error:

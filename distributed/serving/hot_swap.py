@@ -199,7 +199,8 @@ class HotSwapModel:
 def _chosen(
     served: ServedModel, best: Best, rows: slice, request: ScoreRequest
 ) -> Scored | ApiError:
-    """The answer to one request of a batch; an error where this version cannot decide as it asks."""
+    """The answer to one request of a batch; its error where a row has no scores, or where this version cannot
+    decide as it asks: the rest of the batch goes on."""
     try:
         found = served.choose(best, rows, request)
     except ApiError as error:
@@ -216,5 +217,7 @@ def _features(served: ServedModel, request: ScoreRequest) -> np.ndarray | ApiErr
         return served.features_of(request.pictures)
     except BadPicture as error:
         return ApiError(422, "bad_picture", f"images[{error.index}]: {error}")
+    except MemoryError:
+        return ApiError(503, "no_memory", "not enough memory to read these pictures; send fewer")
     except InputError as error:
         return ApiError(422, "no_images", str(error))

@@ -20,7 +20,7 @@ from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.serving.schemas import ApiError
-from drel_core.annotators.base import Decision, decision_of
+from drel_core.annotators.base import UNSCORABLE, Decision, decision_of, row_by_row
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.bundle.info import BundleInfo
@@ -44,11 +44,13 @@ class Best:
 
     Attributes:
         keep_Bk: bool, the tags to say; None for all.
+        bad_B: bool, rows without scores; None where all have some.
     """
 
     score_Bk: np.ndarray
     tag_Bk: np.ndarray
     keep_Bk: np.ndarray | None = None
+    bad_B: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +137,11 @@ class ServedModel:
 
     def best(self, features_BD: np.ndarray, k: int) -> Best:
         """The k best tags of each row of float32 features."""
-        score_Bk, tag_Bk = self.annotator.annotate(torch.from_numpy(features_BD), k)
-        return Best(score_Bk.numpy(), tag_Bk.numpy())
+        (score_Bk, tag_Bk), bad_B = row_by_row(
+            lambda rows_BD: self.annotator.annotate(rows_BD, k), torch.from_numpy(features_BD)
+        )
+        bad = bad_B.numpy() if bad_B.any() else None
+        return Best(score_Bk.numpy(), tag_Bk.numpy(), bad_B=bad)
 
     @property
     def decisions(self) -> list[Decide]:
@@ -171,8 +176,11 @@ class ServedModel:
         """The answer to a request, of the best tags of its rows.
 
         Raises:
-            ApiError: 422, this model cannot decide that way.
+            ApiError: 422, a row has no scores, or this model cannot decide that way.
         """
+        if best.bad_B is not None and best.bad_B[rows].any():
+            row = int(best.bad_B[rows].argmax())
+            raise ApiError(422, "not_scorable", f"row {row}: {UNSCORABLE}")
         score_Bk, tag_Bk, keep_Bk = best.score_Bk[rows], best.tag_Bk[rows], None
         decision, decider = self.decision(wanted.decide, wanted.precision), self.annotator.decider
         if decision.how == "top" or decider is None:

@@ -5,9 +5,12 @@ Shapes: B rows, D feature size.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import functools
+import string
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +34,11 @@ from drel_core.decision.decider import Decide, check_precision, most_tags
 
 _DRAINED = 8  # times the limit: bytes of a body that is too large which are read all the same
 _TOP_K: TypeAdapter[int] = TypeAdapter(TopK)
+_ENCODINGS = ("gzip", "x-gzip", "deflate")
+_IN_THREAD = 64 << 10  # bytes of a packed body; a larger one would hold up the event loop
+_BASE64 = (string.ascii_letters + string.digits + "+/").encode()
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_OPTIONS = ("k", "decide", "precision", "threshold")
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,17 @@ class ScoreRequest(Wanted):
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body.
+    """The whole body, unpacked where its Content-Encoding is gzip or deflate.
+
+    Args:
+        limit: most bytes, as sent and as unpacked.
 
     Raises:
         ApiError: 413, more than ``limit`` bytes. The rest is still read, up to a point, because a client
-            that is cut off while it sends does not see the answer.
+            that is cut off while it sends does not see the answer. 415, another encoding; 400, the body is
+            not in the encoding that it names.
     """
+    encoding = _encoding(request)
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -60,10 +73,55 @@ async def read_body(request: Request, limit: int) -> bytes:
         elif size > _DRAINED * limit:
             break
     if size > limit:
+        raise _too_large("the body", limit)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    if not encoding:
+        return body
+    if size > _IN_THREAD:
+        return await asyncio.to_thread(_unpacked, body, encoding, limit)
+    return _unpacked(body, encoding, limit)
+
+
+def _encoding(request: Request) -> str:
+    """How the body is packed; empty where it is not.
+
+    Raises:
+        ApiError: 415, in a way that is not known, or in several.
+    """
+    told = ",".join(request.headers.getlist("content-encoding")).lower()
+    named = [name for part in told.split(",") if (name := part.strip()) not in ("", "identity")]
+    if len(named) > 1 or any(name not in _ENCODINGS for name in named):
         raise ApiError(
-            413, "too_large", f"the body is above the limit of {limit} bytes; send less at a time"
+            415,
+            "unsupported_encoding",
+            f"content encoding {told!r}; send the body unpacked, or in gzip or deflate",
         )
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return named[0] if named else ""
+
+
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """Raises:
+    ApiError: see ``read_body``.
+    """
+    unpacker = zlib.decompressobj(15 + 32)  # takes the headers of both encodings
+    try:
+        data = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ApiError(400, "bad_encoding", f"the body is no {encoding}: {error}") from None
+    if len(data) > limit:
+        raise _too_large("the unpacked body", limit)
+    if not unpacker.eof:
+        raise ApiError(400, "bad_encoding", f"the {encoding} body ends too early")
+    if unpacker.unused_data:
+        more = len(unpacker.unused_data)
+        raise ApiError(400, "bad_encoding", f"{more} bytes follow the end of the {encoding} body")
+    return data
+
+
+def _too_large(what: str, limit: int) -> ApiError:
+    return ApiError(
+        413, "too_large", f"{what} is above the limit of {limit} bytes; send less at a time"
+    )
 
 
 @functools.lru_cache(maxsize=64)  # 15 us to read one, and clients send few different ones
@@ -87,12 +145,21 @@ def parse_json(kind: type[BaseModel], body: bytes) -> Any:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise ApiError(400, "invalid_json", f"the body is no JSON: {first['msg']}") from None
-        place = ".".join(str(part) for part in first["loc"])
         more = error.error_count() - 1
         others = f" (and {more} more)" if more else ""
-        raise ApiError(
-            422, "invalid_request", f"{place or 'body'}: {first['msg']}{others}"
-        ) from None
+        raise ApiError(422, "invalid_request", f"{fault(first, kind)}{others}") from None
+
+
+def fault(first: Any, kind: type[BaseModel]) -> str:
+    """One of pydantic's errors in words: where, and what is wrong there.
+
+    Args:
+        kind: whose field it is.
+    """
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{place}: not known; known are {', '.join(kind.model_fields)}"
+    return f"{place or 'body'}: {first['msg']}"
 
 
 def feature_rows(rows: list[list[float]], dim: int, name: str = "features") -> np.ndarray:
@@ -135,16 +202,31 @@ def binary_rows(body: bytes, dim: int) -> np.ndarray:
 
 
 def decode_base64(texts: list[str], name: str = "images") -> list[bytes]:
-    """Raises:
-    ApiError: 422, one is no base64.
+    """The bytes of base64 as encoders and browsers write it: in lines, after ``data:…;base64,``, with the
+    alphabet of URLs, without padding.
+
+    Raises:
+        ApiError: 422, one is no base64; the message says what disturbs.
     """
-    decoded = []
-    for place, text in enumerate(texts):
-        try:
-            decoded.append(base64.b64decode(text, validate=True))
-        except (binascii.Error, ValueError):
-            raise ApiError(422, "invalid_base64", f"{name}[{place}] is no base64") from None
-    return decoded
+    return [decode_one(text, f"{name}[{place}]") for place, text in enumerate(texts)]
+
+
+def decode_one(text: str, where: str) -> bytes:
+    """The same of one text; ``where`` names it."""
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise ApiError(422, "invalid_base64", f"{where}: a data: URI must be in ;base64")
+    data = b"".join(text.encode(errors="replace").split()).translate(_URL_SAFE).rstrip(b"=")
+    if strange := data.translate(None, _BASE64):
+        sign = strange.decode(errors="replace")[0]
+        raise ApiError(422, "invalid_base64", f"{where} is no base64: it holds {sign!r}")
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4))
+    except binascii.Error:
+        raise ApiError(
+            422, "invalid_base64", f"{where} is no base64: it is cut off after {len(data)} signs"
+        ) from None
 
 
 def check_size(rows: int, k: int, max_rows: int) -> None:
@@ -184,16 +266,28 @@ def parse_binary(
     return _asked(binary_rows(body, dim), [], query, max_rows, decide)
 
 
-def parse_annotate(body: bytes, dim: int, max_rows: int, decide: Decide = "top") -> ScoreRequest:
+def parse_annotate(
+    body: bytes, dim: int, max_rows: int, decide: Decide = "top", query: AnnotateQuery | None = None
+) -> ScoreRequest:
     """A JSON request.
 
     Args:
-        decide: what a body that says nothing of it gets.
+        decide: what a request that says nothing of it gets.
+        query: its options hold where the body says nothing of them.
 
     Raises:
-        ApiError: see ``parse_json``, ``feature_rows``, ``decode_base64``, ``check_size``.
+        ApiError: see ``parse_json``, ``feature_rows``, ``decode_base64``, ``check_size``; 422, query and body
+            say different things.
     """
     request: AnnotateRequest = parse_json(AnnotateRequest, body)
+    for name in _OPTIONS if query is not None else ():
+        told, said = getattr(query, name), getattr(request, name)
+        if told is not None and said is not None and told != said:
+            raise ApiError(
+                422, "invalid_request", f"{name} is {said} in the body and {told} in the query"
+            )
+        if told is not None:
+            setattr(request, name, told)
     if (request.features is None) == (request.images is None):
         raise ApiError(422, "invalid_request", "give either features or images")
     rows = len(request.features or request.images or [])
@@ -239,6 +333,13 @@ def parse_infer(body: bytes, dim: int, max_rows: int) -> tuple[ScoreRequest, str
     """
     request: InferRequest = parse_json(InferRequest, body)
     tensor = request.inputs[0]
+    for name in _OPTIONS[1:]:
+        if name in (request.parameters or {}):
+            raise ApiError(
+                422,
+                "invalid_request",
+                f"parameters.{name}: only k may be given here; /v1/annotate takes {name}",
+            )
     try:
         k = _TOP_K.validate_python((request.parameters or {}).get("k", DEFAULT_K), strict=True)
     except ValidationError:

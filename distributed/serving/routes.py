@@ -52,6 +52,17 @@ PAGE = Path(__file__).with_name("page.html")
 scoring, model, feedback, health = APIRouter(), APIRouter(), APIRouter(), APIRouter()
 
 
+async def no_query(request: Request) -> None:
+    """Options that nobody reads would be taken for honoured.
+
+    Raises:
+        ApiError: 422, there is a query.
+    """
+    if request.query_params:
+        names = ", ".join(request.query_params)
+        raise ApiError(422, "invalid_request", f"query: {names}: this route takes none")
+
+
 async def _service(request: Request) -> ScorerService:
     found: ScorerService = request.app.state.service
     return found
@@ -79,14 +90,15 @@ async def annotate(
 async def _score_request(
     request: Request, service: ScorerService, query: AnnotateQuery
 ) -> ScoreRequest:
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    kind = request.headers.get("content-type", "application/json").partition(";")[0]
+    kind = kind.strip().lower()  # names of media types are the same in any case
     body = await read_body(request, service.max_body_bytes)
     served, max_rows = service.model.ready(), service.config.max_rows
     decide = service.config.decide
     if kind == "application/octet-stream":
         score_request = parse_binary(body, query, served.image_dim, max_rows, decide)
     elif kind == "application/json":
-        score_request = parse_annotate(body, served.image_dim, max_rows, decide)
+        score_request = parse_annotate(body, served.image_dim, max_rows, decide, query)
     else:
         raise ApiError(
             415,
@@ -100,8 +112,9 @@ async def _score_request(
 @scoring.post(
     INFER,
     response_model=InferResponse,
-    responses=error_responses(400, 413, 422, 503),
+    responses=error_responses(400, 413, 415, 422, 503),
     openapi_extra=body_schema(InferRequest),
+    dependencies=[Depends(no_query)],
 )
 @counted(INFER)
 async def infer(request: Request, service: Service) -> Response:
@@ -199,8 +212,9 @@ async def page() -> Response:
 @feedback.post(
     FEEDBACK,
     response_model=FeedbackResponse,
-    responses=error_responses(400, 413, 422, 503),
+    responses=error_responses(400, 413, 415, 422, 503),
     openapi_extra=body_schema(FeedbackRequest),
+    dependencies=[Depends(no_query)],
 )
 @counted(FEEDBACK)
 async def give_feedback(request: Request, service: Service) -> Any:

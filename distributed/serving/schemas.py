@@ -59,7 +59,9 @@ class AnnotateRequest(_Strict):
     )
 
     features: list[list[Finite]] | None = Field(None, description="rows of D numbers")
-    images: list[str] | None = Field(None, description="encoded pictures in base64")
+    images: list[str] | None = Field(
+        None, description="encoded pictures in base64, also as data: URIs"
+    )
     k: TopK | None = Field(None, description=_K)
     decide: Decide | None = Field(None, description=_DECIDE)
     precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
@@ -67,16 +69,15 @@ class AnnotateRequest(_Strict):
 
 
 class AnnotateQuery(BaseModel):
-    """The query of /v1/annotate: options of binary rows, whose body has no room for them."""
+    """The query of /v1/annotate: options of binary rows, whose body has no room for them, and of JSON that
+    says nothing of them."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: TopK | None = Field(None, description=f"for binary rows: {_K}")
-    decide: Decide | None = Field(None, description=f"for binary rows: {_DECIDE}")
-    precision: float | None = Field(None, gt=0, le=1, description=f"for binary rows: {_PRECISION}")
-    threshold: float | None = Field(
-        None, allow_inf_nan=False, description=f"for binary rows: {_THRESHOLD}"
-    )
+    k: TopK | None = Field(None, description=_K)
+    decide: Decide | None = Field(None, description=_DECIDE)
+    precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
+    threshold: float | None = Field(None, allow_inf_nan=False, description=_THRESHOLD)
 
 
 class FeedbackRequest(_Strict):

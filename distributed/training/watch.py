@@ -20,7 +20,7 @@ from distributed.training.optim import sum_counts
 from distributed.training.run_spec import RunSpec
 from drel_core.annotators.popularity import floor_counts
 from drel_core.errors import InputError
-from drel_core.scoring.topk import NaNScores
+from drel_core.scoring.topk import NoBestScore
 
 TRAINING_ROWS, HELD_OUT_ROWS, VALIDATION_ROWS = "training rows", "held-out rows", "validation rows"
 MOST_ROWS, MOST_PICTURES = 1000, 200
@@ -73,13 +73,13 @@ class WatchedRows:
         """Metrics of the model as it is, with the floor's under ``floor`` and the ``kind`` of rows.
 
         Raises:
-            Diverged: a score is NaN.
+            Diverged: scores are NaN or infinite.
         """
         k = self.spec.config.k
         try:
             found = self.learner.evaluate(self.reader.epoch(0), k, self.count_T > 0)
-        except NaNScores:
-            raise diverged(self.spec, "scores hold NaN") from None
+        except NoBestScore:
+            raise diverged(self.spec, "scores hold NaN or Inf") from None
         if self.floor is None:
             self.floor = self._popularity(k)
         return {**found, "floor": self.floor, "kind": self.kind}

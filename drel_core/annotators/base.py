@@ -6,8 +6,9 @@ Shapes: B images, D feature size, T tags.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import Chosen, Decide, Decider
 from drel_core.errors import InputError
-from drel_core.scoring.topk import topk
+from drel_core.scoring.topk import NoBestScore, check_best, topk
 
 
 class Annotator(Protocol):
@@ -40,7 +41,7 @@ class Annotator(Protocol):
         """Scores and tag ids ``[B, min(k, T)]`` of the k best tags, best first, ties by lowest id.
 
         Raises:
-            ValueError: a score is NaN.
+            NoBestScore: the best score of a row is not finite.
         """
         ...
 
@@ -86,10 +87,14 @@ class DenseScores(ABC):
     @torch.inference_mode()
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         if self.decider is None:
-            return topk(self.plain_scores(features_BD), k)
+            best_Bk, tag_Bk = topk(self.plain_scores(features_BD), k)
+            check_best(best_Bk)
+            return best_Bk, tag_Bk
         z_BT = self.decider.calibration.order(self.log_scores(features_BD), slice(None))
         best_BM, tag_BM = topk(z_BT, self.decider.candidates(k, "top"))
-        return self.decider.probabilities(best_BM, k), tag_BM[:, :k]
+        probability_Bk = self.decider.probabilities(best_BM, k)
+        check_best(probability_Bk)
+        return probability_Bk, tag_BM[:, :k]
 
 
 @dataclass(frozen=True)
@@ -139,3 +144,28 @@ def choose(annotator: Annotator, features_BD: Tensor, k: int, decision: Decision
     depth = annotator.decider.candidates(k, decision.how)
     best = annotator.annotate(features_BD, depth)
     return annotator.decider.choose(*best, k, decision.how, decision.cut_T)
+
+
+Result = TypeVar("Result")
+UNSCORABLE = "features are too large for this model: its scores are not finite"
+
+
+def row_by_row(score: Callable[[Tensor], Result], features_BD: Tensor) -> tuple[Result, Tensor]:
+    """What ``score`` gives, though the scores of some rows are not finite.
+
+    Returns:
+        the result, in which such rows are as zeros would be, and bool ``[B]``: which they are.
+
+    Raises:
+        NoBestScore: zeros have no scores either.
+    """
+    bad_B = torch.zeros(len(features_BD), dtype=torch.bool)
+    while True:
+        try:
+            return score(features_BD), bad_B
+        except NoBestScore as error:
+            found_B = error.bad_B.cpu() & ~bad_B
+            if not found_B.any():
+                raise
+            bad_B |= found_B
+            features_BD = features_BD.masked_fill(bad_B[:, None], 0.0)

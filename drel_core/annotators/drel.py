@@ -23,7 +23,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment
 from drel_core.errors import InputError
 from drel_core.model.towers import DREL, ModelConfig, prior_bias
-from drel_core.scoring.topk import topk_blockwise
+from drel_core.scoring.topk import check_best, topk_blockwise
 
 
 def table_file(part: int, parts: int) -> str:
@@ -124,6 +124,7 @@ class DRELAnnotator:
         best_BM, tag_BM = topk_blockwise(image_BL, self.tag_TL, depth, self.bias_T, adjust=adjust)
         if self.decider is not None:
             best_BM = self.decider.probabilities(best_BM, k)
+        check_best(best_BM)
         return best_BM, tag_BM[:, :k]
 
     def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:

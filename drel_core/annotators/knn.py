@@ -50,12 +50,14 @@ class NeighbourShard:
         self.index = index
 
     def nearest(self, query_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (float32) and row numbers (int64), both ``[B, min(k, N)]``, nearest first."""
+        """Distances (float32) and row numbers (int64), both ``[B, min(k, N)]``, nearest first; the
+        distance is infinite where a row is too far away."""
         k = min(k, len(self.features_ND))
         if k == 0 or len(query_BD) == 0:
             empty = np.zeros((len(query_BD), k), dtype=np.float32)
             return empty, empty.astype(np.int64)
         square_Bk, row_Bk = self.index.search(np.ascontiguousarray(query_BD, np.float32), k)
+        square_Bk[row_Bk < 0] = np.inf  # no neighbour: all distances overflow
         # faiss expands |a - b|^2, which rounds to just below 0 between equal rows.
         return np.sqrt(np.maximum(square_Bk, 0)), row_Bk + self.start
 
@@ -118,13 +120,17 @@ def merge_nearest(
 def neighbour_scores(
     distance_Bk: np.ndarray, row_Bk: np.ndarray, tag_NT: csr_matrix, weighting: Weighting
 ) -> Tensor:
-    """float32 ``[B, T]``: the share of neighbours that carry each tag, weighted or not.
+    """float32 ``[B, T]``: the share of neighbours that carry each tag, weighted or not; NaN where an image is
+    too far away to have neighbours.
 
     Args:
         distance_Bk, row_Bk: the neighbours, as ``merge_nearest`` gives them.
         tag_NT: see ``tag_matrix``.
         weighting: ``uniform``, or ``distance`` for weights 1 / (distance + 1e-6).
     """
+    lost_B = ~np.isfinite(distance_Bk).all(1)
+    distance_Bk = np.where(lost_B[:, None], 0, distance_Bk)
+    row_Bk = np.where(lost_B[:, None], 0, row_Bk)
     weight_Bk = np.ones_like(distance_Bk, dtype=np.float64)
     if weighting == "distance":
         weight_Bk = 1 / (distance_Bk.astype(np.float64) + 1e-6)
@@ -134,7 +140,9 @@ def neighbour_scores(
         (weight_Bk.astype(np.float32).ravel(), row_Bk.ravel(), offsets),
         shape=(len(row_Bk), tag_NT.shape[0]),
     )
-    return torch.from_numpy((weight_BN @ tag_NT).toarray())
+    score_BT = (weight_BN @ tag_NT).toarray()
+    score_BT[lost_B] = np.nan
+    return torch.from_numpy(score_BT)
 
 
 def tag_matrix(tags: TagLists, num_tags: int) -> csr_matrix:

@@ -237,7 +237,10 @@ class SVMAnnotator(DenseScores):
 
     @torch.inference_mode()
     def log_scores(self, features_BD: Tensor) -> Tensor:
-        return torch.addmm(self.bias_T, features_BD.float(), self.weight_TD.T)
+        margin_BT = torch.addmm(self.bias_T, features_BD.float(), self.weight_TD.T)
+        # The sigmoid of an infinite margin would be a probability like any other.
+        margin_BT[~torch.isfinite(margin_BT.sum(1))] = torch.nan
+        return margin_BT
 
     def plain_scores(self, features_BD: Tensor) -> Tensor:
         return self.log_scores(features_BD).sigmoid_()

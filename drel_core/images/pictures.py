@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 MAX_PIXELS = 64_000_000
 # Only formats that Pillow decodes itself: it would pass an EPS file, whatever its name, to Ghostscript.
@@ -30,6 +30,16 @@ _FORMATS: list[str] = [
     )
     if kind in Image.OPEN
 ]
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation (CIPA DC-008, tag 0x0112)."""
 
 
 class BadPicture(ValueError):
@@ -51,6 +61,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises:
         BadPicture: empty, no picture, truncated, damaged, or more than ``max_pixels`` pixels.
+        MemoryError: too little memory, which says nothing of the picture.
     """
     if not data:
         raise BadPicture("empty (0 bytes)")
@@ -60,6 +71,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         )  # about large pictures and odd metadata: both are handled here
         try:
             picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except MemoryError:
+            raise
         except Image.DecompressionBombError:
             raise BadPicture(f"more than {max_pixels} pixels") from None
         except Exception as error:
@@ -69,10 +82,21 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise BadPicture(f"{width} x {height} is more than {max_pixels} pixels")
         try:
             picture.load()
-            turned = ImageOps.exif_transpose(picture)
-            return _rgb(turned)
+            return _rgb(_upright(picture))
+        except MemoryError:
+            raise
         except Exception as error:  # decoders raise nearly anything on damaged data
             raise BadPicture(_reason(error, "damaged")) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. No other tag is looked at, and what cannot be read says nothing:
+    ``ImageOps.exif_transpose`` writes all tags again, which fails for some that cameras write."""
+    try:
+        turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata of good pixels
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _reason(error: Exception, otherwise: str) -> str:

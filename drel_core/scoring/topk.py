@@ -11,8 +11,27 @@ import torch
 from torch import Tensor
 
 
-class NaNScores(ValueError):
-    """A score is NaN: there is no order."""
+class NoBestScore(ValueError):
+    """The best score of a row is NaN or infinite: its scores have no order.
+
+    Attributes:
+        bad_B: bool, the rows.
+    """
+
+    def __init__(self, bad_B: Tensor) -> None:
+        super().__init__("scores hold NaN or Inf")
+        self.bad_B = bad_B
+
+
+def check_best(score_Bk: Tensor) -> None:
+    """Make sure that scores of images, best first, are numbers.
+
+    Raises:
+        NoBestScore: the first score of a row is NaN or infinite.
+    """
+    bad_B = ~torch.isfinite(score_Bk[:, :1]).all(1)
+    if bad_B.any():
+        raise NoBestScore(bad_B)
 
 
 def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -23,15 +42,16 @@ def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     out are sorted whole, stably.
 
     Raises:
-        NaNScores: a score is NaN.
+        NoBestScore: a score is NaN.
     """
     k = min(k, score_BT.shape[1])
     if k == 0 or len(score_BT) == 0:
         empty = score_BT.new_empty(len(score_BT), k)
         return empty, empty.long()
     more_Bk, column_Bk = score_BT.topk(min(k + 1, score_BT.shape[1]), dim=1)
-    if torch.isnan(more_Bk[:, 0]).any():  # torch.topk takes NaN for the greatest
-        raise NaNScores("scores hold NaN")
+    bad_B = torch.isnan(more_Bk[:, 0])  # torch.topk takes NaN for the greatest
+    if bad_B.any():
+        raise NoBestScore(bad_B)
     if not (more_Bk[:, 1:] == more_Bk[:, :-1]).any():
         return more_Bk[:, :k], column_Bk[:, :k]
     unsure_B = (more_Bk[:, k:] == more_Bk[:, k - 1 : k]).any(1)

@@ -269,3 +269,35 @@ def test_small_units_share_a_file() -> None:
     groups = group_units(units, 50)
     assert [[unit.rows for unit in group] for group in groups] == [[10, 20, 30], [100], [5]]
     assert group_units([], 50) == []
+
+
+def test_a_row_that_overflows_is_a_bad_row(tmp_path: Path, job: Job) -> None:
+    """With 3e38 in it a row has no scores: it is named, or left out, and the others are as without it."""
+    model = write_drel(tmp_path / "model", decider=random_decider(12))
+    table = planted_table(120, dim=D)
+    flat = table.column("features").combine_chunks().flatten().to_numpy().copy()
+    for row in (70, 90):
+        flat[row * D : row * D + D] = [3e38, -3e38] * (D // 2)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(flat), D)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table.set_column(1, "features", column), path, row_group_size=50)
+    good = table.filter(pa.array([row not in (70, 90) for row in range(120)]))
+    pq.write_table(good, tmp_path / "good.parquet", row_group_size=50)
+
+    annotated = ("annotate", "--model", model, "--data", path, "--out", tmp_path / "tags")
+    evaluated = ("evaluate", "--model", model, "--data", path, "--json", tmp_path / "out.json")
+    for arguments in (annotated, evaluated):
+        refused = job(*arguments)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert "rows.parquet: row 70: features are too large" in refused.stderr
+    done = job(*annotated[:-1], tmp_path / "skip", "--on_bad_row", "skip")
+    assert "rows.parquet: row 90: features are too large" in done.stdout
+    check(tmp_path / "skip", model, good, 5)
+    assert job(*evaluated, "--on_bad_row", "skip").returncode == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    job("evaluate", "--model", model, "--data", tmp_path / "good.parquet", "--json", tmp_path / "b")
+    expected_figures = json.loads((tmp_path / "b").read_text())
+    assert (found.pop("skipped_rows"), expected_figures.pop("skipped_rows")) == (2, 0)
+    for figures in (found, expected_figures):
+        del figures["score"]
+    assert found == expected_figures

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,14 @@ class FakeService:
         self.counted.append((route, status, version))
 
 
-def post(service: FakeService, path: str, query: str, body: bytes, kind: str) -> tuple[int, Any]:
+def post(
+    service: FakeService, path: str, query: str, body: bytes, kind: str, *packed: str
+) -> tuple[int, Any]:
+    """Status and answer.
+
+    Args:
+        packed: values of Content-Encoding.
+    """
     sent: list[Any] = []
     coming = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -62,10 +71,12 @@ def post(service: FakeService, path: str, query: str, body: bytes, kind: str) ->
     async def send(message: Any) -> None:
         sent.append(message)
 
+    headers = [(b"content-type", kind.encode())]
+    headers += [(b"content-encoding", one.encode()) for one in packed]
     scope = {
         **{"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http"},
         **{"path": path, "query_string": query.encode(), "root_path": ""},
-        **{"headers": [(b"content-type", kind.encode())], "client": None, "server": None},
+        **{"headers": headers, "client": None, "server": None},
     }
     asyncio.run(create_app(service)(scope, receive, send))  # type: ignore[arg-type]
     return sent[0]["status"], json.loads(sent[1]["body"])
@@ -76,8 +87,7 @@ BINARY = "application/octet-stream"
 
 
 @pytest.mark.parametrize(
-    ("query", "tags"),
-    [("", 3), ("k=1", 1), ("k=2&threshold=0.5", 1), ("k=1&k=2", 2), ("&k=2&", 2), ("other=1", 3)],
+    ("query", "tags"), [("", 3), ("k=1", 1), ("k=2&threshold=0.5", 1), ("k=1&k=2", 2), ("&k=2&", 2)]
 )
 def test_the_query_of_binary_rows(query: str, tags: int) -> None:
     service = FakeService()
@@ -95,6 +105,7 @@ def test_the_query_of_binary_rows(query: str, tags: int) -> None:
         ("threshold=nan", "threshold"),
         ("decide=best", "query.decide"),
         ("decide=threshold&precision=0", "query.precision"),
+        ("treshold=1", "query.treshold: not known; known are k, decide, precision, threshold"),
     ],
 )
 def test_a_wrong_query_is_told_by_the_router(query: str, place: str) -> None:
@@ -153,3 +164,99 @@ def test_a_body_above_the_limit_is_refused_on_every_way() -> None:
         status, answer = post(service, path, "", b" " * 1001, "application/json")
         assert (status, answer["error"]["code"]) == (413, "too_large")
         assert service.counted == [(path, 413, "v1")]
+
+
+JSON = json.dumps({"features": [[0.0] * D] * 2}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "packed"),
+    [
+        (JSON, ()),
+        (JSON, ("identity",)),
+        (gzip.compress(JSON), ("gzip",)),
+        (gzip.compress(JSON), ("X-GZip",)),
+        (gzip.compress(JSON), ("identity, gzip",)),
+        (zlib.compress(JSON), ("deflate",)),
+    ],
+    ids=["none", "identity", "gzip", "X-GZip", "identity, gzip", "deflate"],
+)
+def test_a_packed_body_is_unpacked(body: bytes, packed: tuple[str, ...]) -> None:
+    service = FakeService()
+    status, answer = post(service, ANNOTATE, "", body, "application/json", *packed)
+    assert (status, len(answer["results"])) == (200, 2)
+
+
+def test_packed_binary_rows_are_as_many_as_were_packed() -> None:
+    """41 rows whose gzip happens to be as long as 42 rows once scored as 42 rows of nonsense."""
+    rows = np.random.default_rng(0).normal(size=(8, D)).astype("<f4").tobytes()
+    body = gzip.compress(rows, mtime=0)
+    body = gzip.compress(rows, 0) if len(body) % (4 * D) else body
+    status, answer = post(FakeService(), ANNOTATE, "", body, BINARY, "gzip")
+    assert (status, len(answer["results"])) == (200, 8)
+
+
+@pytest.mark.parametrize(
+    ("body", "packed", "status", "code", "words"),
+    [
+        (JSON, ("br",), 415, "unsupported_encoding", "'br'"),
+        (gzip.compress(gzip.compress(JSON)), ("gzip, gzip",), 415, "unsupported_encoding", ""),
+        (gzip.compress(gzip.compress(JSON)), ("gzip", "gzip"), 415, "unsupported_encoding", ""),
+        (JSON, ("gzip",), 400, "bad_encoding", "no gzip"),
+        (gzip.compress(JSON)[:-9], ("gzip",), 400, "bad_encoding", "ends too early"),
+        (b"", ("gzip",), 400, "bad_encoding", "ends too early"),
+        (gzip.compress(JSON) * 2, ("gzip",), 400, "bad_encoding", "bytes follow"),
+        (gzip.compress(b" " * 1001), ("gzip",), 413, "too_large", "unpacked"),
+        (gzip.compress(b" " * 900_000), ("gzip",), 413, "too_large", "unpacked"),
+    ],
+    ids=["br", "twice", "repeated", "plain", "cut", "empty", "more", "large", "bomb"],
+)
+@pytest.mark.parametrize("path", [ANNOTATE, INFER, FEEDBACK])
+def test_a_body_that_cannot_be_unpacked_is_refused(
+    path: str, body: bytes, packed: tuple[str, ...], status: int, code: str, words: str
+) -> None:
+    service = FakeService()
+    got, answer = post(service, path, "", body, "application/json", *packed)
+    assert (got, answer["error"]["code"]) == (status, code)
+    assert words in answer["error"]["message"]
+    assert service.counted == [(path, status, "v1")]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(JSON, "Application/JSON"), (JSON, "APPLICATION/JSON; charset=utf-8"), (ROW, BINARY.upper())],
+)
+def test_media_types_are_known_in_any_case(body: bytes, kind: str) -> None:
+    assert post(FakeService(), ANNOTATE, "", body, kind)[0] == 200
+
+
+def asking(**options: object) -> bytes:
+    return json.dumps({"features": [[0.0] * D], **options}).encode()
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "tags"),
+    [
+        ("k=1", {}, 1),
+        ("k=1", {"k": None}, 1),
+        ("k=2", {"k": 2}, 2),
+        ("k=2&threshold=0.5", {}, 1),
+        ("threshold=1000", {}, 0),
+        ("threshold=0.5", {"k": 3}, 2),
+    ],
+)
+def test_the_query_holds_for_json_too(query: str, options: dict[str, Any], tags: int) -> None:
+    status, answer = post(FakeService(), ANNOTATE, query, asking(**options), "application/json")
+    assert (status, len(answer["results"][0]["tags"])) == (200, tags)
+
+
+def test_query_and_body_must_not_say_different_things() -> None:
+    status, answer = post(FakeService(), ANNOTATE, "k=2", asking(k=1), "application/json")
+    assert (status, answer["error"]["message"]) == (422, "k is 1 in the body and 2 in the query")
+
+
+@pytest.mark.parametrize("path", [INFER, FEEDBACK])
+def test_a_query_that_nobody_reads_is_refused(path: str) -> None:
+    status, answer = post(FakeService(), path, "k=1", b"{}", "application/json")
+    assert (status, answer["error"]["code"]) == (422, "invalid_request")
+    assert "k: this route takes none" in answer["error"]["message"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import struct
+import textwrap
 import time
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from distributed.serving.model import Best, ServedModel, Wanted
 from distributed.serving.requests import (
     ScoreRequest,
     binary_rows,
+    decode_base64,
     parse_annotate,
     parse_binary,
     parse_infer,
@@ -57,12 +60,20 @@ def body(**content: object) -> bytes:
         (b'{"features": [[1, 1e39]]}', 422, "less than"),
         (body(features=[[1, None]]), 422, "features.0.1"),
         (body(features=[[1, 2]], images=["x"]), 422, "either"),
-        (body(images=["%"]), 422, "images[0]"),
+        (body(images=["%"]), 422, "images[0] is no base64: it holds '%'"),
+        (body(images=["AAAA", "AA\u00e9A"]), 422, "images[1] is no base64: it holds '\u00e9'"),
+        (body(images=["AA=A"]), 422, "it holds '='"),
+        (body(images=["AAAAA"]), 422, "cut off after 5 signs"),
+        (body(images=["data:image/png,AAAA"]), 422, "must be in ;base64"),
         (body(features=[[1, 2]], k=0), 422, "k:"),
         (body(features=[[1, 2]], k=MAX_K + 1), 422, "k:"),
         (body(features=[[1, 2]], k=2.5), 422, "k:"),
         (body(features=[[1, 2]], k="5"), 422, "k:"),
-        (body(features=[[1, 2]], treshold=1), 422, "treshold"),
+        (
+            body(features=[[1, 2]], treshold=1),
+            422,
+            "treshold: not known; known are features, images,",
+        ),
         (body(features=[[1, 2]] * 9), 413, "at most 8"),
         (body(features=[[True, 2]]), 422, "features.0.0"),
         (body(features=[[1, 2]], threshold="x"), 422, "threshold"),
@@ -80,6 +91,32 @@ def test_a_bad_request_is_told_what_is_wrong(sent: bytes, status: int, word: str
         parse_annotate(sent, 2, 8)
     assert caught.value.status == status
     assert word in caught.value.message
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 100, 1000])
+def test_base64_is_read_as_encoders_write_it(size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    plain = base64.b64encode(data).decode()
+    texts = [
+        plain,
+        base64.encodebytes(data).decode(),
+        plain.replace("=", ""),
+        base64.urlsafe_b64encode(data).decode(),
+        f"data:image/png;base64,{plain}",
+        f"Data:image/svg+xml;charset=utf-8;BASE64,{plain}",
+        "\r\n".join(textwrap.wrap(plain, 76)),
+        f" {plain}\n",
+    ]
+    assert decode_base64(texts) == [data] * len(texts)
+
+
+def test_infer_takes_no_option_that_it_would_not_honour() -> None:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}
+    for name in ("threshold", "decide", "precision"):
+        with pytest.raises(ApiError, match=f"parameters.{name}: only k") as caught:
+            parse_infer(body(inputs=[tensor], parameters={name: 1}), 2, 8)
+        assert caught.value.status == 422
+    parse_infer(body(inputs=[tensor], parameters={"k": 1, "timeout": 3}), 2, 8)
 
 
 def test_a_request_that_does_not_say_how_gets_the_scorers_decision() -> None:
@@ -224,6 +261,37 @@ def test_requests_with_other_decisions_are_scored_together(
         assert len({str(tags) for tags in kept}) > 1  # rows differ: each must get its own
         several.add(str(kept))
     assert len(several) == len(WANTED)
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_a_row_that_overflows_fails_its_request_alone(tmp_path: Path, decided: bool) -> None:
+    path = write_drel(tmp_path / "m", decider=random_decider(12) if decided else None)
+    generator = np.random.default_rng(3)
+    requests = [
+        ScoreRequest(generator.normal(size=(4, 8)).astype(np.float32), [], k=3) for _ in range(6)
+    ]
+    for place in (1, 4):
+        rows_BD = requests[place].features_BD
+        assert rows_BD is not None
+        rows_BD[2] = [3e38, -3e38] * 4
+
+    async def together() -> list[Scored | BaseException]:
+        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        await held.follow(str(path), poll_seconds=60)
+        return await asyncio.gather(*map(held.score, requests), return_exceptions=True)
+
+    answers = asyncio.run(together())
+    annotator = ServedModel(str(path)).annotator
+    for place, (asked, answer) in enumerate(zip(requests, answers, strict=True)):
+        if place in (1, 4):
+            assert isinstance(answer, ApiError)
+            assert (answer.status, answer.code) == (422, "not_scorable")
+            assert "row 2: features are too large" in answer.message
+            continue
+        assert isinstance(answer, Scored) and asked.features_BD is not None
+        score_Bk, tag_Bk = annotator.annotate(torch.from_numpy(asked.features_BD), 3)
+        np.testing.assert_array_equal(answer.tag_Bk, tag_Bk.numpy())
+        np.testing.assert_allclose(answer.score_Bk, score_Bk.numpy(), atol=1e-6)
 
 
 def test_a_model_that_knows_no_probabilities_decides_by_top_alone(tmp_path: Path) -> None:

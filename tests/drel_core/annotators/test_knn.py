@@ -11,8 +11,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from distributed.driver.knn import left_out_scores, without_themselves
+from drel_core.annotators.base import row_by_row
 from drel_core.annotators.knn import KNNAnnotator, NeighbourShard, merge_nearest, shard_file
 from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.topk import NoBestScore
 
 
 def case(rows: int, seed: int = 0) -> tuple[torch.Tensor, TagLists]:
@@ -92,3 +94,19 @@ def test_one_image_and_none() -> None:
     assert KNNAnnotator.fit(features, tags, 7, 5).scores(features[:0]).shape == (0, 7)
     with pytest.raises(ValueError, match="at least one"):
         KNNAnnotator.fit(features[:0], tags[:0], 7, 5)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "distance"])
+def test_an_image_too_far_away_to_have_neighbours_has_no_scores(weighting: str) -> None:
+    features, tags = case(40)
+    annotator = KNNAnnotator.fit(features, tags, 7, 5, weighting)  # type: ignore[arg-type]
+    queries, _ = case(6, seed=1)
+    expected = annotator.annotate(queries, 3)
+    far = queries.clone()
+    far[4] = 3e38
+    with pytest.raises(NoBestScore):
+        annotator.annotate(far, 3)
+    found, bad_B = row_by_row(lambda rows_BD: annotator.annotate(rows_BD, 3), far)
+    assert bad_B.tolist() == [False] * 4 + [True, False]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[~bad_B], other[~bad_B])

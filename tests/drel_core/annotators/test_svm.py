@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.svm import LinearSVC
 
 from distributed.driver.svm import choose_rows
+from drel_core.annotators.base import row_by_row
 from drel_core.annotators.svm import SVMAnnotator, SVMConfig, fit_sigmoid, fit_tag
 from drel_core.bundle.vocabulary import Vocabulary
 
@@ -101,3 +102,15 @@ def test_rows_left_out_spare_rare_tags() -> None:
     assert choose_rows(10, tag[:0], row[:0], 300, 0, sample[:0]).tolist() == list(range(10))
     with pytest.raises(ValueError, match="must be 2 or more"):
         SVMConfig(folds=1)
+
+
+def test_an_infinite_margin_is_no_probability() -> None:
+    raw, mean, std, tag = case()
+    machines = [fit_tag((raw - mean) / std, tag[:, t], SVMConfig(), seed=3) for t in range(2)]
+    annotator = SVMAnnotator.of(machines, mean, std / 100)
+    rows = torch.from_numpy(raw[:3]).float()
+    rows[1] = 3e38
+    assert annotator.scores(rows).isnan().any(1).tolist() == [False, True, False]
+    found, bad_B = row_by_row(lambda rows_BD: annotator.annotate(rows_BD, 1), rows)
+    assert bad_B.tolist() == [False, True, False]
+    assert found[0].isfinite().all()

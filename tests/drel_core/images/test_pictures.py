@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from dataclasses import asdict
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from drel_core.images.backbone import Preprocessing
 from drel_core.images.pictures import BadPicture, decode, difference_hash
@@ -42,6 +43,65 @@ def test_exif_rotation_is_applied() -> None:
     assert picture.size == (24, 40)
     upright = gradient(40, 24).transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(upright))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_what_pillow_makes_of_it(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(gradient(40, 24), kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(decode(data)), np.asarray(upright))
+
+
+def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Big-endian EXIF of (tag, type, count, value or its four bytes), as a camera writes it."""
+    head = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries))
+    at, fields, values = 8 + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, kind, count, value in entries:
+        where = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(">I", at + len(values))
+        fields += struct.pack(">HHI", tag, kind, count) + where
+        values += value if len(value) > 4 else b""
+    return head + fields + bytes(4) + values
+
+
+ORIENTATION = (0x0112, 3, 1, struct.pack(">H", 6))
+
+
+@pytest.mark.parametrize(
+    ("entry", "turned"),
+    [
+        ((0x011A, 10, 1, struct.pack(">ii", -1, 0)), True),  # XResolution as SRATIONAL
+        ((0x011A, 2, 5, b"none\0"), True),  # as text
+        ((0x8769, 3, 1, b"\xff\xff"), True),  # an EXIF folder of another type, out of the block
+        ((0x8825, 4, 1, b"\xff\xff\xff\xff"), True),
+        ((0x0112, 2, 2, b"6\0"), False),  # the orientation itself as text
+        ((0x0112, 3, 9, struct.pack(">I", 0xFFFF)), False),  # and out of the block
+    ],
+)
+def test_only_pixels_can_make_a_picture_damaged(
+    entry: tuple[int, int, int, bytes], turned: bool
+) -> None:
+    entries = [ORIENTATION, entry] if turned else [entry]
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = encoded(gradient(40, 24), kind, exif=exif_block(*entries))
+        assert decode(data).size == ((24, 40) if turned else (40, 24)), kind
+
+
+def test_too_little_memory_says_nothing_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(gradient())
+    for name in ("open", "new"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.core, "new", no_memory) if name == "new" else patch.setattr(
+                Image, "open", no_memory
+            )
+            with pytest.raises(MemoryError):
+                decode(data)
+
+
+def no_memory(*_: object, **__: object) -> None:
+    raise MemoryError
 
 
 def test_modes_become_rgb() -> None:
