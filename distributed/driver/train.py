@@ -107,6 +107,11 @@ def run(
     config = _with_picture_columns(config)
     store, test, features = _open_stores(config)
     config = with_power(config, store)
+    if config.kernel.shares and len(config.kernel.shares) != len(store.dims):
+        raise InputError(
+            f"kernel.shares has {len(config.kernel.shares)} values for {len(store.dims)} features columns; "
+            "give one for each, or leave it out"
+        )
     survey = _survey(config, store)
     config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
     test_survey = None

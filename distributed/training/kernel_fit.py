@@ -5,7 +5,8 @@ Shapes: D feature size, d dimensions that the kernel sees, R landmarks, T tags.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from distributed.data.epoch import ShardReader
 from distributed.data.rows import Rows
 from distributed.training import collectives
+from drel_core.decision.block_shares import ROWS, Scale, choose_shares
 from drel_core.decision.kernel import (
     FittedKernel,
     KernelConfig,
@@ -26,6 +28,7 @@ from drel_core.decision.kernel import (
 from drel_core.model.towers import DREL
 
 _MOST_TAGS = 20_000  # with 5000 landmarks 0.4 GB of weights
+_SHARE_TAGS = 1000  # that shares are chosen by
 
 
 def fit_kernel(
@@ -36,6 +39,7 @@ def fit_kernel(
     seed: int,
     parent: KernelHead | None = None,
     fresh: int = 0,
+    dims: Sequence[int] = (),
 ) -> FittedKernel:
     """The regression on the rows of all ranks' readers, alike on all ranks.
 
@@ -49,9 +53,11 @@ def fit_kernel(
         seed: decides which rows are landmarks, where not all are.
         parent: an older regression, of the first tags.
         fresh: with a parent, how many rows it has not seen; they come first.
+        dims: D of each features column, where there are several. How much each counts is the parent's, or
+            ``config.shares``, or chosen on rows left out.
 
     Communication: landmarks are gathered once and their basis sent to all; the sums ``[R, R]`` and
-    ``[R, T]`` are all-reduced once.
+    ``[R, T]`` are all-reduced once. Where shares are chosen, tags of some landmarks are gathered.
     """
     device = model.mean_D.device
     per_rank = reader.plan.rows_per_rank
@@ -63,7 +69,14 @@ def fit_kernel(
     if len(chosen) > room:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:room])
     landmark_RD = _landmarks(chosen, model, reader)
-    basis_Dd = _basis(landmark_RD, config.dims) if parent is None else parent.basis_Dd
+    shares: tuple[float, ...] = ()
+    if parent is not None:
+        basis_Dd = parent.basis_Dd
+    elif len(dims) > 1:
+        shares = tuple(config.shares) or _shares(landmark_RD, chosen, reader, count_T, dims, config)
+        basis_Dd = _alike(Scale.of(landmark_RD, dims, shares).basis(landmark_RD, config.dims))
+    else:
+        basis_Dd = _alike(principal_basis(landmark_RD, config.dims))
     landmark_Rd = project(landmark_RD, basis_Dd)
     if parent is None:
         sharpness, start_RT = config.width / median_square_distance(landmark_Rd), None
@@ -81,12 +94,39 @@ def fit_kernel(
     sums.gram_RR = collectives.sum_over_ranks(sums.gram_RR)
     sums.hits_RT = collectives.sum_over_ranks(sums.hits_RT)
     factor = config.factor if parent is None else float(parent.factor)
-    return sums.solve(config.ridge, factor, known, start_RT)
+    return replace(sums.solve(config.ridge, factor, known, start_RT), shares=shares)
 
 
-def _basis(landmark_RD: Tensor, dims: int) -> Tensor | None:
+def _shares(
+    landmark_RD: Tensor,
+    chosen: np.ndarray,
+    reader: ShardReader,
+    count_T: Tensor,
+    dims: Sequence[int],
+    config: KernelConfig,
+) -> tuple[float, ...]:
+    """How much each features column counts, by landmarks evenly spread over all and the most frequent tags;
+    alike on all ranks.
+
+    Args:
+        chosen: the landmarks' numbers among all ranks' rows.
+    """
+    some = np.unique(np.linspace(0, len(chosen) - 1, min(ROWS, len(chosen))).astype(np.int64))
+    tag_n = count_T.topk(min(_SHARE_TAGS, len(count_T))).indices.sort().values
+
+    def relevant(rows: Rows) -> Tensor:
+        return rows.tags.mask(len(count_T))[:, tag_n].float()
+
+    carried_rn = _gathered(chosen[some], reader, relevant, len(tag_n), landmark_RD.device)
+    best = choose_shares(landmark_RD[torch.from_numpy(some)], carried_rn > 0, dims, config)
+    # Ranks may round differently where two candidates are equally good: the first rank's counts.
+    told = landmark_RD.new_tensor(best)
+    told = collectives.sum_over_ranks(told if collectives.rank() == 0 else torch.zeros_like(told))
+    return tuple(told.tolist())
+
+
+def _alike(basis_Dd: Tensor | None) -> Tensor | None:
     """The first rank's, on all: sums over ranks that see features differently would mean nothing."""
-    basis_Dd = principal_basis(landmark_RD, dims)
     if basis_Dd is None:
         return None
     return collectives.sum_over_ranks(
@@ -96,15 +136,31 @@ def _basis(landmark_RD: Tensor, dims: int) -> Tensor | None:
 
 def _landmarks(chosen: np.ndarray, model: DREL, reader: ShardReader) -> Tensor:
     """Standardised features ``[R, D]`` of rows by their number among all ranks' (sorted), on all ranks."""
-    per_rank, rank, device = reader.plan.rows_per_rank, collectives.rank(), model.mean_D.device
+    device = model.mean_D.device
+
+    def standardised(rows: Rows) -> Tensor:
+        return model.standardised(rows.features_BD.to(device))
+
+    return _gathered(chosen, reader, standardised, model.image_dim, device)
+
+
+def _gathered(
+    chosen: np.ndarray,
+    reader: ShardReader,
+    of: Callable[[Rows], Tensor],
+    width: int,
+    device: torch.device,
+) -> Tensor:
+    """float32 ``[R, width]``, ``of`` some rows by their number among all ranks' (sorted), on all ranks."""
+    per_rank, rank = reader.plan.rows_per_rank, collectives.rank()
     bounds = np.searchsorted(chosen, np.cumsum([0, *per_rank]))
     mine = chosen[bounds[rank] : bounds[rank + 1]] - sum(per_rank[:rank])
-    local_rD, at = [torch.zeros(0, model.image_dim, device=device)], 0
+    local_rw, at = [torch.zeros(0, width, device=device)], 0
     for rows in _pieces(reader):
         here = mine[(mine >= at) & (mine < at + len(rows))] - at
-        local_rD.append(model.standardised(rows.features_BD[torch.from_numpy(here)].to(device)))
+        local_rw.append(of(rows.select(torch.from_numpy(here))).to(device))
         at += len(rows)
-    return collectives.gather_rows(torch.cat(local_rD), np.diff(bounds).tolist())
+    return collectives.gather_rows(torch.cat(local_rw), np.diff(bounds).tolist())
 
 
 def _pieces(reader: ShardReader) -> Iterator[Rows]:

@@ -40,6 +40,7 @@ class ModelTrainer(Trainer[ModelIO]):
     """A run that leaves its model in ``OUT/model``. Arguments are those of ``Trainer``."""
 
     left_out: dict[str, Any] | None = None  # figures of rows that a second fit left out
+    shares: dict[str, float] | None = None  # of features columns in the kernel's distances
 
     def run(self) -> bool:
         """Learn decisions where that takes a second fit, train, and write the bundle of the best epoch.
@@ -79,8 +80,16 @@ class ModelTrainer(Trainer[ModelIO]):
                 config.seed,
                 None if inherited is None else inherited.kernel,
                 0 if parent is None else parent.new_images,
+                survey.dims,
             )
             learner.kernel = kernel.head
+            if kernel.shares:
+                self.shares = {
+                    name: round(share, 3)
+                    for name, share in zip(config.data.columns.blocks, kernel.shares, strict=True)
+                }
+                said = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
+                self._log(f"shares of features columns in the kernel's distances: {said}")
         if takes_second_fit(self.spec):
             decided = decide_by_second_fit(self.spec, self.blocks, learner, kernel, self._log)
             if decided is not None:
@@ -116,6 +125,8 @@ class ModelTrainer(Trainer[ModelIO]):
         }
         if config.kernel.landmarks or takes_second_fit(self.spec):
             figures["decision_seconds"] = round(prepared_seconds, 2)
+        if self.shares is not None:
+            figures["kernel_shares"] = self.shares
         if self.validation is not None:
             figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
             if self.found is None:  # the best epoch was one of an earlier attempt

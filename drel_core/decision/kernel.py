@@ -10,7 +10,7 @@ Shapes: B images, D feature size, d dimensions of the kernel (D, or fewer), R la
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,9 @@ class KernelConfig:
     -1: by the size of the data"""
     dims: int = 0
     """principal components of the features that distances use: fewer cost less; 0: all features"""
+    shares: list[float] = field(default_factory=list)
+    """how much each of several features columns counts, as its share of the mean squared distance between \
+    images; empty: chosen on rows left out"""
     width: float = 3.0
     """sharpness of the Gaussian kernel `exp(-width d^2 / m)`, m the median of d^2 between landmarks"""
     ridge: float = 0.3
@@ -47,6 +50,8 @@ class KernelConfig:
         for name in ("landmarks", "dims"):
             if getattr(self, name) < 0 and (name, getattr(self, name)) != ("landmarks", AUTO):
                 raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.shares and (min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-3):
+            raise ValueError(f"kernel.shares is {self.shares}; it must be shares that add up to 1")
         for name in ("width", "ridge", "factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be above 0")
@@ -62,7 +67,8 @@ class KernelHead:
         weight_RT, share_T: the estimate of tag t is ``kernel @ weight_t + share_t``, about its probability.
         floor: ``[1]``, above 0: half of one training image.
         factor: ``[1]``: evidence is this times ``log_estimate``.
-        basis_Dd: orthonormal columns; None where distances are between all features.
+        basis_Dd: orthonormal columns, of several features columns times the scale of each; None where
+            distances are between all features as they are.
         noise: ``[1]``: about the error of an estimate, see ``log_estimate``; None in bundles of before, where
             evidence is ``factor log(max(floor, estimate))``.
     """
@@ -290,10 +296,12 @@ class FittedKernel:
 
     Args:
         factor_RR: float64, the lower Cholesky factor of the system that was solved.
+        shares: how much each of several features columns counts, where that was decided for this regression.
     """
 
     head: KernelHead
     factor_RR: Tensor
+    shares: tuple[float, ...] = ()
 
     def leverage(self, kernel_BR: Tensor) -> Tensor:
         """float32 ``[B, 1]``, below 1: how far each image's estimate follows its own tags.

@@ -107,6 +107,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
         "kernel": _kernel(kernel, decider),
         "decisions": decider is not None,
         "features": info.features,
+        "columns": [{"name": b.name, "D": b.dim} for b in info.blocks] if not pictures else [],
         **model.how,
     }
     write_json(folder / "model.json", described)
@@ -212,6 +213,9 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         needs = "numpy, safetensors, Pillow and onnxruntime (or torch for the .pt2 program)"
     else:
         takes = f"float32 features `[B, {about['D']}]`, as they were when the model was trained"
+        if len(about["columns"]) > 1:
+            blocks = ", ".join(f"`{block['name']}` [{block['D']}]" for block in about["columns"])
+            takes += f", one column after another: {blocks}"
         run = "python examples/annotate.py FEATURES.npy 5"
         needs = "numpy and safetensors"
     name = "pixels" if pictures else "features"

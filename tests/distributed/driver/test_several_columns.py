@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from drel_core.annotators.load import load_bundle
 from drel_core.auto import AUTO
 from drel_core.bundle.format import read_info
 from drel_core.bundle.info import BundleInfo, FeatureBlock
+from drel_core.decision.kernel import KernelConfig
 from drel_core.errors import InputError
+from drel_core.export.export import export_bundle
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
@@ -182,3 +186,38 @@ def test_columns_that_make_no_sense_are_a_damaged_bundle(tmp_path: Path, columns
     (model / "config.json").write_text(json.dumps({**content, "columns": columns}))
     with pytest.raises(InputError, match=r"damaged \(config.json: columns\)"):
         read_info(model)
+
+
+def test_the_export_scores_columns_as_the_model_does(tmp_path: Path) -> None:
+    model = learn(
+        tmp_path,
+        "two",
+        both(),
+        Columns(features="deep,low"),
+        power=AUTO,
+        kernel=KernelConfig(landmarks=50, dims=8),
+    )
+    shares = read_info(model).train["kernel_shares"]
+    assert list(shares) == ["deep", "low"] and sum(shares.values()) == pytest.approx(1)
+    export_bundle(model, tmp_path / "out", "torch")
+    value_BD = np.stack(joined(both(8, seed=4))["features"].to_numpy(zero_copy_only=False))
+    np.save(tmp_path / "features.npy", value_BD)
+    command = [sys.executable, "examples/annotate.py", str(tmp_path / "features.npy"), "3"]
+    done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    annotator = load_bundle(model)
+    score_Bk, tag_Bk = annotator.annotate(torch.from_numpy(value_BD), 3)
+    for line, scores, tags in zip(done.stdout.splitlines(), score_Bk, tag_Bk, strict=True):
+        said = json.loads(line)
+        assert [name for name, _ in said] == [annotator.vocabulary.names[t] for t in tags]
+        np.testing.assert_allclose([score for _, score in said], scores, atol=2e-5)
+    described = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert described["columns"] == [{"name": "deep", "D": 10}, {"name": "low", "D": 6}]
+    assert "`deep` [10], `low` [6]" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.3, 0.2], [1.0]])
+def test_shares_are_one_a_column(tmp_path: Path, shares: list[float]) -> None:
+    kernel = KernelConfig(landmarks=10, shares=shares)
+    with pytest.raises(InputError, match="for 2 features columns"):
+        learn(tmp_path, "two", both(), Columns(features="deep,low"), kernel=kernel)

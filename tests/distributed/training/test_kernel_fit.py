@@ -16,6 +16,7 @@ from distributed.training.build import build_drel_learner, make_reader
 from distributed.training.config import TrainConfig
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
+from drel_core.decision.block_shares import Scale
 from drel_core.decision.kernel import KernelConfig, RidgeSums, log_estimate
 from tests.helpers.ranks import spawn_ranks
 from tests.helpers.training import surveyed
@@ -109,3 +110,37 @@ def test_an_older_regression_is_kept_and_fresh_rows_are_landmarks_beside_it(
         torch.testing.assert_close(other[0], marks_RD)
         torch.testing.assert_close(other[1], weight_RT, atol=2e-3, rtol=2e-2)
         torch.testing.assert_close(other[2], share_T)
+
+
+def with_shares(folder: str, shares: list[float], dims: int) -> tuple[list[Tensor], list[float]]:
+    config, data, stepper, reader = at_start(folder, True)
+    kernel = KernelConfig(landmarks=1000, dims=dims, shares=shares)
+    count_T = torch.tensor(data.count_T)
+    widths = (4, data.image_dim - 4)
+    fitted = fit_kernel(kernel, stepper.model, reader, count_T, seed=2, dims=widths)
+    mine = load_rows(data.train, config.data.columns, data.names)
+    input_ND = stepper.model.standardised(mine.features_BD)
+    kernel_NR = fitted.head.kernel(input_ND)
+    return [kernel_NR, fitted.head.estimates(kernel_NR, slice(None))], list(fitted.shares)
+
+
+@pytest.mark.parametrize(("shares", "dims"), [([], 8), ([], 0), ([0.9, 0.1], 8)])
+def test_ranks_together_choose_and_use_the_shares_of_columns(
+    tmp_path: Path, shares: list[float], dims: int
+) -> None:
+    [(one, chosen)] = spawn_ranks(1, with_shares, tmp_path, str(tmp_path), shares, dims)
+    assert sum(chosen) == pytest.approx(1) and len(chosen) == 2
+    assert not shares or chosen == pytest.approx(shares)
+    for found, again in spawn_ranks(2, with_shares, tmp_path, str(tmp_path), shares, dims):
+        assert again == chosen
+        torch.testing.assert_close(found[0], one[0], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found[1], one[1], atol=2e-2, rtol=2e-2)
+    if dims == 0:  # distances are those of the scaled columns
+        config, data = surveyed(tmp_path / "again")
+        rows = load_rows(data.train, config.data.columns, data.names)
+        mean_D, std_D = torch.tensor(data.mean_D).float(), torch.tensor(data.std_D).float()
+        input_ND = (rows.features_BD - mean_D) / std_D
+        scaled = input_ND * Scale.of(input_ND, (4, data.image_dim - 4), chosen).scale_D
+        square = torch.cdist(scaled, scaled).square()
+        median = torch.pdist(scaled).square().median()
+        torch.testing.assert_close(one[0], (-3.0 * square / median).exp(), atol=1e-3, rtol=1e-3)
