@@ -6,9 +6,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -24,12 +25,42 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class OneLineParser(ArgumentParser):
-    """A parser whose errors are one line on stderr and exit code 2."""
+    """A parser whose errors are one line on stderr and exit code 2. ``--NAME`` of a bool stands for
+    ``--NAME true``."""
+
+    def add_class_arguments(self, theclass: Any, *args: Any, **options: Any) -> Any:
+        self.flags = {*getattr(self, "flags", ()), *_flags(theclass)}
+        return super().add_class_arguments(theclass, *args, **options)
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        if args is not None:
+            args = _with_values(args, getattr(self, "flags", set()))
+        return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         lines = [line.strip() for line in str(message).splitlines() if line.strip()]
         print(f"error: {' '.join(lines)[:500]} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def _flags(kind: Any) -> set[str]:
+    """The options of a class that are bool, by their dotted names; also those of classes in it."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        if hint is bool:
+            found.add(f"--{name}")
+        elif is_dataclass(hint):
+            found |= {f"--{name}.{inner.removeprefix('--')}" for inner in _flags(hint)}
+    return found
+
+
+def _with_values(arguments: Sequence[str], flags: set[str]) -> list[str]:
+    """Arguments in which each flag that came without a value has one."""
+    following = [*arguments[1:], "--"]
+    return [
+        f"{argument}=true" if argument in flags and after.startswith("--") else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
 
 
 def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from distributed.ingest.check import look
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.extraction.cnn import CnnExtraction
 from distributed.ingest.extraction.lowlevel import LowLevelExtraction
@@ -27,8 +28,10 @@ class IngestConfig(StoreOptions, PictureOptions):
     features in it or in --features_file"""
     input: str
     """where the source lies"""
-    out: str
+    out: str = ""
     """folder for the feature store; written whole or not at all, and taken up again after a stop"""
+    check: bool = False
+    """say, from a sample of the input, what would be made of it; writes nothing and needs no --out"""
     features: Literal["cnn", "lowlevel"] = "cnn"
     """of pictures: cnn is a pretrained network, lowlevel the paper's six descriptors of colour, texture and \
     shape"""
@@ -60,6 +63,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(IngestConfig)
     config = build(parser, parser.parse_args(arguments), IngestConfig)
+    if not (config.out or config.check):
+        raise InputError("--out is not given; name the folder for the store, or ask with --check")
     source: Source
     extraction: Extraction | None = None
     if config.split.startswith("column:") and config.source != "table":
@@ -75,6 +80,17 @@ def main(arguments: list[str]) -> None:
         extraction = config.cnn if config.features == "cnn" else config.lowlevel
         extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
     store = only(config, StoreOptions)
+    if config.check:
+        for line in look(
+            source,
+            extraction,
+            lowercase=store.lowercase,
+            dtype=store.dtype,
+            max_pixels=store.max_pixels,
+        ):
+            print(line)
+        print("nothing was written; the same command without --check, with --out, ingests")
+        return
     manifest = ingest(
         source, extraction, store, config.out, log=lambda line: print(line, flush=True)
     )

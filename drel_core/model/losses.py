@@ -37,7 +37,7 @@ def smooth_triplet_loss(
     negatives.
 
     Args:
-        score_BP: scores of all P pool tags, float32 or bfloat16; those of relevant pairs are overwritten.
+        score_BP: scores of all P pool tags, float32 or bfloat16; they are overwritten.
         row_n, column_n: image and pool column of each relevant pair.
         log_left_out_B: log of (irrelevant tags in the vocabulary / irrelevant tags in the pool), 0 when the
             pool is every tag. It scales the sum up to the whole vocabulary.
@@ -52,8 +52,8 @@ def smooth_triplet_loss(
 class _SmoothTriplets(torch.autograd.Function):
     """The scores of a batch are the largest thing of a step: they are read and written as little as can be.
 
-    Forward keeps exponentials, in float32; backward makes these the gradient by one factor a row, in the
-    scores' own type.
+    Forward turns them into exponentials, backward these into the gradient by one factor a row, both in
+    place. What is computed in float32 on the way is a block of rows at a time, which stays in the cache.
     """
 
     @staticmethod
@@ -64,24 +64,34 @@ class _SmoothTriplets(torch.autograd.Function):
         # Not -inf: an image to which every tag is relevant would give inf - inf.
         score_BP[row_n, column_n] = -1e9
         most_B = score_BP.amax(1).float()
-        exp_BP = (score_BP - most_B[:, None]).exp_()
-        sum_B = exp_BP.sum(1)
+        sum_B = torch.empty_like(most_B)
+        for rows in _row_blocks(score_BP):
+            exp_bP = (score_BP[rows] - most_B[rows, None]).exp_()
+            torch.sum(exp_bP, dim=1, out=sum_B[rows])
+            score_BP[rows] = exp_bP
         irrelevant_B = sum_B.log() + most_B + log_left_out_B
         over_n = irrelevant_B[row_n] - positive_n
         ctx.save_for_backward(sum_B, over_n, row_n, column_n)
-        ctx.exp_BP, ctx.kind = exp_BP, score_BP.dtype
+        ctx.exp_BP = score_BP
         return torch.nn.functional.softplus(over_n)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         sum_B, over_n, row_n, column_n = ctx.saved_tensors
-        exp_BP, ctx.exp_BP = ctx.exp_BP, None
+        gradient_BP, ctx.exp_BP = ctx.exp_BP, None
         slope_n = over_n.sigmoid() * gradients[0]
         share_B = torch.zeros_like(sum_B).index_add_(0, row_n, slope_n).div_(sum_B)
-        gradient_BP = exp_BP.new_empty(exp_BP.shape, dtype=ctx.kind)
-        torch.mul(exp_BP, share_B[:, None], out=gradient_BP)
-        gradient_BP.index_put_((row_n, column_n), -slope_n.to(ctx.kind), accumulate=True)
+        for rows in _row_blocks(gradient_BP):
+            gradient_BP[rows] = gradient_BP[rows] * share_B[rows, None]
+        gradient_BP.index_put_((row_n, column_n), -slope_n.to(gradient_BP.dtype), accumulate=True)
         return gradient_BP, None, None, None
+
+
+def _row_blocks(value_BP: Tensor) -> list[slice]:
+    """Blocks of rows: on a CPU such that float32 of one stays in the cache, elsewhere large ones."""
+    numbers = 1 << (20 if value_BP.device.type == "cpu" else 26)
+    rows, step = len(value_BP), max(1, numbers // max(value_BP.shape[1], 1))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def harmonic(rank_n: Tensor) -> Tensor:
