@@ -125,6 +125,7 @@ def bundle_columns(info: BundleInfo, path: str, columns: Columns, option: str) -
 
     Args:
         info: the bundle's ``config.json``.
+        path: the store; empty where there is none.
 
     Raises:
         InputError: the model takes pictures, and the store has none.
@@ -134,6 +135,6 @@ def bundle_columns(info: BundleInfo, path: str, columns: Columns, option: str) -
     if columns.features != Columns().features:
         return columns
     names = [block.name for block in info.blocks]
-    if len(names) == 1 and names[0] not in _first_schema(path, option)[1].names:
+    if len(names) == 1 and (not path or names[0] not in _first_schema(path, option)[1].names):
         return columns
     return replace(columns, features=",".join(names))

@@ -109,12 +109,12 @@ def run(
 
 def _with_columns(config: UpdateConfig, info: BundleInfo) -> UpdateConfig:
     """The features columns that the model reads, unless others are named."""
-    stores = (("--data", "new"), ("--data.replay", "replay"), ("--data.test", "test"))
-    for option, name in stores:
-        if path := getattr(config.data, name):
-            columns = bundle_columns(info, path, config.data.columns, option)
-            return replace(config, data=replace(config.data, columns=columns))
-    return config
+    data = config.data
+    stores = {"--data": data.new, "--data.replay": data.replay, "--data.test": data.test}
+    option, path = next(((name, path) for name, path in stores.items() if path), ("--data", ""))
+    return replace(
+        config, data=replace(data, columns=bundle_columns(info, path, data.columns, option))
+    )
 
 
 def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, log: Log) -> RunSpec:

@@ -10,8 +10,8 @@ from ray import serve
 
 from distributed.data.feedback import Correction, append
 from distributed.serving.model import ServedModel
-from distributed.serving.requests import decode_one, feature_rows
-from distributed.serving.schemas import ApiError, FeedbackRequest
+from distributed.serving.requests import decode_one, feature_rows, named_rows
+from distributed.serving.schemas import ApiError, FeedbackRequest, NamedFeedbackRequest
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture
@@ -68,7 +68,10 @@ def _checked(request: FeedbackRequest, model: ServedModel) -> Correction:
         raise ApiError(422, "empty", "nothing in add or remove")
     if (request.features is None) == (request.image is None):
         raise ApiError(422, "invalid_request", "give either features or image")
-    if request.features is not None:
+    if isinstance(request, NamedFeedbackRequest) and request.features is not None:
+        named = {name: [row] for name, row in request.features.items()}
+        features_D = named_rows(named, model.blocks)[0]
+    elif request.features is not None:
         features_D = feature_rows([request.features], model.image_dim)[0]
     else:
         assert request.image is not None

@@ -23,7 +23,7 @@ from distributed.serving.schemas import ApiError
 from drel_core.annotators.base import UNSCORABLE, Decision, decision_of, row_by_row
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
-from drel_core.bundle.info import BundleInfo
+from drel_core.bundle.info import BundleInfo, FeatureBlock
 from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
 from drel_core.images.backbone import (
@@ -76,6 +76,10 @@ class ServedModel:
         path: bundle, training folder, or folder of versions with ``latest``.
         backbone: network for pictures where the bundle names none.
 
+    Attributes:
+        blocks: the features columns, in the order in which rows hold them; none where the model reads
+            pictures.
+
     Raises:
         InputError: no bundle, a damaged one, or one whose scores are not finite.
     """
@@ -90,6 +94,7 @@ class ServedModel:
         self.version = self.info.version
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
         self.counts = self.annotator.vocabulary.counts
+        self.blocks: tuple[FeatureBlock, ...] = self.info.blocks if self.takes_features else ()
         self._decisions: dict[tuple[Decide, float | None], Decision] = {}
         try:
             self._pictures = _picture_reader(self.info, backbone, self.annotator)
@@ -110,6 +115,8 @@ class ServedModel:
         of a row."""
         if not len(self.names):
             raise InputError(f"{self.folder}: the model has no tags")
+        if self.takes_features and sum(block.dim for block in self.blocks) != self.image_dim:
+            raise InputError(f"{self.folder}: the model bundle is damaged (config.json: columns)")
         features_BD = torch.zeros(8, self.image_dim)
         try:
             self.annotator.annotate(features_BD, 1)  # the first one warms up

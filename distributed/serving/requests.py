@@ -11,6 +11,7 @@ import binascii
 import functools
 import string
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,10 @@ from distributed.serving.schemas import (
     AnnotateRequest,
     ApiError,
     InferRequest,
+    NamedAnnotateRequest,
     TopK,
 )
+from drel_core.bundle.info import FeatureBlock
 from drel_core.decision.decider import Decide, check_precision, most_tags
 
 _DRAINED = 8  # times the limit: bytes of a body that is too large which are read all the same
@@ -150,6 +153,22 @@ def parse_json(kind: type[BaseModel], body: bytes) -> Any:
         raise ApiError(422, "invalid_request", f"{fault(first, kind)}{others}") from None
 
 
+def parse_either(kind: type[BaseModel], named: type[BaseModel], body: bytes) -> Any:
+    """A JSON body, as ``named`` where its features are an object.
+
+    Raises:
+        ApiError: see ``parse_json``.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        by_name = any(
+            fault["loc"] == ("features",) and isinstance(fault["input"], dict)
+            for fault in error.errors(include_url=False, include_context=False)
+        )
+    return parse_json(named if by_name else kind, body)
+
+
 def fault(first: Any, kind: type[BaseModel]) -> str:
     """One of pydantic's errors in words: where, and what is wrong there.
 
@@ -179,6 +198,42 @@ def feature_rows(rows: list[list[float]], dim: int, name: str = "features") -> n
                 f"{name}[{place}] has {len(row)} numbers; this model takes D = {dim}",
             )
     return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
+
+
+def named_rows(
+    named: dict[str, list[list[float]]], blocks: Sequence[FeatureBlock], name: str = "features"
+) -> np.ndarray:
+    """float32 ``[B, D]`` of rows that are given for each features column.
+
+    Args:
+        blocks: the columns of the model.
+        name: what the rows are called in the request.
+
+    Raises:
+        ApiError: 422, a column is missing, unknown, of another D or of another number of rows.
+    """
+    takes = ", ".join(f"{block.name} (D = {block.dim})" for block in blocks) or "none"
+    known = [block.name for block in blocks]
+    for given in named:
+        if given not in known:
+            raise ApiError(
+                422, "unknown_column", f"{name}.{given}: no column of this model; it takes {takes}"
+            )
+    for missing in known:
+        if missing not in named:
+            raise ApiError(
+                422, "missing_column", f"{name}.{missing} is missing; this model takes {takes}"
+            )
+    first = known[0]
+    for other in known[1:]:
+        if len(named[other]) != len(named[first]):
+            raise ApiError(
+                422,
+                "wrong_dimension",
+                f"{name}.{other} has {len(named[other])} rows, {name}.{first} has {len(named[first])}",
+            )
+    parts = [feature_rows(named[b.name], b.dim, f"{name}.{b.name}") for b in blocks]
+    return np.concatenate(parts, axis=1)
 
 
 def binary_rows(body: bytes, dim: int) -> np.ndarray:
@@ -267,19 +322,25 @@ def parse_binary(
 
 
 def parse_annotate(
-    body: bytes, dim: int, max_rows: int, decide: Decide = "top", query: AnnotateQuery | None = None
+    body: bytes,
+    dim: int,
+    max_rows: int,
+    decide: Decide = "top",
+    query: AnnotateQuery | None = None,
+    blocks: Sequence[FeatureBlock] = (),
 ) -> ScoreRequest:
     """A JSON request.
 
     Args:
+        blocks: the model's features columns, for rows that are given by their names.
         decide: what a request that says nothing of it gets.
         query: its options hold where the body says nothing of them.
 
     Raises:
-        ApiError: see ``parse_json``, ``feature_rows``, ``decode_base64``, ``check_size``; 422, query and body
-            say different things.
+        ApiError: see ``parse_json``, ``feature_rows``, ``named_rows``, ``decode_base64``, ``check_size``;
+            422, query and body say different things.
     """
-    request: AnnotateRequest = parse_json(AnnotateRequest, body)
+    request: AnnotateRequest = parse_either(AnnotateRequest, NamedAnnotateRequest, body)
     for name in _OPTIONS if query is not None else ():
         told, said = getattr(query, name), getattr(request, name)
         if told is not None and said is not None and told != said:
@@ -290,8 +351,14 @@ def parse_annotate(
             setattr(request, name, told)
     if (request.features is None) == (request.images is None):
         raise ApiError(422, "invalid_request", "give either features or images")
-    rows = len(request.features or request.images or [])
+    if isinstance(request, NamedAnnotateRequest):
+        rows = max(map(len, (request.features or {}).values()), default=0)
+    else:
+        rows = len(request.features or request.images or [])
     check_size(rows, request.k or 1, max_rows)  # before anything is made of the rows
+    if isinstance(request, NamedAnnotateRequest):
+        assert request.features is not None
+        return _asked(named_rows(request.features, blocks), [], request, max_rows, decide)
     if request.features is not None:
         return _asked(feature_rows(request.features, dim), [], request, max_rows, decide)
     assert request.images is not None

@@ -20,8 +20,8 @@ from distributed.serving.requests import (
     check_fits,
     parse_annotate,
     parse_binary,
+    parse_either,
     parse_infer,
-    parse_json,
     read_body,
 )
 from distributed.serving.responses import annotate_json, infer_json
@@ -36,6 +36,7 @@ from distributed.serving.schemas import (
     InferRequest,
     InferResponse,
     ModelResponse,
+    NamedFeedbackRequest,
     NeighboursResponse,
     Status,
     TagsResponse,
@@ -98,7 +99,9 @@ async def _score_request(
     if kind == "application/octet-stream":
         score_request = parse_binary(body, query, served.image_dim, max_rows, decide)
     elif kind == "application/json":
-        score_request = parse_annotate(body, served.image_dim, max_rows, decide, query)
+        score_request = parse_annotate(
+            body, served.image_dim, max_rows, decide, query, served.blocks
+        )
     else:
         raise ApiError(
             415,
@@ -138,6 +141,7 @@ async def describe(service: Service) -> Any:
         "method": info.method,
         "tags": len(served.names),
         "D": served.image_dim,
+        "columns": [{"name": block.name, "D": block.dim} for block in served.blocks],
         "trained_at": info.trained_at,
         "metrics": info.train,
         "takes": ["features"] * served.takes_features + ["images"] * served.takes_images,
@@ -221,7 +225,7 @@ async def give_feedback(request: Request, service: Service) -> Any:
     """Tags that an image has (add) or has not (remove); kept on disk when this answers."""
     body = await read_body(request, service.max_body_bytes)
     served = service.model.ready()
-    given = parse_json(FeedbackRequest, body)
+    given = parse_either(FeedbackRequest, NamedFeedbackRequest, body)
     await service.feedback.keep(given, served)
     return {"image_id": given.image_id, "kept": True}
 

@@ -51,6 +51,12 @@ _PRECISION = "with decide threshold, the wanted share of said tags that are righ
 _THRESHOLD = "least probability of a tag"
 
 
+def _or_by_name(schema: dict[str, Any]) -> None:
+    """Also as an object: the same for each features column of the model."""
+    (rows,) = (form for form in schema["anyOf"] if form["type"] == "array")
+    schema["anyOf"].insert(1, {"type": "object", "additionalProperties": rows})
+
+
 class AnnotateRequest(_Strict):
     """Either features or images."""
 
@@ -58,7 +64,12 @@ class AnnotateRequest(_Strict):
         json_schema_extra={"oneOf": [{"required": ["features"]}, {"required": ["images"]}]}
     )
 
-    features: list[list[Finite]] | None = Field(None, description="rows of D numbers")
+    features: list[list[Finite]] | None = Field(
+        None,
+        description="rows of D numbers, one features column after another in the order of /v1/model; or an "
+        "object of rows by the names of the columns",
+        json_schema_extra=_or_by_name,
+    )
     images: list[str] | None = Field(
         None, description="encoded pictures in base64, also as data: URIs"
     )
@@ -66,6 +77,12 @@ class AnnotateRequest(_Strict):
     decide: Decide | None = Field(None, description=_DECIDE)
     precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
     threshold: Finite | None = Field(None, description=_THRESHOLD)
+
+
+class NamedAnnotateRequest(AnnotateRequest):
+    """Features by the names of their columns. A form of its own: pydantic would try both for every body."""
+
+    features: dict[str, list[list[Finite]]] | None  # type: ignore[assignment]
 
 
 class AnnotateQuery(BaseModel):
@@ -88,10 +105,20 @@ class FeedbackRequest(_Strict):
     )
 
     image_id: str = Field(min_length=1, max_length=1000)
-    features: list[Finite] | None = Field(None, description="D numbers; or image")
+    features: list[Finite] | None = Field(
+        None,
+        description="D numbers, or an object of numbers by the names of features columns; or image",
+        json_schema_extra=_or_by_name,
+    )
     image: str | None = Field(None, description="encoded picture in base64, instead of features")
     add: list[TagName] = Field(default_factory=list, max_length=1000)
     remove: list[TagName] = Field(default_factory=list, max_length=1000)
+
+
+class NamedFeedbackRequest(FeedbackRequest):
+    """Features by the names of their columns."""
+
+    features: dict[str, list[Finite]] | None  # type: ignore[assignment]
 
 
 class InferInput(BaseModel):
@@ -146,11 +173,19 @@ class NeighboursResponse(BaseModel):
     neighbours: list[TagNearness]
 
 
+class FeatureColumn(BaseModel):
+    name: str
+    D: int
+
+
 class ModelResponse(BaseModel):
     version: str
     method: str
     tags: int
     D: int
+    columns: list[FeatureColumn] = Field(
+        description="features columns in the order in which rows hold them; none where it reads pictures"
+    )
     trained_at: str
     metrics: dict[str, Any]
     takes: list[Literal["features", "images"]]

@@ -16,12 +16,17 @@ import torch
 
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
+from distributed.data.feedback import append
 from distributed.data.survey import survey_store
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
 from distributed.driver.update_config import UpdateConfig, UpdateData
 from distributed.inference.evaluate import evaluate_store
 from distributed.inference.open_for import open_for
+from distributed.serving.feedback import _checked
+from distributed.serving.model import ServedModel
+from distributed.serving.requests import parse_annotate
+from distributed.serving.schemas import NamedFeedbackRequest
 from distributed.training.config import DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
 from drel_core.annotators.drel import DRELAnnotator
@@ -221,3 +226,40 @@ def test_shares_are_one_a_column(tmp_path: Path, shares: list[float]) -> None:
     kernel = KernelConfig(landmarks=10, shares=shares)
     with pytest.raises(InputError, match="for 2 features columns"):
         learn(tmp_path, "two", both(), Columns(features="deep,low"), kernel=kernel)
+
+
+def test_a_scorer_takes_rows_by_column_and_feedback_becomes_rows_of_the_columns(
+    tmp_path: Path,
+) -> None:
+    learn(tmp_path, "two", both(), Columns(features="deep,low"))
+    served = ServedModel(str(tmp_path / "two"))
+    assert [(block.name, block.dim) for block in served.blocks] == [("deep", 10), ("low", 6)]
+    table = both(3, first=900)
+    parts = [np.stack(table[name].to_numpy(zero_copy_only=False)) for name in ("deep", "low")]
+    features = {"deep": parts[0].tolist(), "low": parts[1].tolist()}
+    asked = parse_annotate(json.dumps({"features": features}).encode(), 16, 8, blocks=served.blocks)
+    assert asked.features_BD is not None
+    np.testing.assert_array_equal(asked.features_BD, np.concatenate(parts, axis=1))
+    for row in range(3):
+        named = {name: part[row] for name, part in features.items()}
+        said = NamedFeedbackRequest(image_id=f"told-{row}", features=named, add=["tag-00", "new"])
+        keep(tmp_path / "feedback", served, said)
+    config = UpdateConfig(
+        model=str(tmp_path / "two"),
+        out=str(tmp_path / "two-2"),
+        from_feedback=str(tmp_path / "feedback"),
+        data=UpdateData(test=str(tmp_path / "two.parquet")),
+        epochs=1,
+    )
+    scores = update.run(config, lambda line: None, launcher=launch)
+    assert (
+        scores is not None and "new" in load_bundle(tmp_path / "two-2" / "model").vocabulary.names
+    )
+    stored = FeatureStore.open(
+        str(tmp_path / "two-2" / "feedback.parquet"), Columns(features="deep,low")
+    )
+    assert stored.dims == (10, 6)
+
+
+def keep(folder: Path, served: ServedModel, said: NamedFeedbackRequest) -> None:
+    append(str(folder), [_checked(said, served)])

@@ -17,6 +17,7 @@ from distributed.serving.hot_swap import Scored
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.routes import ANNOTATE, FEEDBACK, INFER
 from distributed.serving.schemas import ApiError
+from drel_core.bundle.info import FeatureBlock
 
 D = 4
 
@@ -32,6 +33,7 @@ class FakeService:
         self.model = self.metrics = self
         self.version, self.image_dim = "v1", D
         self.takes_features = True
+        self.blocks = (FeatureBlock("deep", 3), FeatureBlock("low", 1))
         self.names = np.array(["a", "b", "c"], dtype=object)
 
     def ready(self) -> Any:
@@ -260,3 +262,19 @@ def test_a_query_that_nobody_reads_is_refused(path: str) -> None:
     status, answer = post(FakeService(), path, "k=1", b"{}", "application/json")
     assert (status, answer["error"]["code"]) == (422, "invalid_request")
     assert "k: this route takes none" in answer["error"]["message"]
+
+
+def test_features_by_the_names_of_their_columns() -> None:
+    named = {"deep": [[1, 2, 3], [4, 5, 6]], "low": [[7], [8]]}
+    service = FakeService()
+    body = json.dumps({"features": named}).encode()
+    status, answer = post(service, ANNOTATE, "k=2", body, "application/json")
+    assert status == 200 and len(answer["results"]) == 2
+    del named["low"]
+    body = json.dumps({"features": named}).encode()
+    status, answer = post(service, ANNOTATE, "", body, "application/json")
+    assert status == 422 and answer["error"]["code"] == "missing_column"
+    described = create_app(service).openapi()  # type: ignore[arg-type]
+    path = described["paths"][ANNOTATE]["post"]["requestBody"]["content"]["application/json"]
+    forms = [form["type"] for form in path["schema"]["properties"]["features"]["anyOf"]]
+    assert forms == ["array", "object", "null"]

@@ -9,6 +9,7 @@ import struct
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from distributed.serving.requests import (
 from distributed.serving.schemas import MAX_K, AnnotateQuery, ApiError
 from drel_core.annotators.base import choose, decision_of
 from drel_core.bundle.format import bundle_folder
+from drel_core.bundle.info import FeatureBlock
 from drel_core.errors import InputError
 from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.stores import write_planted
@@ -412,3 +414,46 @@ def test_feedback_left_half_written_by_a_crash_is_not_read(tmp_path: Path) -> No
     whole.write_bytes(whole.read_bytes()[:100])
     with pytest.raises(InputError, match="feedback-"):
         read_feedback(str(folder), 3)
+
+
+BLOCKS = (FeatureBlock("deep", 3), FeatureBlock("low", 1))
+
+
+def test_rows_by_column_are_the_concatenated_rows() -> None:
+    features_BD = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    named = {"low": features_BD[:, 3:].tolist(), "deep": features_BD[:, :3].tolist()}
+    asked = parse_annotate(body(features=named, k=2), 4, 8, blocks=BLOCKS)
+    flat = parse_annotate(body(features=features_BD.tolist(), k=2), 4, 8, blocks=BLOCKS)
+    assert asked.features_BD is not None and flat.features_BD is not None and asked.k == 2
+    np.testing.assert_array_equal(asked.features_BD, flat.features_BD)
+    alone = parse_annotate(body(features={"x": [[1, 2]]}), 2, 8, blocks=(FeatureBlock("x", 2),))
+    np.testing.assert_array_equal(alone.features_BD, [[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("features", "status", "word"),
+    [
+        ({"deep": [[1, 2, 3]]}, 422, "features.low is missing; this model takes deep (D = 3), low"),
+        ({"deep": [[1, 2, 3]], "low": [[1]], "lo": [[1]]}, 422, "features.lo: no column of this"),
+        ({"deep": [[1, 2, 3]], "low": [[1, 2]]}, 422, "features.low[0] has 2 numbers; this model"),
+        (
+            {"deep": [[1, 2, 3]], "low": [[1], [2]]},
+            422,
+            "features.low has 2 rows, features.deep has 1",
+        ),
+        ({"deep": [[1, 2, 3]], "low": [["x"]]}, 422, "features.low.0.0"),
+        ({"deep": [[1, 2, 3]], "low": [[1e39]]}, 422, "features.low.0.0"),
+        ({"deep": [1, 2, 3], "low": [1]}, 422, "features.deep.0"),
+        ({"deep": [[1, 2, 3]] * 9, "low": [[1]] * 9}, 413, "at most 8"),
+        ({}, 422, "no rows"),
+        ({"deep": [], "low": []}, 422, "no rows"),
+        ("deep", 422, "features: "),
+    ],
+)
+def test_rows_by_column_that_do_not_fit_name_the_column(
+    features: Any, status: int, word: str
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_annotate(body(features=features), 4, 8, blocks=BLOCKS)
+    assert caught.value.status == status
+    assert word in caught.value.message
