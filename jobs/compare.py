@@ -17,6 +17,7 @@ from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.files import write_json
 from distributed.storage.folder import Folder
+from distributed.storage.resume import CONTENT, claim
 from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
@@ -215,6 +216,13 @@ def main(arguments: list[str]) -> None:
             workers=config.workers.least,
         )
         for path, option in ((config.data.train, "--data.train"), (config.data.test, "--data.test"))
+    )
+    content = {**train.content, **{f"test: {name}": mark for name, mark in test.content.items()}}
+    claim(
+        out,
+        "compare.json",
+        {"k": config.k, "epochs": config.epochs, CONTENT: content},
+        "holds a comparison with another {names} ({values}); choose a new --out",
     )
     vocabulary = Vocabulary(tuple(train.names.to_pylist()), train.count_T)
     floor = Entry("popularity")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from distributed.ingest.check import look
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.extraction.cnn import CnnExtraction
 from distributed.ingest.extraction.lowlevel import LowLevelExtraction
-from distributed.ingest.run import StoreOptions, ingest
+from distributed.ingest.run import Input, StoreOptions, ingest
 from distributed.ingest.sources.base import Source
 from distributed.ingest.sources.nuswide import FEATURE_SIZES, NusWideSource
 from distributed.ingest.sources.pictures import PictureOptions, open_pictures
@@ -92,7 +92,12 @@ def main(arguments: list[str]) -> None:
         print("nothing was written; the same command without --check, with --out, ingests")
         return
     manifest = ingest(
-        source, extraction, store, config.out, log=lambda line: print(line, flush=True)
+        source,
+        extraction,
+        store,
+        config.out,
+        log=lambda line: print(line, flush=True),
+        given=given_input(config),
     )
     rows = manifest["rows"]
     print(
@@ -101,6 +106,17 @@ def main(arguments: list[str]) -> None:
     )
     print(f"store   {config.out}")
     print(f"report  {config.out}/report.md")
+
+
+def given_input(config: IngestConfig) -> Input:
+    """What a source was opened with: every option that is about reading."""
+    places = {"input", "tags", "features_file"}
+    elsewhere = {"out", "cnn", "lowlevel", *places, *StoreOptions.__dataclass_fields__}
+    options = asdict(config)
+    return Input(
+        tuple(options[name] for name in sorted(places) if options[name]),
+        {name: value for name, value in options.items() if name not in elsewhere},
+    )
 
 
 def table_options(config: IngestConfig) -> TableOptions:

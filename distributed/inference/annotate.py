@@ -11,6 +11,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -21,9 +22,10 @@ from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, par
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
+from distributed.storage.content import content_of
 from distributed.storage.files import resolve
 from distributed.storage.folder import Folder
-from distributed.storage.resume import check_same, claim, read_note, write_note
+from distributed.storage.resume import CONTENT, Plan, claim, read_note, write_note
 from drel_core.errors import InputError
 
 _FILE_ROWS = 32768
@@ -69,7 +71,11 @@ def run(
         "precision": plan.precision,
         "on_bad_row": plan.on_bad_row,
     }
-    done = _parts_there(plan.out, text)
+    newer = {
+        "columns": asdict(plan.columns),
+        CONTENT: content_of(dict.fromkeys(unit.path for unit in store.units)),
+    }
+    done = _parts_there(plan.out, Plan(text | newer, unsaid=newer))
     finished = read_note(Folder.of(plan.out), "_done.json")
     if finished is not None:
         log(f"{plan.out} is there already: {finished['rows']} rows in {finished['files']} files")
@@ -165,7 +171,7 @@ def _on_ray(
         yield answer
 
 
-def _parts_there(out: str, plan: dict[str, Any]) -> set[str]:
+def _parts_there(out: str, plan: Plan) -> set[str]:
     """Names of the part files in ``out``, when they come from the same plan.
 
     Raises:
@@ -175,10 +181,7 @@ def _parts_there(out: str, plan: dict[str, Any]) -> set[str]:
     names = set(folder.files())
     if "_plan.json" not in names and {name for name in names if not name.endswith(".tmp")}:
         raise InputError(f"{out}: holds other files; choose a new --out")
-    options = {name: value for name, value in plan.items() if name != "units"}
-    before = read_note(folder, "_plan.json") or plan
-    check_same(out, before, options, "begun with another {names} ({values}); choose a new --out")
-    claim(folder, "_plan.json", plan, "the store's files have changed since; choose a new --out")
+    claim(folder, "_plan.json", plan, "begun with another {names} ({values}); choose a new --out")
     return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +18,13 @@ from distributed.ingest.parts import PartPlan
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
+from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
-from distributed.storage.resume import check_same, claim, read_note, write_note
+from distributed.storage.resume import CONTENT, Plan, check_same, read_note, write_note
 from drel_core.errors import InputError
 
 FORMAT = 1
+_PLAN = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +55,36 @@ class StoreOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
+_ASSEMBLY = ("options.split", "options.seed", "options.min_tag_count", "options.file_mib")
+"""Options that do not matter before all parts are there. (A split by a column is the source's as well.)"""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a source was opened with, which decides what it gives.
+
+    Attributes:
+        places: files and folders that it reads.
+        options: beyond what ``Source.describe`` says.
+    """
+
+    places: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 def ingest(
-    source: Source, extraction: Extraction | None, options: StoreOptions, out: str, log: Log = print
+    source: Source,
+    extraction: Extraction | None,
+    options: StoreOptions,
+    out: str,
+    log: Log = print,
+    given: Input | None = None,
 ) -> dict[str, Any]:
     """Build a feature store from a source.
 
     Args:
         extraction: how pictures become features; None where the source has features.
+        given: what the source was opened with; None where ``Source.describe`` says it all.
 
     Returns:
         the manifest.
@@ -70,20 +95,30 @@ def ingest(
     if "://" in out:
         raise InputError(f"{out}: --out must be a local or mounted folder")
     test_count = _test_count(options)
+    if test_count >= source.num_rows > 0:
+        raise InputError(
+            f"--split random:{test_count}: the input has {source.num_rows} rows; use a smaller N"
+        )
     target = Path(out).expanduser().absolute()
     work = target.with_name(target.name + ".partial")
-    plan_text = {
-        "format": FORMAT,
-        "source": source.describe(),
-        "rows": source.num_rows,
-        "options": asdict(options),
-        "features": None if extraction is None else extraction.describe(),
-    }
+    given = given or Input()
+    newer = {"reading": given.options, CONTENT: content_of(given.places, (str(target), str(work)))}
+    plan_text = Plan(
+        {
+            "format": FORMAT,
+            "source": source.describe(),
+            "rows": source.num_rows,
+            "options": asdict(options),
+            "features": None if extraction is None else extraction.describe(),
+            **newer,
+        },
+        unsaid=newer,
+    )
     if target.exists():
         manifest = _finished(target, plan_text, log)
         shutil.rmtree(work, ignore_errors=True)  # killed between the rename and the clean-up
         return manifest
-    _begin(work, plan_text)
+    _begin(work, plan_text, log)
     plan = PartPlan(
         folder=str(work / "parts"),
         chunk_rows=options.chunk_rows,
@@ -103,6 +138,7 @@ def ingest(
     if todo:
         _extract(source, extraction, plan, todo, log)
     store = work / "store"
+    shutil.rmtree(store, ignore_errors=True)  # of a run that ended here, perhaps with other options
     manifest = assemble(
         plan,
         chunks,
@@ -127,7 +163,7 @@ def ingest(
     return manifest
 
 
-def _finished(target: Path, plan: dict[str, Any], log: Log) -> dict[str, Any]:
+def _finished(target: Path, plan: Plan, log: Log) -> dict[str, Any]:
     """The manifest of the store that is there already.
 
     Raises:
@@ -143,22 +179,32 @@ def _finished(target: Path, plan: dict[str, Any], log: Log) -> dict[str, Any]:
         target,
         manifest.get("plan") or {},
         plan,
-        "holds a feature store made from other input or with other options; choose a new --out",
+        "holds a feature store made from other input or with other options: {values}; choose a new --out",
     )
     log(f"{target} is there already, from the same input and options")
     return manifest
 
 
-def _begin(work: Path, plan: dict[str, Any]) -> None:
-    """Begin in ``work``, or go on there when it was begun with the same plan."""
-    refusal = (
-        "an unfinished ingestion of other input or with other options; "
-        "repeat that command, or remove the folder"
-    )
+def _begin(work: Path, plan: Plan, log: Log) -> None:
+    """Begin in ``work``, or go on there when its parts are the same."""
     folder = Folder(str(work))
-    if work.exists() and not folder.has("plan.json"):
-        raise InputError(f"{work}: {refusal}")  # whatever it is, the end of a run would remove it
-    claim(folder, "plan.json", plan, refusal)
+    before = read_note(folder, _PLAN)
+    if before is None:
+        # Whatever else it is, the end of a run would remove it.
+        if work.exists() and any(work.iterdir()):
+            raise InputError(f"{work}: no unfinished ingestion; remove it, or choose a new --out")
+    else:
+        late = check_same(
+            work,
+            before,
+            plan,
+            "an unfinished ingestion of other input or with other options: {values}; "
+            "repeat that command, or remove the folder",
+            free=_ASSEMBLY,
+        )
+        if late:
+            log(f"going on with another {', '.join(late)}")
+    write_note(folder, _PLAN, plan)
     (work / "parts").mkdir(exist_ok=True)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from drel_core.errors import InputError
@@ -90,18 +90,29 @@ def differing(before: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, t
 
 
 def check_same(
-    place: object, before: Mapping[str, Any], plan: Mapping[str, Any], refusal: str
-) -> None:
+    place: object,
+    before: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    refusal: str,
+    free: Collection[str] = (),
+) -> list[str]:
     """What an earlier plan made may be used by this one.
 
     Args:
         place: where it lies.
         refusal: what to say otherwise; in it {names} stands for what differs, {values} for how.
+        free: dotted names of what may differ.
+
+    Returns:
+        which of these do.
 
     Raises:
-        InputError: the plans differ.
+        InputError: something else differs.
     """
     found = differing(before, plan)
+    changed = [name for name in found if name in free]
+    for name in changed:
+        del found[name]
     if found:
         shown = list(found)[:_SHOWN]
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -110,6 +121,7 @@ def check_same(
             f"{name} {found[name][0]} before, {found[name][1]} now" for name in shown
         )
         raise InputError(f"{place}: {refusal.format(names=names, values=values)}")
+    return changed
 
 
 def read_note(folder: Notes, name: str) -> dict[str, Any] | None:
