@@ -12,7 +12,8 @@ from distributed.ingest.extraction.lowlevel import LowLevelExtraction
 from distributed.ingest.run import Input, StoreOptions, ingest
 from distributed.ingest.sources.base import Source
 from distributed.ingest.sources.nuswide import FEATURE_SIZES, NusWideSource
-from distributed.ingest.sources.pictures import PictureOptions, open_pictures
+from distributed.ingest.sources.picture_options import PictureOptions
+from distributed.ingest.sources.pictures import open_pictures
 from distributed.ingest.sources.table import TableOptions, TableSource
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
@@ -79,6 +80,8 @@ def main(arguments: list[str]) -> None:
         source = open_pictures(config.input, only(config, PictureOptions))
         extraction = config.cnn if config.features == "cnn" else config.lowlevel
         extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
+    for note in getattr(source, "notes", ()):
+        print(note, flush=True)
     store = only(config, StoreOptions)
     if config.check:
         for line in look(

@@ -23,6 +23,7 @@ from distributed.data.feature_store import (
 )
 from distributed.data.feature_sums import FeatureSums, feature_sums
 from distributed.data.row_hash import hash_ids, is_drawn
+from distributed.data.tag_values import clean_values
 from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
@@ -126,6 +127,7 @@ def survey_unit(
     dims = options.dims or (options.image_dim,)
     dense, dense_B = _check_lengths(features, columns, dims, faults)
     tag_values, offsets = flat_tags(tags)
+    tag_values = clean_values(tag_values)
     row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
     unusable = pc.fill_null(pc.equal(tag_values, ""), True).to_numpy(zero_copy_only=False)
     bad_tag_B = np.bincount(row_of_tag[unusable], minlength=unit.rows) > 0

@@ -25,6 +25,7 @@ from distributed.data.parquet_files import (
     read_footer,
 )
 from distributed.data.plain_types import plain_table
+from distributed.data.tag_values import lookup
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
@@ -366,12 +367,6 @@ def flat_tags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     offsets = np.zeros(len(column) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     return column.flatten(), offsets
-
-
-def lookup(tag_values: pa.Array, names: pa.Array) -> np.ndarray:
-    """int64 ids of flat tag strings by one hash join; -1 for tags not in ``names``."""
-    ids = pc.fill_null(pc.index_in(tag_values, value_set=names), -1)
-    return ids.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def encode_tags(

@@ -24,6 +24,7 @@ from distributed.data.parquet_files import list_files, read_footer
 from distributed.storage.files import READ_ERRORS, one_line, write_bytes
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
+from drel_core.tag_text import clean_tag
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.
     return table.take(pa.array(last)).combine_chunks()
 
 
+def _clean(tags: Sequence[str]) -> set[str]:
+    """Feedback of earlier versions was kept as people sent it."""
+    return {tag for tag in map(clean_tag, tags) if tag}
+
+
 def feedback_rows(
     feedback: pa.Table, kept: pa.Table | None, columns: Columns, dims: Sequence[int] = ()
 ) -> pa.Table:
@@ -139,7 +145,7 @@ def feedback_rows(
         *(feedback.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
     ):
         before = known.get(image_id, [])
-        tags.append(sorted((set(before) | set(add)) - set(remove)))
+        tags.append(sorted((_clean(before) | _clean(add)) - _clean(remove)))
     keep = pa.array([bool(row) for row in tags])
     table = pa.table(
         {

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ from drel_core.images.backbone import (
     trust_backbone,
 )
 from drel_core.images.pictures import decode
+from drel_core.tag_text import TRIMMED, clean_tag
 
 _KEPT_DECISIONS = 64
 
@@ -230,7 +232,7 @@ class ServedModel:
 
     def find_tags(self, prefix: str, limit: int) -> list[int]:
         """Ids of tags that begin with ``prefix`` in any case, the most frequent first."""
-        key = prefix.casefold()
+        key = normalize("NFC", prefix).lstrip(TRIMMED).casefold()
         low = bisect_left(self._keys, key)
         high = bisect_left(self._keys, key + "\U0010ffff") if key else len(self._keys)
         found = self._order[low:high]
@@ -246,7 +248,7 @@ class ServedModel:
         Raises:
             KeyError: no such tag.
         """
-        place = self._place[tag]
+        place = self._place[tag if tag in self._place else clean_tag(tag)]
         if not isinstance(self.annotator, DRELAnnotator):
             return None
         tag_TL = self.annotator.tag_TL

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from drel_core.decision.decider import Decide
+from drel_core.tag_text import clean_tag
 
 MAX_K = 1000
 DEFAULT_K = 5
@@ -19,7 +20,17 @@ MAX_CELLS = 200_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
-TagName = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _tag_name(text: str) -> str:
+    name = clean_tag(text)
+    if not name:
+        raise ValueError("it is blank; a tag must have a character that shows")
+    return name
+
+
+TagName = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_tag_name)]
+"""In the form of ``clean_tag``."""
 TopK = Annotated[int, Field(ge=1, le=MAX_K)]
 """How many tags of an image: the one rule for query, JSON body and Open Inference parameters."""
 

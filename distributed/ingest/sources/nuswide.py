@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
 from distributed.ingest.sources.line_files import LineFile, index_lines, read_flags, read_numbers
-from distributed.ingest.sources.tag_files import lists_from_matrix
+from distributed.ingest.sources.tag_lists import lists_from_matrix
 from distributed.storage.files import one_line
 from drel_core.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Sources of encoded pictures: folders with a tags file, and Parquet files that hold the bytes."""
+"""Folders of encoded pictures with a tags file."""
 
 from __future__ import annotations
 
@@ -12,80 +12,91 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
-from distributed.data.parquet_files import list_files, read_footer
+from distributed.data.plain_types import is_text, plain_table
 from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
+from distributed.ingest.sources.match import match
+from distributed.ingest.sources.picture_options import (
+    ID_NAMES,
+    PATH_NAMES,
+    TAG_NAMES,
+    PictureOptions,
+    pick_column,
+)
+from distributed.ingest.sources.picture_parquet import PictureParquet
+from distributed.ingest.sources.table_facts import one_array, text_ids
 from distributed.ingest.sources.tag_files import (
+    TABLE_SUFFIXES,
     column_names,
     read_text_table,
     table_suffix,
-    tag_lists,
 )
+from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm, joined_lists
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from distributed.storage.listing import list_tree
 from drel_core.errors import InputError
 
 _KINDS = ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "tif", "tiff", "webp", "avif", "jp2")
 SUFFIXES = frozenset(f".{kind}" for kind in (*_KINDS, "ppm", "pgm", "tga", "ico"))
-_ID_NAMES = ("image_id", "id", "key")
-_PATH_NAMES = ("path", "file", "filename", "file_name", "image_path")
-_TAG_NAMES = ("tags", "keywords", "labels", "annotations")
+_OTHER_SUFFIXES = frozenset(
+    (".heic", ".heif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
+)
+"""Pictures that are not read. Where the tags file names one, its row says why it is rejected."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PictureOptions:
-    """How a pictures' tags are found."""
+def read_tags_file(
+    path: str, options: PictureOptions, pictures: str
+) -> tuple[pa.Array, pa.Array, str | None]:
+    """Names of pictures, and their tags (list<string>), of a CSV, TSV, JSON lines or Parquet file; and a line
+    where its separator is in doubt.
 
-    tags: str | None = None
-    """tags file (CSV, JSONL or Parquet) for a folder of pictures"""
-    id_column: str = ""
-    """its column with the picture's id or path; empty: image_id, id, key, path, file or filename"""
-    tags_column: str = ""
-    """its column with the tags, a list or a separated string; empty: tags, keywords or labels"""
-    image_column: str = "image"
-    """Parquet input: column with the encoded picture"""
-    separator: str = ","
-    """between tags in a string"""
+    Args:
+        pictures: the folder of pictures.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column or has one of a wrong type, or its tags are
+            separated otherwise.
+    """
+    _check_there(path, pictures)
+    known = ID_NAMES + PATH_NAMES
+    if table_suffix(path) == ".parquet":
+        filesystem, name = resolve(path)
+        try:
+            with filesystem.open_input_file(name) as source:
+                file = pq.ParquetFile(source)
+                names = file.schema_arrow.names
+                key = pick_column(names, options.id_column, known, "id", path)
+                tags = pick_column(names, options.tags_column, TAG_NAMES, "tags", path)
+                table = plain_table(file.read(columns=[key, tags]))
+        except READ_ERRORS as error:
+            raise InputError(
+                f"{path}: the tags file cannot be read ({one_line(error)}); "
+                "it must be CSV with a header, JSON lines or Parquet"
+            ) from error
+    else:
+        names = column_names(path)
+        key = pick_column(names, options.id_column, known, "id", path)
+        tags = pick_column(names, options.tags_column, TAG_NAMES, "tags", path)
+        table = read_text_table(path, {key: "--id_column", tags: "--tags_column"})
+    kind = table.schema.field(key).type
+    if not (is_text(kind) or pa.types.is_integer(kind)):
+        raise InputError(f"{path}: column {key!r} is {kind}; it must be text or whole numbers")
+    TagForm.check(path, tags, table.schema.field(tags).type)
+    column = one_array(table.column(tags))
+    check = SeparatorCheck(options.separator)
+    check.add(column)
+    lists = TagForm(options.separator).lists(column, path)
+    return text_ids(table.column(key)), lists, check.finish(path)
 
 
-def pick_column(
-    names: list[str], wanted: str, known: tuple[str, ...], what: str, where: str
-) -> str:
-    """The column asked for, or the first that goes by a known name."""
-    if wanted:
-        if wanted not in names:
-            raise InputError(f"{where}: no column {wanted!r}; it has {', '.join(names)}")
-        return wanted
-    lower = {name.lower(): name for name in reversed(names)}
-    for name in known:
-        if name in lower:
-            return lower[name]
-    raise InputError(
-        f"{where}: no column for the {what}; it has {', '.join(names)}; name it with --{what}_column"
-    )
-
-
-def read_tags_file(path: str, options: PictureOptions) -> tuple[pa.Array, pa.Array]:
-    """Ids or paths, and tags as they stand there, of a CSV, TSV, JSON lines or Parquet file."""
-    parquet = table_suffix(path) == ".parquet"
-    filesystem, name = resolve(path)
-    try:
-        names = pq.read_schema(name, filesystem=filesystem).names if parquet else column_names(path)
-        key = pick_column(names, options.id_column, _ID_NAMES + _PATH_NAMES, "id", path)
-        tags = pick_column(names, options.tags_column, _TAG_NAMES, "tags", path)
-        if parquet:
-            table = pq.read_table(name, filesystem=filesystem, columns=[key, tags])
-        else:
-            table = read_text_table(path, {key: "--id_column", tags: "--tags_column"})
-    except READ_ERRORS as error:
+def _check_there(path: str, pictures: str) -> None:
+    """A name without its folder is looked for where the command runs, not beside the pictures."""
+    if "://" in path or "://" in pictures or Path(path).expanduser().exists():
+        return
+    beside = Path(pictures) / path
+    if beside.is_file():
         raise InputError(
-            f"{path}: the tags file cannot be read ({one_line(error)}); "
-            "it must be CSV with a header, JSON lines or Parquet"
-        ) from error
-    return (
-        table.column(key).combine_chunks().cast(pa.string()),
-        table.column(tags).combine_chunks(),
-    )
+            f"{path}: no such file in this folder, but in that of the pictures; give --tags {beside}"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,12 +107,14 @@ class PictureFolder:
         rows: ``image_id``, ``path`` (null where the tags file names a picture that is not there),
             ``tags`` (null where a picture is not in the tags file), sorted by id.
         unreadable: paths of pictures that are not UTF-8, as they can be printed.
+        notes: what a user should look at.
     """
 
     root: str
     options: PictureOptions
     rows: pa.Table = field(repr=False)
     unreadable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -119,10 +132,12 @@ class PictureFolder:
                 f"{path}: a folder of pictures needs --tags FILE with a column of ids or paths and "
                 "a column of tags"
             )
-        key, column = read_tags_file(options.tags, options)
-        tags = tag_lists(column, options.separator)
-        found, unreadable = _list_pictures(path)
-        return PictureFolder(path, options, _join(found, key, tags), unreadable)
+        key, tags, note = read_tags_file(options.tags, options, path)
+        pictures, others, unreadable = _list_pictures(path)
+        base = path if "://" in path else str(Path(path).expanduser().absolute())
+        rows, unmatched = _join(pictures, others, base, options.tags, key, tags)
+        notes = tuple(line for line in (note, unmatched) if line)
+        return PictureFolder(path, options, rows, unreadable, notes)
 
     def read(self, start: int, rows: int) -> Chunk:
         part = self.rows.slice(start, rows)
@@ -149,8 +164,8 @@ class PictureFolder:
         return {"kind": "images", "input": self.root, "tags": self.options.tags}
 
 
-def _list_pictures(path: str) -> tuple[pa.Array, tuple[str, ...]]:
-    """Paths of pictures relative to the folder, sorted; and those whose names are not UTF-8."""
+def _list_pictures(path: str) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Pictures and other files relative to the folder, sorted; and pictures whose names are not UTF-8."""
     filesystem, root = resolve(path)
     try:
         info = filesystem.get_file_info(root)
@@ -162,139 +177,72 @@ def _list_pictures(path: str) -> tuple[pa.Array, tuple[str, ...]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be listed ({one_line(error)})") from error
     cut = len(root.rstrip("/")) + 1
-    names = [name[cut:] for name, _ in listing.files if _is_picture(name)]
+    names = [name[cut:] for name, _ in listing.files]
+    pictures = [name for name in names if _is_picture(name)]
+    others = [name for name in names if not _is_picture(name) and not name.endswith(TABLE_SUFFIXES)]
     unreadable = tuple(name for name in listing.unreadable if _is_picture(name))
-    if not names and not unreadable:
+    if not pictures and not unreadable and not others:
         raise InputError(
             f"{path}: no picture in it (looked for {', '.join(sorted(SUFFIXES))}); "
             "give --input a folder of pictures"
         )
-    return pa.array(names, pa.string()), unreadable
+    return pictures, others, unreadable
 
 
 def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _join(path: pa.Array, key: pa.Array, tags: pa.Array) -> pa.Table:
-    """Pairs of a picture and its row in the tags file: by path, else by path without suffix,
-    else by the file's name without suffix (the first that fits most rows)."""
-    texts = path.to_pylist()
-    stems = [str(PurePosixPath(text).with_suffix("")) for text in texts]
-    bare = [PurePosixPath(text).stem for text in texts]
-    names = [str(PurePosixPath(text).name) for text in texts]
-    best, place = -1, None
-    for form in (texts, stems, names, bare):
-        at = pc.index_in(pa.array(form, pa.string()), value_set=key)
-        hits = len(at) - at.null_count
-        if hits > best:
-            best, place = hits, at
-    assert place is not None
-    with_tags = tags.take(place)  # null where the picture is not in the tags file
-    ids = pc.coalesce(key.take(place), path)
-    used = np.zeros(len(key), dtype=bool)
-    used[pc.drop_null(place).to_numpy(zero_copy_only=False)] = True
-    left = pa.array(np.flatnonzero(~used))
-    lost = pc.fill_null(key.take(left), "")
+def _join(
+    pictures: list[str], others: list[str], root: str, tags_file: str, key: pa.Array, tags: pa.Array
+) -> tuple[pa.Table, str | None]:
+    """Pictures with their tags, those of several rows together; and a line where many are without the other.
+
+    Args:
+        pictures, others: files by their suffix, relative to the folder. A file of another kind is a picture
+            where the tags file names it.
+    """
+    names = key.dictionary_encode()
+    name_K = names.dictionary.to_pylist()
+    picture_K = match(name_K, pictures, root, tags_file, SUFFIXES)
+    lone = [place for place, picture in enumerate(picture_K) if picture < 0]
+    if lone and others:
+        found = match(
+            [name_K[k] for k in lone], others, root, tags_file, SUFFIXES | _OTHER_SUFFIXES
+        )
+        for place, other in zip(lone, found, strict=True):
+            picture_K[place] = -1 if other < 0 else len(pictures) + other
+    files = pictures + others
+    lone = [place for place, picture in enumerate(picture_K) if picture < 0]
+    if name_K and len(lone) == len(name_K):
+        raise InputError(
+            f"{tags_file}: names no picture that is in {root}: it has {name_K[0]!r}, the folder "
+            f"{files[0] if files else None!r}; name the right column with --id_column, or mend the names"
+        )
+    group_K = np.array(picture_K, np.int64)
+    group_K[lone] = len(files) + np.arange(len(lone))
+    code_B = names.indices.to_numpy(zero_copy_only=False)
+    lists = joined_lists(tags, group_K[code_B], len(files) + len(lone))
+    named = dict(zip(reversed(group_K.tolist()), reversed(name_K), strict=True))
+    shown = [*range(len(pictures)), *(g for g in sorted(named) if g >= len(pictures))]
+    bare = [g for g in range(len(pictures)) if g not in named]
+    wanted = pa.array([g if g in named else None for g in shown], pa.int64())
     table = pa.table(
         {
-            IMAGE_ID: pa.concat_arrays([ids, lost]),
-            "path": pa.concat_arrays([path, pa.nulls(len(left), pa.string())]),
-            TAGS: pa.concat_arrays([with_tags, pa.nulls(len(left), with_tags.type)]),
+            IMAGE_ID: pa.array(
+                [named.get(g) or files[g] if g < len(files) else named[g] for g in shown]
+            ),
+            "path": pa.array([files[g] if g < len(files) else None for g in shown], pa.string()),
+            TAGS: lists.take(wanted),
         }
     )
-    return table.sort_by([(IMAGE_ID, "ascending"), ("path", "ascending")])
-
-
-@dataclass(frozen=True)
-class PictureParquet:
-    """Parquet files with ``image_id``, encoded pictures and tags. Files or folders named train* and
-    test* are those parts."""
-
-    root: str
-    options: PictureOptions
-    id_name: str
-    tags_name: str
-    units: tuple[RowGroupSlice, ...] = field(repr=False)
-    starts: tuple[int, ...] = field(repr=False)
-
-    @property
-    def num_rows(self) -> int:
-        return self.starts[-1]
-
-    @staticmethod
-    def open(path: str, options: PictureOptions) -> PictureParquet:
-        """Read the footers.
-
-        Raises:
-            InputError: no Parquet, or columns are missing or of a wrong type.
-        """
-        filesystem, files = list_files(path, "--input")
-        units: list[RowGroupSlice] = []
-        names: tuple[str, str] | None = None
-        for address, name, size in files:
-            metadata, schema = read_footer(filesystem, address, name, size)
-            if options.image_column not in schema.names:
-                raise InputError(
-                    f"{address}: no column {options.image_column!r} with encoded pictures; it has "
-                    f"{', '.join(schema.names)}; name the right one with --image_column"
-                )
-            kind = schema.field(options.image_column).type
-            if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-                raise InputError(
-                    f"{address}: column {options.image_column!r} is {kind}; it must be binary"
-                )
-            here = (
-                pick_column(schema.names, options.id_column, _ID_NAMES, "id", address),
-                pick_column(schema.names, options.tags_column, _TAG_NAMES, "tags", address),
-            )
-            names = names or here
-            if here != names:
-                raise InputError(
-                    f"{address}: its columns {here} differ from {names} of the first file; "
-                    "name them with --id_column and --tags_column"
-                )
-            units += units_of(address, metadata)
-        if names is None or not units:
-            raise InputError(f"{path}: no rows; give --input at least one picture")
-        starts = np.cumsum([0, *(unit.rows for unit in units)]).tolist()
-        return PictureParquet(path, options, *names, tuple(units), tuple(starts))
-
-    def read(self, start: int, rows: int) -> Chunk:
-        stop = min(start + rows, self.num_rows)
-        parts: list[pa.Table] = []
-        splits: list[str | None] = []
-        out: list[Rejection] = []
-        for _, unit in units_in_range(self.units, self.starts, start, stop):
-            table = read_table(unit, [self.id_name, self.options.image_column, self.tags_name])
-            ids = table.column(self.id_name).combine_chunks().cast(pa.string())
-            image = table.column(self.options.image_column).combine_chunks()
-            bad = pc.or_(pc.equal(pc.fill_null(ids, ""), ""), pc.is_null(image))
-            for row in np.flatnonzero(bad.to_numpy(zero_copy_only=False)):
-                reason = "image_id is null or empty" if not ids[row].as_py() else "picture is null"
-                where = f"{unit.path} row {unit.file_row + row}"
-                out.append((ids[row].as_py() or None, where, reason))
-            tags = tag_lists(table.column(self.tags_name).combine_chunks(), self.options.separator)
-            good = pc.invert(bad)
-            part = pa.table({IMAGE_ID: ids, "image": image.cast(pa.binary()), TAGS: tags})
-            part = part.filter(good)
-            parts.append(part)
-            splits += [_split_of(unit.path, self.root)] * len(part)
-        table = pa.concat_tables(parts)
-        return Chunk(table.append_column(SPLIT, pa.array(splits, pa.string())), rejected(out))
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "images", "input": self.root}
-
-
-def _split_of(address: str, root: str) -> str | None:
-    """train or test where the file, or a folder below the input, is named so."""
-    tail = address[len(root.rstrip("/")) :] if address.startswith(root) else address
-    for part in reversed(PurePosixPath(tail or Path(address).name).parts):
-        for name in ("train", "test"):
-            if part.lower().startswith(name):
-                return name
-    return None
+    note = None
+    if lone and bare:
+        note = (
+            f"{tags_file}: {len(lone)} of its names have no picture (such as {name_K[lone[0]]!r}), and "
+            f"{len(bare)} pictures are not in it (such as {pictures[bare[0]]!r})"
+        )
+    return table.sort_by([(IMAGE_ID, "ascending"), ("path", "ascending")]), note
 
 
 def open_pictures(path: str, options: PictureOptions) -> PictureFolder | PictureParquet:

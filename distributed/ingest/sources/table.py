@@ -7,6 +7,7 @@ checked, range by range. Shapes: B rows, D feature size, F rows of the array.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,28 @@ from distributed.data.parquet_files import common_length, list_files, read_foote
 from distributed.data.plain_types import is_list, is_number, is_text
 from distributed.ingest.sources.array_files import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.sources.table_facts import (
+    AGAIN,
+    JOINED,
+    NO_FEATURES,
+    NO_ID,
+    NO_SPLIT,
+    NO_TAGS,
+    OK,
+    JoinedTags,
+    TableFacts,
+    digests,
+    one_array,
+    text_ids,
+)
 from distributed.ingest.sources.tag_files import (
     TABLE_SUFFIXES,
     check_columns,
     read_text_table,
     table_suffix,
-    tag_lists,
 )
+from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm
 from drel_core.errors import InputError
-
-_OK, _NO_ID, _AGAIN, _NO_FEATURES, _NO_TAGS, _NO_SPLIT = range(6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +74,20 @@ class TableSource:
     """A ``Source`` over a table with features beside it or in it.
 
     Attributes:
-        rows: id and tags of all rows, where they come with an array file; else None.
+        form: how the tags of Parquet files are said.
+        rows: id and tags (list<string>) of all rows, where they come with an array file; else None.
         half: features are float16, in all files; else they become float32.
         units, starts: ranges of the Parquet files and the first row of each, else empty.
         fault_B: what is known to be wrong with each row.
         array_row_B: each row's row of the array; None where they are the same.
         test_bits: test rows, packed eight to a byte; None where there are none.
+        joined: tags of images that several rows name.
+        notes: what a user should look at.
     """
 
     path: str
     options: TableOptions
+    form: TagForm
     dim: int
     half: bool
     num_rows: int
@@ -81,6 +98,8 @@ class TableSource:
     fault_B: np.ndarray = field(repr=False)
     array_row_B: np.ndarray | None = field(repr=False)
     test_bits: np.ndarray | None = field(repr=False)
+    joined: JoinedTags = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def open(path: str, options: TableOptions | None = None) -> TableSource:
@@ -122,20 +141,14 @@ class TableSource:
     def _read_range(self, table: pa.Table, start: int) -> Chunk:
         """Rows of one table, of which ``start`` is the first one's number."""
         fault_B = self.fault_B[start : start + len(table)]
-        ids = _ids(table.column(self.options.id_column))
-        table = pa.table(
-            {
-                IMAGE_ID: ids,
-                TAGS: _one_array(table.column(self.options.tags_column)),
-                **(
-                    {FEATURES: _one_array(table.column(self.options.features_column))}
-                    if self.array is None
-                    else {}
-                ),
-            }
-        )
-        reasons = {row: self._reason(start + row) for row in np.flatnonzero(fault_B).tolist()}
-        good = np.flatnonzero(fault_B == _OK)
+        if self.rows is None:
+            names = (self.options.id_column, self.options.tags_column, self.options.features_column)
+            ids, tags, features = (one_array(table.column(name)) for name in names)
+            table = pa.table({IMAGE_ID: text_ids(ids), TAGS: tags, FEATURES: features})
+        ids = table.column(IMAGE_ID)
+        wrong = np.flatnonzero((fault_B != OK) & (fault_B != JOINED))
+        reasons = {row: self._reason(start + row) for row in wrong.tolist()}
+        good = np.flatnonzero(fault_B == OK)
         if self.array is not None:
             taken = good + start if self.array_row_B is None else self.array_row_B[good + start]
             value_BD, bad = _finite(self.array.take(taken), self._dtype)
@@ -161,6 +174,7 @@ class TableSource:
         self, table: pa.Table, feature_BD: np.ndarray, start: int, row_B: np.ndarray
     ) -> pa.Table:
         take = pa.array(row_B, pa.int64())
+        tags = one_array(table.column(TAGS)).take(take)
         flat = pa.array(feature_BD.reshape(-1))
         split: pa.Array
         if not self.options.split:
@@ -173,32 +187,28 @@ class TableSource:
             split = pa.array(np.where(test_B, "test", "train").tolist(), pa.string())
         return pa.table(
             {
-                IMAGE_ID: _one_array(table.column(IMAGE_ID)).take(take),
+                IMAGE_ID: one_array(table.column(IMAGE_ID)).take(take),
                 FEATURES: pa.FixedSizeListArray.from_arrays(flat, self.dim),
-                TAGS: tag_lists(_one_array(table.column(TAGS)).take(take), self.options.separator),
+                TAGS: self.joined.put_into(self.form.lists(tags), row_B + start),
                 SPLIT: split,
             }
         )
 
     def _where(self, row: int) -> str:
-        if not self.units:
-            return f"{self.path} row {row}"
-        place = bisect_right(self.starts, row) - 1
-        unit = self.units[place]
-        return f"{unit.path} row {unit.file_row + row - self.starts[place]}"
+        return _place(self.path, self.units, self.starts, row)
 
     def _reason(self, row: int) -> str:
         fault = self.fault_B[row]
-        if fault == _NO_FEATURES:
+        if fault == NO_FEATURES:
             assert self.array is not None
             if self.options.ids_array:
                 return f"no features: the id is not in {self.array.path}"
             return f"no features: {self.array.path} has rows 0 to {self.array.rows - 1}"
         return {
-            _NO_ID: "image_id is null or empty",
-            _AGAIN: "image_id occurs already",
-            _NO_TAGS: "no tags",
-            _NO_SPLIT: f"column {self.options.split!r} is neither train nor test",
+            NO_ID: "image_id is null or empty",
+            AGAIN: "image_id occurs already",
+            NO_TAGS: "no tags",
+            NO_SPLIT: f"column {self.options.split!r} is neither train nor test",
         }[int(fault)]
 
     def describe(self) -> dict[str, Any]:
@@ -251,24 +261,33 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
     if split := _split_column(options):
         columns[split] = "--split"
     units: tuple[RowGroupSlice, ...] = ()
-    starts: tuple[int, ...] = ()
+    pieces: list[tuple[pa.Table, str, int]] = []
     if table_suffix(path) in ("", ".parquet"):
         units, _, _ = _footers(path, options, columns)
-        starts = _starts(units)
-        rows = pa.concat_tables(
-            [read_table(unit, list(columns)) for unit in units], promote_options="permissive"
-        )
+        pieces = [(read_table(unit, list(columns)), unit.path, unit.file_row) for unit in units]
     else:
-        rows = read_text_table(path, columns)
-    _check_types(path, rows.schema, options)
-    facts = _Facts(path, options)
-    facts.add(rows)
+        pieces = [(read_text_table(path, columns), path, 0)]
+    facts = _facts(path, options)
+    parts = []
+    for table, where, first in pieces:
+        _check_types(where, table.schema, options)
+        part = {
+            IMAGE_ID: text_ids(table.column(options.id_column)),
+            TAGS: facts.add(table, where, first),
+        }
+        if options.row_column:
+            part["row"] = pa.array(
+                _row_numbers(path, table.column(options.row_column), options.row_column)
+            )
+        parts.append(pa.table(part))
+    rows = pa.concat_tables(parts)
     count = len(rows)
     if not count:
         raise InputError(f"{path}: no rows; the table must have at least one image")
+    note = facts.separators.finish(path)
     array_row_B = None
     if options.row_column:
-        array_row_B = _row_numbers(path, rows.column(options.row_column), options.row_column)
+        array_row_B = rows.column("row").to_numpy().copy()
         array_row_B[array_row_B >= array.rows] = -1
     elif options.ids_array:
         array_row_B = _rows_by_id(path, facts.ids(), array, options.ids_array)
@@ -278,20 +297,30 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
             "joined with --ids_array or --row_column"
         )
     fault_B = facts.faults(None if array_row_B is None else array_row_B >= 0)
-    rows = rows.select([options.id_column, options.tags_column])
+    lists = one_array(rows.column(TAGS))
+
+    def read(row_S: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+        array_row_S = row_S if array_row_B is None else array_row_B[row_S]
+        return lists.take(pa.array(row_S)), _equal_rows(array, array_row_S)
+
+    starts = _starts(units)
+    joined = facts.join_repeats(fault_B, read, lambda row: _place(path, units, starts, int(row)))
     return TableSource(
         path,
         options,
+        TagForm(),
         array.dim,
         array.half,
         count,
-        rows,
+        rows.select([IMAGE_ID, TAGS]),
         array,
         units,
         starts,
         fault_B,
         array_row_B,
         facts.test_bits(),
+        joined,
+        (note,) if note else (),
     )
 
 
@@ -303,15 +332,72 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
     units, dim, half = _footers(path, options, columns)
     if dim is None:
         raise InputError(f"{path}: no row has features; write the files again with features")
-    facts = _Facts(path, options)
+    facts = _facts(path, options)
     for unit in units:
-        facts.add(read_table(unit, list(facts_columns)))
+        facts.add(read_table(unit, list(facts_columns)), unit.path, unit.file_row)
+    note = facts.separators.finish(path)
     fault_B = facts.faults(None)
     starts = _starts(units)
-    count = starts[-1] + units[-1].rows
+
+    def read(row_S: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+        tags, digest_S = [], np.full(len(row_S), -1, np.int64)
+        for unit, start in zip(units, starts, strict=True):
+            low, high = np.searchsorted(row_S, [start, start + unit.rows])
+            if low == high:
+                continue
+            table = read_table(unit, [options.tags_column, options.features_column])
+            table = table.take(pa.array(row_S[low:high] - start))
+            tags.append(facts.form.lists(one_array(table.column(0))))
+            value_BD, bad = _from_lists(table.column(1), dim, np.dtype(np.float32))
+            digest_S[low:high] = digests(value_BD)
+            digest_S[[low + row for row in bad]] = -1
+        return pa.concat_arrays(tags), digest_S
+
+    joined = facts.join_repeats(fault_B, read, lambda row: _place(path, units, starts, int(row)))
     return TableSource(
-        path, options, dim, half, count, None, None, units, starts, fault_B, None, facts.test_bits()
+        path,
+        options,
+        facts.form,
+        dim,
+        half,
+        starts[-1] + units[-1].rows,
+        None,
+        None,
+        units,
+        starts,
+        fault_B,
+        None,
+        facts.test_bits(),
+        joined,
+        (note,) if note else (),
     )
+
+
+def _facts(path: str, options: TableOptions) -> TableFacts:
+    form = TagForm(options.separator)
+    check = SeparatorCheck(options.separator)
+    return TableFacts(
+        path, options.id_column, options.tags_column, _split_column(options), form, check
+    )
+
+
+def _equal_rows(array: ArrayFile, row_S: np.ndarray) -> np.ndarray:
+    """A number for each row of an array file, equal where the features are; -1 where there is no such row."""
+    digest_S = np.full(len(row_S), -1, np.int64)
+    there = np.flatnonzero(row_S >= 0)
+    for low in range(0, len(there), 4096):
+        some = there[low : low + 4096]
+        digest_S[some] = digests(np.ascontiguousarray(array.take(row_S[some])))
+    return digest_S
+
+
+def _place(path: str, units: Sequence[RowGroupSlice], starts: Sequence[int], row: int) -> str:
+    """File and row of a row of the whole."""
+    if not units:
+        return f"{path} row {row}"
+    place = bisect_right(starts, row) - 1
+    unit = units[place]
+    return f"{unit.path} row {unit.file_row + row - starts[place]}"
 
 
 def _footers(
@@ -366,76 +452,11 @@ def _check_types(path: str, schema: pa.Schema, options: TableOptions) -> None:
         raise InputError(
             f"{path}: column {options.id_column!r} is {ids}; it must be text or whole numbers"
         )
-    inner = tags.value_type if is_list(tags) else tags
-    if not (
-        is_text(inner) or (is_list(tags) and (pa.types.is_integer(inner) or inner == pa.null()))
-    ):
-        raise InputError(
-            f"{path}: column {options.tags_column!r} is {tags}; "
-            "it must be lists of text, or text with a separator"
-        )
+    TagForm.check(path, options.tags_column, tags)
     if (split := _split_column(options)) and not is_text(schema.field(split).type):
         raise InputError(
             f"{path}: column {split!r} is {schema.field(split).type}; it must say train or test"
         )
-
-
-class _Facts:
-    """Ids, whether there are tags, and the split, of all rows in order."""
-
-    def __init__(self, path: str, options: TableOptions) -> None:
-        self.path, self.options = path, options
-        self._ids: list[pa.Array] = []
-        self._tagged: list[np.ndarray] = [np.zeros(0, dtype=bool)]
-        self._split: list[np.ndarray] = [np.zeros(0, dtype=np.int8)]
-
-    def add(self, table: pa.Table) -> None:
-        column = _split_column(self.options)
-        for batch in table.to_batches(max_chunksize=1 << 16):
-            self._ids.append(_ids(pa.chunked_array([batch.column(self.options.id_column)])))
-            tags = tag_lists(batch.column(self.options.tags_column), self.options.separator)
-            self._tagged.append(pc.list_value_length(tags).to_numpy(zero_copy_only=False) > 0)
-            if column is not None:
-                text = pc.utf8_lower(
-                    pc.utf8_trim_whitespace(batch.column(column).cast(pa.string()))
-                )
-                place = pc.index_in(text, value_set=pa.array(["train", "test"]))
-                self._split.append(
-                    pc.fill_null(place, 2).to_numpy(zero_copy_only=False).astype(np.int8)
-                )
-
-    def ids(self) -> pa.ChunkedArray:
-        return pa.chunked_array(self._ids, pa.string())
-
-    def faults(self, has_features_B: np.ndarray | None) -> np.ndarray:
-        """The first reason against each row, 0 where there is none."""
-        tagged_B = np.concatenate(self._tagged)
-        fault_B = np.full(len(tagged_B), _OK, dtype=np.int8)
-        fault_B[~tagged_B] = _NO_TAGS
-        if _split_column(self.options):
-            split_B = np.concatenate(self._split)
-            if (split_B == 2).all():
-                raise InputError(
-                    f"{self.path}: column {self.options.split!r} says train or test in no row; "
-                    "write train or test, or name the right column with --split"
-                )
-            fault_B[(split_B == 2) & tagged_B] = _NO_SPLIT
-        if has_features_B is not None:
-            fault_B[~has_features_B] = _NO_FEATURES
-        ids = self.ids()
-        code_B = ids.dictionary_encode().combine_chunks().indices.to_numpy(zero_copy_only=False)
-        _, first = np.unique(code_B, return_index=True)
-        again_B = np.ones(len(code_B), dtype=bool)
-        again_B[first] = False
-        fault_B[again_B] = _AGAIN
-        fault_B[pc.equal(ids, "").to_numpy().astype(bool)] = _NO_ID
-        return fault_B
-
-    def test_bits(self) -> np.ndarray | None:
-        """Test rows, packed; None where no column says which they are."""
-        if not _split_column(self.options):
-            return None
-        return np.packbits(np.concatenate(self._split) == 1)
 
 
 def _row_numbers(path: str, column: pa.ChunkedArray, name: str) -> np.ndarray:
@@ -466,17 +487,6 @@ def _rows_by_id(path: str, ids: pa.ChunkedArray, array: ArrayFile, ids_array: st
 # ---- columns and values
 
 
-def _one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(column, pa.Array):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _ids(column: pa.ChunkedArray) -> pa.Array:
-    """Ids as strings without spaces around them; empty where null."""
-    return pc.fill_null(pc.utf8_trim_whitespace(_one_array(column).cast(pa.string())), "")
-
-
 def _no_texts() -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([], pa.string())])
 
@@ -501,7 +511,7 @@ def _from_lists(
     column: pa.ChunkedArray | pa.Array, dim: int, dtype: np.dtype
 ) -> tuple[np.ndarray, dict[int, str]]:
     """``[B, D]`` of a list column; rows with a reason against them are zero."""
-    lists = _one_array(column)
+    lists = one_array(column)
     count_B = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
     count_B = np.where(lists.is_null().to_numpy(zero_copy_only=False), -1, count_B)
     bad = {

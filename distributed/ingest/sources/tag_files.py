@@ -1,4 +1,4 @@
-"""Tags as Arrow lists, from lists and separated strings, and the text files that hold them."""
+"""Text files with a column of ids and one of tags: CSV, TSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -9,46 +9,17 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.json
 
-from distributed.data.plain_types import is_text
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _BLOCK_BYTES = 16 << 20  # Arrow's readers want every row to fit a block
 _PEEK_LINES = 1000  # of JSON lines: they tell which columns are text and which are lists
-
-
-def tag_lists(column: pa.Array, separator: str) -> pa.Array:
-    """list<string> of a column of lists or of separated strings.
-
-    Spaces around a tag, empty tags and nulls go; a null row has no tags.
-    """
-    if is_text(column.type):
-        column = pc.split_pattern(column, separator)
-    flat = pc.utf8_trim_whitespace(pc.fill_null(column.flatten().cast(pa.string()), ""))
-    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    keep = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)
-    kept_row = np.repeat(np.arange(len(column)), counts)[keep]
-    return _lists(kept_row, len(column), flat.filter(pa.array(keep)))
-
-
-def lists_from_matrix(has_tag_BT: np.ndarray, name_T: pa.Array) -> pa.Array:
-    """list<string> of a boolean matrix with a column a tag."""
-    row, tag = np.nonzero(has_tag_BT)
-    return _lists(row, len(has_tag_BT), name_T.take(pa.array(tag)))
-
-
-def _lists(row: np.ndarray, rows: int, values: pa.Array) -> pa.Array:
-    offsets = np.zeros(rows + 1, dtype=np.int32)
-    np.cumsum(np.bincount(row, minlength=rows), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
 def table_suffix(path: str) -> str:

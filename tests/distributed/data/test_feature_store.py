@@ -13,15 +13,10 @@ import torch
 from distributed.data.blocks import load_rows
 from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
-from distributed.data.feature_store import (
-    FeatureStore,
-    RowSelection,
-    has_negatives,
-    lookup,
-    read_unit,
-)
+from distributed.data.feature_store import FeatureStore, RowSelection, has_negatives, read_unit
 from distributed.data.feature_sums import feature_sums
 from distributed.data.ray_reader import block_rows, selection_block
+from distributed.data.tag_values import lookup
 from drel_core.errors import InputError
 from tests.helpers.store_checks import fixed, ones, read_back, survey, table, truth, write
 from tests.helpers.stores import planted_table

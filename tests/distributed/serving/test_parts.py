@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from distributed.bundles.locate import find_bundle, publish
 from distributed.data.columns import Columns
@@ -31,7 +32,7 @@ from distributed.serving.requests import (
     parse_binary,
     parse_infer,
 )
-from distributed.serving.schemas import MAX_K, AnnotateQuery, ApiError
+from distributed.serving.schemas import MAX_K, AnnotateQuery, ApiError, FeedbackRequest
 from drel_core.annotators.base import choose, decision_of
 from drel_core.bundle.format import bundle_folder
 from drel_core.bundle.info import FeatureBlock
@@ -352,6 +353,19 @@ def test_neighbours_are_nearest_by_cosine(tmp_path: Path) -> None:
     assert everyone is not None and len(everyone) == 11
     with pytest.raises(KeyError):
         model.neighbours("tag-99", 5)
+    assert model.neighbours("\u200b tag-03\n", 5) == found
+    assert model.find_tags(" tag-03", 5) == [3]
+
+
+def test_tags_of_feedback_are_kept_in_the_one_form() -> None:
+    request = FeedbackRequest.model_validate(
+        {"image_id": "i", "features": [0.0], "add": [" cat\n", "cafe\u0301"], "remove": ["CAT"]}
+    )
+    assert request.add == ["cat", "caf\u00e9"]
+    assert request.remove == ["CAT"]
+    for blank in (" ", "\u200b", "\n"):
+        with pytest.raises(ValidationError, match="it is blank"):
+            FeedbackRequest.model_validate({"image_id": "i", "features": [0.0], "add": [blank]})
 
 
 def test_latest_names_the_version_to_use(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import importlib
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -383,6 +385,42 @@ def test_ids_without_features_are_rejected(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("how", ["ids", "rows", "side by side", "parquet"])
+def test_rows_of_one_image_are_joined(how: str, tmp_path: Path) -> None:
+    ids, tags = ["1", "1", "2", "2", "3"], ["cat", "dog", "", "sky", "sky"]
+    value_BD = VALUE_BD[[0, 0, 1, 1, 2]]
+    path = tmp_path / "t.csv"
+    options = TableOptions(features_file=str(tmp_path / "f.npz"), features_array="x")
+    write_csv(path, {"image_id": ids, "tags": tags, "row": [0, 0, 1, 1, 2]})
+    np.savez(tmp_path / "f.npz", x=VALUE_BD[:3], key=np.array(["1", "2", "3"]))
+    if how == "ids":
+        options = replace(options, ids_array="key")
+    elif how == "rows":
+        options = replace(options, row_column="row")
+    elif how == "side by side":
+        np.savez(tmp_path / "f.npz", x=value_BD)
+    else:
+        path = tmp_path / "t.parquet"
+        table = {"image_id": ids, "tags": tags, "features": value_BD.tolist()}
+        write_parquet(path, table, row_group_size=2)
+        options = TableOptions()
+    chunk = check_ranges(TableSource.open(str(path), options))
+    assert [row[:2] for row in content(chunk)] == [
+        ("1", ["cat", "dog"]),
+        ("2", ["sky"]),
+        ("3", ["sky"]),
+    ]
+    np.testing.assert_allclose(matrix(chunk.table), VALUE_BD[:3])
+    assert chunk.rejected.num_rows == 0
+
+
+def test_joined_rows_must_have_one_split(tmp_path: Path) -> None:
+    table = {"image_id": ["1", "1"], "tags": ["a", "b"], "part": ["train", "test"]}
+    path = tmp_path / "t.parquet"
+    write_parquet(path, {**table, "features": VALUE_BD[[0, 0]].tolist()})
+    refused(path, "row 0 and .* row 1: one image, '1', once train and once test", split="part")
+
+
 # ---- what is refused
 
 
@@ -548,6 +586,62 @@ def test_wrong_options_are_refused(tmp_path: Path, npy: str) -> None:
     refused(
         path, "column 'features' is list.*; it must be text or whole numbers", id_column="features"
     )
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_repeated_id_with_other_features_and_tags_is_refused(form: str, tmp_path: Path) -> None:
+    table = {"image_id": ["1", "1"], "tags": ["a", "b"]}
+    path = tmp_path / f"t.{form}"
+    np.save(tmp_path / "f.npy", VALUE_BD[:2])
+    message = "row 0 and .* row 1: both are image '1', with other features and other tags .'b'."
+    if form == "parquet":
+        write_parquet(path, {**table, "features": VALUE_BD[:2].tolist()})
+        refused(path, message)
+    else:
+        write_csv(path, table)
+        refused(path, message, features_file=str(tmp_path / "f.npy"))
+
+
+def test_lists_written_as_text(tmp_path: Path) -> None:
+    """pandas' own text of a column of lists."""
+    frame = pd.DataFrame(
+        {"image_id": list("abcd"), "tags": [["cat", "dog"], ["sky"], ["o'hara", "x"], []]}
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    np.save(tmp_path / "f.npy", VALUE_BD[:4])
+    options = TableOptions(features_file=str(tmp_path / "f.npy"))
+    chunk = check_ranges(TableSource.open(str(tmp_path / "t.csv"), options))
+    tags = chunk.table.column("tags").to_pylist()
+    assert tags == [["cat", "dog"], ["sky"], ["o'hara", "x"]]
+    assert chunk.rejected.column("reason").to_pylist() == ["no tags"]
+    frame["tags"] = ['[{"name": "cat"}]'] * 4
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    refused(tmp_path / "t.csv", "row 0: tags are .* a list of lists or objects", **vars(options))
+
+
+def test_files_that_say_ids_and_tags_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    parts: list[Rows] = [
+        {"image_id": [1, 2], "tags": ["a,b", "c"]},
+        {"image_id": ["3", "4"], "tags": [["a"], ["b", "c"]]},
+    ]
+    for place, part in enumerate(parts):
+        write_parquet(tmp_path / "in" / f"{place}.parquet", part)
+    np.save(tmp_path / "f.npy", VALUE_BD[:4])
+    options = TableOptions(features_file=str(tmp_path / "f.npy"))
+    chunk = check_ranges(TableSource.open(str(tmp_path / "in"), options))
+    assert [row[:2] for row in content(chunk)] == [
+        ("1", ["a", "b"]),
+        ("2", ["c"]),
+        ("3", ["a"]),
+        ("4", ["b", "c"]),
+    ]
+
+
+def test_a_wrong_separator_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_parquet(path, {"image_id": ["1"], "tags": ["a|b"], "features": VALUE_BD[:1].tolist()})
+    refused(path, "give --separator '\\|'")
 
 
 def test_parquet_files_of_different_d_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""How the tags of pictures are found, in any source of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drel_core.errors import InputError
+
+ID_NAMES = ("image_id", "id", "key")
+PATH_NAMES = ("path", "file", "filename", "file_name", "image_path")
+TAG_NAMES = ("tags", "keywords", "labels", "annotations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """How a pictures' tags are found."""
+
+    tags: str | None = None
+    """tags file (CSV, JSONL or Parquet) for a folder of pictures"""
+    id_column: str = ""
+    """its column with the picture's id or path; empty: image_id, id, key, path, file or filename"""
+    tags_column: str = ""
+    """its column with the tags, a list or a separated string; empty: tags, keywords or labels"""
+    image_column: str = "image"
+    """Parquet input: column with the encoded picture"""
+    separator: str = ","
+    """between tags in a string"""
+
+
+def pick_column(
+    names: list[str], wanted: str, known: tuple[str, ...], what: str, where: str
+) -> str:
+    """The column asked for, or the first that goes by a known name."""
+    if wanted:
+        if wanted not in names:
+            raise InputError(f"{where}: no column {wanted!r}; it has {', '.join(names)}")
+        return wanted
+    lower = {name.lower(): name for name in reversed(names)}
+    for name in known:
+        if name in lower:
+            return lower[name]
+    raise InputError(
+        f"{where}: no column for the {what}; it has {', '.join(names)}; name it with --{what}_column"
+    )
