@@ -30,6 +30,7 @@ from distributed.storage.files import READ_ERRORS, one_line, resolve
 from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
 
+_PARTS = {"--data.train": "train", "--data.test": "test"}
 _FOOTERS = 256
 _footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
@@ -121,18 +122,22 @@ class FeatureStore:
         columns: Columns | None = None,
         option: str = "--data.train",
         tags_needed: bool = True,
+        part: str | None = None,
     ) -> FeatureStore:
         """Read every footer (in a small thread pool) and check columns, types and D.
 
         Args:
             tags_needed: False for images that are yet to be annotated.
+            part: train or test, where the path is the whole of what jobs.ingest wrote; empty: both; None: as
+                the option says.
 
         Raises:
             InputError: the path does not exist or holds no row; a file is no Parquet, lacks a
                 column, or differs from the first one in D.
         """
         columns = columns or Columns()
-        filesystem, files = list_files(path, option)
+        part = _PARTS.get(option, "") if part is None else part
+        filesystem, files = list_files(path, option, part)
         with ThreadPoolExecutor(min(16, len(files))) as threads:
             footers = list(threads.map(lambda file: read_footer(filesystem, *file), files))
         units: list[RowGroupSlice] = []

@@ -22,10 +22,21 @@ from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
 
 _PARQUET = ds.ParquetFileFormat()
+_INGESTED = {"manifest.json", "rejected.parquet", "vocabulary.parquet"}
+"""What jobs.ingest writes beside the parts of a store."""
 
 
-def list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str, str, int]]]:
-    """Filesystem, and of each file its address (see ``resolve``), path in the filesystem, bytes."""
+def list_files(
+    path: str, option: str, part: str = ""
+) -> tuple[pafs.FileSystem, list[tuple[str, str, int]]]:
+    """Filesystem, and of each file its address (see ``resolve``), path in the filesystem, bytes.
+
+    Args:
+        part: train or test, of a folder that jobs.ingest made; empty: all its rows.
+
+    Raises:
+        InputError: nothing there, no Parquet, or no such part.
+    """
     filesystem, root = resolve(path)
     if is_s3(path):
         reach(path)
@@ -48,6 +59,17 @@ def list_files(path: str, option: str) -> tuple[pafs.FileSystem, list[tuple[str,
         if name.endswith(".parquet")
         and not any(part[:1] in "._" for part in name[len(root) :].strip("/").split("/"))
     ]
+    cut = len(root.rstrip("/")) + 1
+    if {name[cut:] for name, _ in found} >= _INGESTED:
+        files = [(name, size) for name, size in files if name[cut:] not in _INGESTED]
+        if part:
+            wanted = [(name, size) for name, size in files if name[cut:].startswith(f"{part}/")]
+            if not wanted:
+                raise InputError(
+                    f"{path}: jobs.ingest made no {part} part of it (--split says how); "
+                    f"for all its rows give {option} {path.rstrip('/')}/train"
+                )
+            files = wanted
     if not files:
         raise InputError(
             f"{path}: the folder holds no .parquet file; give {option} a feature store"

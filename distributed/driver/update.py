@@ -36,7 +36,7 @@ from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rule import UpdateRows, apply_update_rule
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, counted
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
@@ -175,7 +175,8 @@ def _log_rows(
 ) -> None:
     log(
         f"version {parent.version} with {parent.num_tags} tags learns from {parent.new_images} new images "
-        f"with {len(survey.names) - parent.num_tags} new tags, and rehearses {rehearsed * repeats} rows"
+        f"with {counted(len(survey.names) - parent.num_tags, 'new tag')}, and rehearses "
+        f"{counted(rehearsed * repeats, 'row')}"
         + (f" ({repeats} times {rehearsed})" if repeats > 1 else "")
     )
 
@@ -205,7 +206,7 @@ def _new_stores(
     dim, dims = info.image_dim, _dims(config, info)
     stores = []
     if config.data.new:
-        store = FeatureStore.open(config.data.new, config.data.columns, "--data")
+        store = FeatureStore.open(config.data.new, config.data.columns, "--data", part="train")
         check_same_features(
             info.features,
             config.model,

@@ -40,7 +40,8 @@ def open_for(model: str, data: str, columns: Columns, tags_needed: bool = True) 
     """The bundle that ``model`` means and the store of ``--data``.
 
     Args:
-        tags_needed: False for images that are yet to be annotated.
+        tags_needed: False for images that are yet to be annotated. Of what jobs.ingest wrote these are all
+            rows, and else the test part.
 
     Raises:
         InputError: one of them cannot be opened, or the store's features are not what the model takes.
@@ -49,7 +50,7 @@ def open_for(model: str, data: str, columns: Columns, tags_needed: bool = True) 
     bundle = local_bundle(address)
     info = read_info(bundle)
     columns = bundle_columns(info, data, columns, "--data")
-    store = FeatureStore.open(data, columns, "--data", tags_needed)
+    store = FeatureStore.open(data, columns, "--data", tags_needed, "test" if tags_needed else "")
     check_same_dim(data, store.image_dim, "the model takes", info.image_dim)
     if info.pictures is None:
         check_same_blocks(store, info.blocks)

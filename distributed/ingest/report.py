@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from distributed.data.feature_store import feature_matrix
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, TAGS
+from distributed.runtime.progress import counted
 
 matplotlib.use("agg")
 _SAMPLE_ROWS = 20_000
@@ -149,8 +150,9 @@ def _page(name: str, seen: Overview) -> list[str]:
         lines.append("No image is in both by its id. Pictures were not compared.")
     else:
         lines.append(
-            f"No image is in both by its id. {seen.num_twins} test pictures look like a training "
-            "picture (equal difference hash)" + (":" if seen.twins else ".")
+            f"No image is in both by its id. {counted(seen.num_twins, 'test picture')} "
+            f"{'looks' if seen.num_twins == 1 else 'look'} like a training picture (equal difference hash)"
+            + (":" if seen.twins else ".")
         )
         lines += ["", "| test | train |", "|---|---|"] if seen.twins else []
         lines += [f"| {_cell(a)} | {_cell(b)} |" for a, b in seen.twins]

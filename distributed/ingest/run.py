@@ -16,7 +16,7 @@ from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extraction.base import Extraction, extract
 from distributed.ingest.parts import PartPlan
 from distributed.ingest.sources.base import Source
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, counted
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
@@ -129,7 +129,7 @@ def ingest(
     chunks = -(-source.num_rows // options.chunk_rows)
     todo = [c for c in range(chunks) if not Path(plan.part(c)).is_file()]
     log(
-        f"{source.num_rows} rows in {chunks} parts"
+        f"{counted(source.num_rows, 'row')} in {counted(chunks, 'part')}"
         + (f", {chunks - len(todo)} there already" if len(todo) < chunks else "")
     )
     start_ray(1)

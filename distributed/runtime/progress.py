@@ -7,6 +7,11 @@ from collections.abc import Callable
 Log = Callable[[str], object]
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 part``, ``2 parts``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """As a person reads it: minutes:seconds, from an hour on whole hours, from three days on days."""
     if seconds >= 3 * 86400:

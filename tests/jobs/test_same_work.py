@@ -73,7 +73,7 @@ def test_a_split_that_was_too_large_is_mended_without_doing_the_work_again(
     mended = ray_job("ingest", *options, "--min_tag_count", "1", "--file_mib", "64")
     assert mended.returncode == 0, mended.stderr
     assert "going on with another options.split, options.file_mib" in mended.stdout
-    assert "1 parts, 1 there already" in mended.stdout
+    assert "1 part, 1 there already" in mended.stdout
     assert vocabulary(tmp_path / "store") == ["cat"]
 
 

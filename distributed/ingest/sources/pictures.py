@@ -31,6 +31,7 @@ from distributed.ingest.sources.tag_files import (
     table_suffix,
 )
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm, joined_lists
+from distributed.runtime.progress import counted
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from distributed.storage.listing import list_tree
 from drel_core.errors import InputError
@@ -239,8 +240,8 @@ def _join(
     note = None
     if lone and bare:
         note = (
-            f"{tags_file}: {len(lone)} of its names have no picture (such as {name_K[lone[0]]!r}), and "
-            f"{len(bare)} pictures are not in it (such as {pictures[bare[0]]!r})"
+            f"{tags_file}: {counted(len(lone), 'name')} without a picture (such as {name_K[lone[0]]!r}), and "
+            f"{counted(len(bare), 'picture')} that it does not name (such as {pictures[bare[0]]!r})"
         )
     return table.sort_by([(IMAGE_ID, "ascending"), ("path", "ascending")]), note
 

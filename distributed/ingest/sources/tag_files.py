@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +9,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.fs as pafs
 import pyarrow.json
 
+from distributed.ingest.sources.csv_files import BLOCK_BYTES, CsvFile
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-_BLOCK_BYTES = 16 << 20  # Arrow's readers want every row to fit a block
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+_DELIMITER = {".csv": ",", ".tsv": "\t"}
 _PEEK_LINES = 1000  # of JSON lines: they tell which columns are text and which are lists
 
 
@@ -39,9 +38,13 @@ def read_text_table(path: str, columns: dict[str, str]) -> pa.Table:
     Raises:
         InputError: the file cannot be read or parsed, or lacks a column.
     """
-    with _text_file(path) as (filesystem, name, separator):
-        if separator:
-            return _read_csv(filesystem, path, name, columns, separator)
+    with _text_file(path) as (filesystem, name, delimiter):
+        if delimiter:
+            file = CsvFile.open(filesystem, path, name, delimiter)
+            check_columns(path, file.names, columns)
+            return file.read(list(columns))
+        if _begins_with(filesystem, name, b"["):
+            return _read_json_array(filesystem, path, name, columns)
         return _read_json(filesystem, path, name, columns)
 
 
@@ -51,21 +54,29 @@ def column_names(path: str) -> list[str]:
     Raises:
         InputError: the file cannot be read.
     """
-    with _text_file(path) as (filesystem, name, separator):
-        if separator:
-            return _csv_header(filesystem, path, name, separator)
+    with _text_file(path) as (filesystem, name, delimiter):
+        if delimiter:
+            return CsvFile.open(filesystem, path, name, delimiter).names
+        if _begins_with(filesystem, name, b"["):
+            return list(_json_array(filesystem, path, name)[0])
         with filesystem.open_input_stream(name) as stream:
             return next((list(_json_row(path, n, line)) for n, line in _lines(stream)), [])
 
 
 @contextmanager
 def _text_file(path: str) -> Iterator[tuple[pafs.FileSystem, str, str]]:
-    """Its file system, its name there, and what separates its columns (empty: JSON lines)."""
+    """Its file system, its name there, and what separates its columns (empty: JSON)."""
     filesystem, name = resolve(path)
     try:
         if filesystem.get_file_info(name).type != pafs.FileType.File:
             raise InputError(f"{path}: no such file; give a CSV, JSON lines or Parquet file")
-        yield filesystem, name, {".csv": ",", ".tsv": "\t"}.get(table_suffix(path), "")
+        suffix = table_suffix(path)
+        if suffix in _DELIMITER:
+            yield filesystem, name, _DELIMITER[suffix]
+        elif suffix in ("", ".txt") and not _begins_with(filesystem, name, b"{", b"["):
+            yield filesystem, name, ","
+        else:
+            yield filesystem, name, ""
     except READ_ERRORS as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); check the file") from error
 
@@ -80,54 +91,6 @@ def check_columns(path: str, names: list[str], columns: dict[str, str]) -> None:
             )
         if names.count(wanted) > 1:
             raise InputError(f"{path}: two columns are named {wanted!r}; rename one of them")
-
-
-def _read_csv(
-    filesystem: pafs.FileSystem, path: str, name: str, columns: dict[str, str], delimiter: str
-) -> pa.Table:
-    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-
-    def read(threads: bool) -> pa.Table:
-        with filesystem.open_input_stream(name) as stream:
-            return pyarrow.csv.read_csv(
-                stream,
-                pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=threads),
-                parse,
-                pyarrow.csv.ConvertOptions(
-                    include_columns=list(columns),
-                    column_types=dict.fromkeys(columns, pa.string()),
-                    strings_can_be_null=False,
-                ),
-            )
-
-    check_columns(path, _csv_header(filesystem, path, name, delimiter), columns)
-    try:
-        return read(threads=True)
-    except pa.ArrowInvalid:
-        try:  # without threads the message has the row
-            return read(threads=False)
-        except pa.ArrowInvalid as error:
-            raise InputError(
-                f"{path}: {one_line(error)}; rows count from 1 with the header, "
-                f"values that hold {delimiter!r} or quotes must be quoted"
-            ) from error
-
-
-def _csv_header(filesystem: pafs.FileSystem, path: str, name: str, delimiter: str) -> list[str]:
-    """Names in the first line."""
-    with filesystem.open_input_stream(name) as stream:
-        head = b""
-        while b"\n" not in head and (more := stream.read(1 << 16)):
-            head += more
-    try:
-        line = head.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} line 1: not UTF-8 ({one_line(error)}); save it as UTF-8"
-        ) from error
-    if not line.strip():
-        raise InputError(f"{path} line 1: empty; it must name the columns")
-    return next(csv.reader([line], delimiter=delimiter))
 
 
 def _read_json(
@@ -155,7 +118,7 @@ def _read_json(
         with filesystem.open_input_stream(name) as stream:
             return pyarrow.json.read_json(
                 stream,
-                pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES),
+                pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
                 pyarrow.json.ParseOptions(
                     explicit_schema=schema, unexpected_field_behavior="ignore"
                 ),
@@ -174,10 +137,47 @@ def _read_json(
         raise InputError(f"{path}: {one_line(error)}; every line must be a JSON object") from error
 
 
+def _begins_with(filesystem: pafs.FileSystem, name: str, *marks: bytes) -> bool:
+    """Whether a text file begins with one of them, blanks and a byte order mark aside."""
+    with filesystem.open_input_stream(name) as stream:
+        head: bytes = stream.read(1 << 12)
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(marks)
+
+
+def _json_array(filesystem: pafs.FileSystem, path: str, name: str) -> list[dict[str, Any]]:
+    """A whole file that is one array of objects."""
+    with filesystem.open_input_stream(name) as stream:
+        data = stream.read()
+    try:
+        rows = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({one_line(error)})") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f'{path}: not an array of objects; write [{{"image_id": ...}}, ...]')
+    found: list[dict[str, Any]] = rows
+    return found
+
+
+def _read_json_array(
+    filesystem: pafs.FileSystem, path: str, name: str, columns: dict[str, str]
+) -> pa.Table:
+    rows = _json_array(filesystem, path, name)
+    check_columns(path, list(dict.fromkeys(key for row in rows for key in row)), columns)
+    found = {}
+    for column in columns:
+        try:
+            found[column] = pa.array([row.get(column) for row in rows])
+        except (pa.ArrowException, OverflowError) as error:
+            raise InputError(
+                f"{path}: {column!r} is not of one type in all objects ({one_line(error)}); make all alike"
+            ) from error
+    return pa.table(found)
+
+
 def _lines(stream: Any) -> Any:
     """(number from 1, bytes) of lines that are not blank."""
     rest, number = b"", 0
-    while more := stream.read(_BLOCK_BYTES):
+    while more := stream.read(BLOCK_BYTES):
         *whole, rest = (rest + more).split(b"\n")
         for line in whole:
             number += 1

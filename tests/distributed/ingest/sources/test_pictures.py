@@ -103,8 +103,8 @@ def test_what_has_no_partner_is_shown_by_an_example_of_each_side(tmp_path: Path)
         opened(tmp_path, pictures, "image_id,tags\nx,cat\ny,dog\n")
     source = opened(tmp_path, pictures, "image_id,tags\nx,cat\n2,dog\n")
     (note,) = source.notes
-    assert "1 of its names have no picture (such as 'x')" in note
-    assert "1 pictures are not in it (such as '1.jpg')" in note
+    assert "1 name without a picture (such as 'x')" in note
+    assert "1 picture that it does not name (such as '1.jpg')" in note
     assert sorted(row["reason"] for row in source.read(0, 9).rejected.to_pylist()) == [
         "named in the tags file, no picture",
         "not in the tags file",
