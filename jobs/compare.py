@@ -17,6 +17,7 @@ from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.files import write_json
 from distributed.storage.folder import Folder
+from distributed.storage.owner import owned
 from distributed.storage.resume import CONTENT, claim
 from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
@@ -207,6 +208,15 @@ def main(arguments: list[str]) -> None:
     for name in names:  # a wrong name or option is told before hours of training
         if not without_pictures(config, name):
             parse(train_arguments(config, name, 0))
+    with owned(out):
+        entries = compare(config, names, out)
+    print((out.read("table.md") or b"").decode())
+    if any(entry.failed for entry in entries):
+        raise SystemExit(1)
+
+
+def compare(config: CompareConfig, names: list[str], out: Folder) -> list[Entry]:
+    """Train and score every entry, and write the tables."""
     columns = config.data.columns
     train, test = (
         survey_store(
@@ -241,9 +251,7 @@ def main(arguments: list[str]) -> None:
                 )
     entries = [floor, *tried, bound]
     write_comparison(out, entries, config.data.train, config.data.test, config.k)
-    print((out.read("table.md") or b"").decode())
-    if any(entry.failed for entry in entries):
-        raise SystemExit(1)
+    return entries
 
 
 if __name__ == "__main__":

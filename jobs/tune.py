@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
@@ -15,7 +16,9 @@ from distributed.driver.search import SPACE, TRIALS, domains, search, with_value
 from distributed.driver.train import fingerprint, power_of, with_power
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
+from distributed.storage.owner import owned
 from distributed.storage.resume import Plan, claim
+from distributed.training.config import TrainConfig
 from distributed.training.size_rule import apply_size_rule
 from drel_core.errors import InputError
 from jobs.cli import run_job
@@ -55,6 +58,12 @@ def main(arguments: list[str]) -> None:
     if "://" in config.out:
         raise InputError(f"{config.out}: --out of jobs.tune must be a local or mounted folder")
     config.out = str(Path(config.out).expanduser().absolute())
+    with owned(Folder(config.out)):
+        run(config, space, extra)
+
+
+def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
+    """Search, or go on searching, in ``config.out``."""
     config.data.validation = config.data.validation or VALIDATION
     store = FeatureStore.open(config.data.train, config.data.columns)
     config = with_power(config, store)

@@ -28,6 +28,7 @@ from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
+from distributed.storage.owner import owned
 from distributed.storage.resume import CONTENT, Plan, check_same, digest, read_note, write_note
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
@@ -104,6 +105,17 @@ def run(
     config = _with_absolute_paths(config)
     out = Folder(config.out)
     out.check("--out")
+    with owned(out, log):
+        return _run(config, out, log, begin, launcher)
+
+
+def _run(
+    config: TrainConfig,
+    out: Folder,
+    log: Log,
+    begin: Callable[[TrainConfig], None],
+    launcher: Launcher,
+) -> dict[str, Any] | None:
     config = _with_picture_columns(config)
     store, test, features = _open_stores(config)
     config = with_power(config, store)

@@ -38,6 +38,7 @@ from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log, counted
 from distributed.storage.folder import Folder
+from distributed.storage.owner import owned
 from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle
@@ -80,7 +81,23 @@ def run(
         raise InputError(
             f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
         )
-    spec = _spec(config, place, info, out, log)
+    with owned(out, log):
+        _learn(config, _spec(config, place, info, out, log), out, log, begin, launcher)
+        if not config.data.test:
+            return None
+        both = (("old", place), ("new", out / "model"))
+        return {name: _score(folder, config) for name, folder in both}
+
+
+def _learn(
+    config: UpdateConfig,
+    spec: RunSpec,
+    out: Folder,
+    log: Log,
+    begin: Callable[[], None],
+    launcher: Launcher,
+) -> None:
+    """Leave the bundle in ``OUT/model``, unless it is there."""
     parent, made_from = spec.parent, spec.fingerprint
     assert parent is not None
     if out.has("model/config.json"):
@@ -100,11 +117,6 @@ def run(
             spec.config.seed,
         )
         launcher(spec, log)
-    if not config.data.test:
-        return None
-    return {
-        name: _score(folder, config) for name, folder in (("old", place), ("new", out / "model"))
-    }
 
 
 def _with_columns(config: UpdateConfig, info: BundleInfo) -> UpdateConfig:

@@ -25,6 +25,7 @@ from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.content import content_of
 from distributed.storage.files import resolve
 from distributed.storage.folder import Folder
+from distributed.storage.owner import LOCK, owned
 from distributed.storage.resume import CONTENT, Plan, claim, read_note, write_note
 from drel_core.errors import InputError
 
@@ -58,6 +59,13 @@ def run(
     Raises:
         InputError: the store has bad rows, or ``out`` holds something else.
     """
+    with owned(Folder.of(plan.out), log):
+        return _run(plan, store, version, workers, log)
+
+
+def _run(
+    plan: AnnotatePlan, store: FeatureStore, version: str, workers: int, log: Log
+) -> dict[str, Any]:
     groups = group_units(store.units)
     text: dict[str, Any] = {
         "model": version,
@@ -179,7 +187,7 @@ def _parts_there(out: str, plan: Plan) -> set[str]:
     """
     folder = Folder.of(out)
     names = set(folder.files())
-    if "_plan.json" not in names and {name for name in names if not name.endswith(".tmp")}:
+    if "_plan.json" not in names and {n for n in names if n != LOCK and not n.endswith(".tmp")}:
         raise InputError(f"{out}: holds other files; choose a new --out")
     claim(folder, "_plan.json", plan, "begun with another {names} ({values}); choose a new --out")
     return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}

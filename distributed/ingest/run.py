@@ -20,6 +20,7 @@ from distributed.runtime.progress import Log, counted
 from distributed.runtime.ray_session import start_ray
 from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
+from distributed.storage.owner import LOCK, owned
 from distributed.storage.resume import CONTENT, Plan, check_same, read_note, write_note
 from drel_core.errors import InputError
 
@@ -100,8 +101,20 @@ def ingest(
             f"--split random:{test_count}: the input has {source.num_rows} rows; use a smaller N"
         )
     target = Path(out).expanduser().absolute()
-    work = target.with_name(target.name + ".partial")
-    given = given or Input()
+    work = _work_folder(target)
+    with owned(Folder(str(work)), log):
+        return _ingest(source, extraction, options, target, log, given or Input())
+
+
+def _ingest(
+    source: Source,
+    extraction: Extraction | None,
+    options: StoreOptions,
+    target: Path,
+    log: Log,
+    given: Input,
+) -> dict[str, Any]:
+    test_count, work = _test_count(options), _work_folder(target)
     newer = {"reading": given.options, CONTENT: content_of(given.places, (str(target), str(work)))}
     plan_text = Plan(
         {
@@ -163,6 +176,10 @@ def ingest(
     return manifest
 
 
+def _work_folder(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
+
+
 def _finished(target: Path, plan: Plan, log: Log) -> dict[str, Any]:
     """The manifest of the store that is there already.
 
@@ -191,7 +208,7 @@ def _begin(work: Path, plan: Plan, log: Log) -> None:
     before = read_note(folder, _PLAN)
     if before is None:
         # Whatever else it is, the end of a run would remove it.
-        if work.exists() and any(work.iterdir()):
+        if any(path.name != LOCK for path in work.iterdir()):
             raise InputError(f"{work}: no unfinished ingestion; remove it, or choose a new --out")
     else:
         late = check_same(

@@ -222,3 +222,84 @@ def denied(uri: str) -> Iterator[None]:
                 f"{uri}: there is no such bucket; make it, or check the name"
             ) from None
         raise
+
+
+_OBJECT_ATTEMPTS = 6  # about 15 s
+
+
+class ConditionFailed(Exception):
+    """The object is another one than the request expected."""
+
+
+class S3Object:
+    """One small object by requests with conditions, which pyarrow has none of.
+
+    Args:
+        uri: as ``open_s3`` takes it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        from botocore.config import Config
+        from botocore.session import get_session
+
+        filesystem, place = open_s3(uri)
+        endpoint, region, _ = filesystem._settings
+        self.uri = uri
+        self.at = dict(zip(("Bucket", "Key"), place.split("/", 1), strict=True))
+        self.client: Any = get_session().create_client(
+            "s3",
+            endpoint_url=endpoint or None,
+            region_name=region,
+            config=Config(
+                retries={"total_max_attempts": _OBJECT_ATTEMPTS, "mode": "legacy"},
+                connect_timeout=5,
+                read_timeout=20,
+                s3={"addressing_style": "path"} if endpoint else {},
+            ),
+        )
+
+    def read(self) -> tuple[bytes | None, str]:
+        """Content and ETag; None where it is not there."""
+        from botocore.exceptions import HTTPClientError
+
+        for attempt in range(_OBJECT_ATTEMPTS):
+            try:
+                answer = self._ask("get_object")
+                return answer["Body"].read(), answer["ETag"]
+            except FileNotFoundError:
+                return None, ""
+            except HTTPClientError as error:  # a body that broke off
+                if attempt == _OBJECT_ATTEMPTS - 1:
+                    raise OSError(f"{self.uri}: S3 does not answer ({error})") from None
+        raise AssertionError
+
+    def write(self, data: bytes, expected: str) -> None:
+        """Write it if its ETag is still ``expected``, "" for an object that is not there.
+
+        Raises:
+            ConditionFailed: it is not.
+        """
+        condition = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
+        self._ask("put_object", Body=data, **condition)
+
+    def remove(self) -> None:
+        self._ask("delete_object")
+
+    def _ask(self, what: str, **given: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            with denied(self.uri):
+                try:
+                    return getattr(self.client, what)(**self.at, **given)
+                except ClientError as error:
+                    code = error.response["Error"]["Code"]
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if status in (409, 412):
+                        raise ConditionFailed from None
+                    if code in ("NoSuchKey", "404"):
+                        raise FileNotFoundError(self.uri) from None
+                    shown = "NO_SUCH_BUCKET" if code == "NoSuchBucket" else code
+                    raise OSError(f"HTTP status {status}, {shown}") from None
+        except BotoCoreError as error:
+            raise OSError(f"S3 does not answer: {error}") from None
