@@ -9,11 +9,13 @@ from distributed.ingest.check import look
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.extraction.cnn import CnnExtraction
 from distributed.ingest.extraction.lowlevel import LowLevelExtraction
+from distributed.ingest.extraction.several import DESCRIPTORS, NETWORK, SeveralExtractions
 from distributed.ingest.run import Input, StoreOptions, ingest
 from distributed.ingest.sources.base import Source
 from distributed.ingest.sources.nuswide import FEATURE_SIZES, NusWideSource
 from distributed.ingest.sources.picture_options import PictureOptions
 from distributed.ingest.sources.pictures import open_pictures
+from distributed.ingest.sources.several import SeveralColumns, named_options
 from distributed.ingest.sources.table import TableOptions, TableSource
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
@@ -33,9 +35,9 @@ class IngestConfig(StoreOptions, PictureOptions):
     """folder for the feature store; written whole or not at all, and taken up again after a stop"""
     check: bool = False
     """say, from a sample of the input, what would be made of it; writes nothing and needs no --out"""
-    features: Literal["cnn", "lowlevel"] = "cnn"
+    features: str = "cnn"
     """of pictures: cnn is a pretrained network, lowlevel the paper's six descriptors of colour, texture and \
-    shape"""
+    shape; cnn,lowlevel: both, each a column of its name"""
     cnn: CnnExtraction = field(default_factory=CnnExtraction)
     """the network"""
     lowlevel: LowLevelExtraction = field(default_factory=LowLevelExtraction)
@@ -45,9 +47,10 @@ class IngestConfig(StoreOptions, PictureOptions):
     nuswide_features: list[str] = field(default_factory=lambda: list(FEATURE_SIZES))
     """which of the six feature files"""
     features_file: str = ""
-    """table: .npy, .npz, .mat or HDF5 file with the features; empty: the Parquet files hold them"""
+    """table: .npy, .npz, .mat or HDF5 file with the features; empty: the Parquet files hold them; \
+    a=FILE,b=FILE: several columns, each of a file"""
     features_column: str = "features"
-    """table: column with the features, where Parquet holds them"""
+    """table: column with the features, where Parquet holds them; a,b: several"""
     features_array: str = ""
     """table: name of the array in an .npz, .mat or HDF5 file; empty: the only matrix of numbers"""
     ids_array: str = ""
@@ -75,10 +78,14 @@ def main(arguments: list[str]) -> None:
             config.input, config.nuswide_tags, features=config.nuswide_features
         )
     elif config.source == "table":
-        source = TableSource.open(config.input, table_options(config))
+        options = table_options(config)
+        if named := named_options(options):
+            source = SeveralColumns.open(config.input, named)
+        else:
+            source = TableSource.open(config.input, options)
     else:
         source = open_pictures(config.input, only(config, PictureOptions))
-        extraction = config.cnn if config.features == "cnn" else config.lowlevel
+        extraction = extraction_of(config)
         extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
     for note in getattr(source, "notes", ()):
         print(note, flush=True)
@@ -116,10 +123,30 @@ def given_input(config: IngestConfig) -> Input:
     places = {"input", "tags", "features_file"}
     elsewhere = {"out", "cnn", "lowlevel", *places, *StoreOptions.__dataclass_fields__}
     options = asdict(config)
+    named = named_options(table_options(config)) if config.source == "table" else {}
+    files = [one.features_file for one in named.values()] or [config.features_file]
+    given = [*files, config.input, config.tags]
     return Input(
-        tuple(options[name] for name in sorted(places) if options[name]),
-        {name: value for name, value in options.items() if name not in elsewhere},
+        tuple(place for place in given if place),
+        {name: value for name, value in options.items() if name not in elsewhere}
+        | ({"features_files": dict(zip(named, files, strict=True))} if named else {}),
     )
+
+
+def extraction_of(config: IngestConfig) -> Extraction:
+    """How pictures become the features that ``--features`` names.
+
+    Raises:
+        InputError: a name is not known, or there twice.
+    """
+    names = tuple(name.strip() for name in config.features.split(","))
+    if not set(names) <= {NETWORK, DESCRIPTORS} or len(set(names)) < len(names):
+        raise InputError(
+            f"--features {config.features}: give {NETWORK}, {DESCRIPTORS}, or both with a comma"
+        )
+    if len(names) == 1:
+        return config.cnn if names[0] == NETWORK else config.lowlevel
+    return SeveralExtractions(names, config.cnn, config.lowlevel)
 
 
 def table_options(config: IngestConfig) -> TableOptions:

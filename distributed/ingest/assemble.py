@@ -15,16 +15,9 @@ import pyarrow.parquet as pq
 import ray
 
 from distributed.data.row_hash import hash_ids
-from distributed.ingest.parts import IMAGE_HASH, PartPlan
+from distributed.ingest.parts import IMAGE_HASH, PartPlan, feature_names
 from distributed.ingest.report import Overview, write_report
-from distributed.ingest.sources.base import (
-    FEATURES,
-    IMAGE_ID,
-    REJECTED_SCHEMA,
-    SPLIT,
-    TAGS,
-    rejected,
-)
+from distributed.ingest.sources.base import IMAGE_ID, REJECTED_SCHEMA, SPLIT, TAGS, rejected
 from distributed.runtime.progress import Log
 from drel_core.errors import InputError
 
@@ -48,7 +41,12 @@ class PartFacts:
     id_hash: np.ndarray
     is_test: np.ndarray
     order: np.ndarray
-    dim: int
+    dims: dict[str, int]
+    """D of each features column"""
+
+    @property
+    def dim(self) -> int:
+        return sum(self.dims.values())
 
 
 def assemble(
@@ -103,10 +101,11 @@ def assemble(
     vocabulary = vocabulary.rename_columns(["tag", "count"]).sort_by("tag")
     pq.write_table(vocabulary, store / "vocabulary.parquet")
     pq.write_table(all_gone, store / "rejected.parquet")
-    write_report(store, Overview.of(store, files, vocabulary, all_gone, IMAGE_HASH))
+    write_report(store, Overview.of(store, files, vocabulary, all_gone, IMAGE_HASH, facts[0].dims))
     return {
         "rows": {name: sum(file["rows"] for file in files[name]) for name in SPLITS},
         "D": max(fact.dim for fact in facts),
+        "columns": facts[0].dims,
         "T": len(vocabulary),
         "dtype": plan.dtype,
         "rejected": len(all_gone),
@@ -171,11 +170,12 @@ def _remove_empty(store: Path, files: dict[str, list[dict[str, Any]]]) -> None:
 
 def _facts(path: str, random: RandomSplit | None) -> PartFacts:
     table = pq.read_table(path, columns=[IMAGE_ID, SPLIT])
-    dim = pq.read_schema(path).field(FEATURES).type.list_size
+    schema = pq.read_schema(path)
+    dims = {name: schema.field(name).type.list_size for name in feature_names(schema)}
     ids = table.column(IMAGE_ID).to_numpy(zero_copy_only=False).astype(object, copy=False)
     is_test = pc.fill_null(pc.equal(table.column(SPLIT), "test"), False)
     order = hash_ids(ids, "split", random.seed) if random is not None else np.zeros(0, np.uint64)
-    return PartFacts(hash_ids(ids), is_test.to_numpy(zero_copy_only=False), order, dim)
+    return PartFacts(hash_ids(ids), is_test.to_numpy(zero_copy_only=False), order, dims)
 
 
 def _split_at_random(

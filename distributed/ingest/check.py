@@ -71,9 +71,11 @@ def _features(sample: Sequence[Read], extraction: Extraction | None, dtype: str,
         sides = np.array([picture.size for picture in pictures])
         low, high = sides.min(0), sides.max(0)
         about = extraction.describe()
+        each = about.get("columns") or {"": about}
+        kinds = [f"{one['kind']} {one.get('name', '')}".rstrip() for one in each.values()]
         return (
-            f"features  {about['kind']} {about.get('name', '')}".rstrip()
-            + f", of pictures of {low[0]} x {low[1]} to {high[0]} x {high[1]} pixels"
+            f"features  {' and '.join(kinds)}, of pictures of {low[0]} x {low[1]} to {high[0]} x {high[1]} "
+            "pixels"
         )
     value_BD = np.concatenate([matrix(read.table) for read in sample if len(read.table)])
     dim = value_BD.shape[1]

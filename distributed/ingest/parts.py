@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from distributed.data.feature_store import feature_matrix, one_chunk
 from distributed.ingest.sources.base import (
-    FEATURES,
     IMAGE,
     IMAGE_ID,
     SPLIT,
     TAGS,
     Chunk,
+    Rejection,
     Source,
     rejected,
 )
@@ -31,6 +32,8 @@ from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_b
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
 IMAGE_HASH = "image_hash"
+Values = dict[str, np.ndarray]
+"""``[B, D]`` of each features column by its name, in their order."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def read_chunk(source: Source, plan: PartPlan, chunk: int) -> Read:
         table, pc.equal(pc.list_value_length(table.column(TAGS)), 0), source, "no tags"
     )
     out.append(tagless)
-    if FEATURES in table.column_names:
+    if feature_names(table.schema):
         return Read(table, [], out)
     table, pictures, bad = _decode(table, plan.max_pixels)
     return Read(table, pictures, [*out, bad])
@@ -131,41 +134,52 @@ def _decode(table: pa.Table, max_pixels: int) -> tuple[pa.Table, list[Image.Imag
     return keep.append_column(IMAGE_HASH, hashes), pictures, rejected(bad)
 
 
-def with_features(
-    table: pa.Table, features_BD: np.ndarray, dtype: str
-) -> tuple[pa.Table, pa.Table]:
+def with_features(table: pa.Table, values: Values, dtype: str) -> tuple[pa.Table, pa.Table]:
     """Add computed features; rows whose features are not finite in ``dtype`` are rejected."""
     with np.errstate(over="ignore"):
-        stored_BD = features_BD.astype(dtype)
-    finite_B = np.isfinite(stored_BD).all(1)
-    bad = [
-        (image_id, "features", f"not finite as {dtype}")
-        for image_id, fine in zip(table.column(IMAGE_ID).to_pylist(), finite_B, strict=True)
-        if not fine
-    ]
-    if bad:
-        stored_BD, table = stored_BD[finite_B], table.filter(pa.array(finite_B))
-    dim = features_BD.shape[1]
-    column = pa.FixedSizeListArray.from_arrays(pa.array(stored_BD.reshape(-1)), dim)
-    return table.append_column(FEATURES, column), rejected(bad)
+        stored = {name: value_BD.astype(dtype) for name, value_BD in values.items()}
+    ids = table.column(IMAGE_ID).to_pylist()
+    bad: dict[int, Rejection] = {}
+    for name, stored_BD in stored.items():
+        for row in np.flatnonzero(~np.isfinite(stored_BD).all(1)).tolist():
+            bad.setdefault(row, (ids[row], name, f"not finite as {dtype}"))
+    keep_B = np.ones(len(table), dtype=bool)
+    keep_B[list(bad)] = False
+    table = table.filter(pa.array(keep_B)) if bad else table
+    for name, stored_BD in stored.items():
+        flat = pa.array((stored_BD[keep_B] if bad else stored_BD).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, stored_BD.shape[1])
+        table = table.append_column(name, column)
+    return table, rejected([bad[row] for row in sorted(bad)])
+
+
+def feature_names(schema: pa.Schema) -> list[str]:
+    """The features columns of a chunk or a part: those of lists of a fixed size."""
+    return [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+
+
+def values_of(table: pa.Table) -> Values:
+    """The features that a table came with, by the names of their columns."""
+    return {
+        name: feature_matrix([one_chunk(table.column(name))])
+        for name in feature_names(table.schema)
+    }
 
 
 def matrix(table: pa.Table) -> np.ndarray:
-    """``[B, D]`` of a table that came with its features."""
-    column = table.column(FEATURES).combine_chunks()
-    flat: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(table), column.type.list_size)
+    """``[B, D]`` of a table that came with its features; of several columns one after another."""
+    names = feature_names(table.schema)
+    return feature_matrix([one_chunk(table.column(name)) for name in names])
 
 
 def write_part(
-    plan: PartPlan, chunk: int, table: pa.Table, features_BD: np.ndarray, out: list[pa.Table]
+    plan: PartPlan, chunk: int, table: pa.Table, values: Values, out: list[pa.Table]
 ) -> dict[str, int]:
     """Write a chunk's rejected rows, then its part; the part's name appears when it is whole."""
-    if FEATURES in table.column_names:
-        table = table.drop_columns([FEATURES])
-    table, bad = with_features(table, features_BD, plan.dtype)
+    table = table.drop_columns(feature_names(table.schema))
+    table, bad = with_features(table, values, plan.dtype)
     gone = pa.concat_tables([*out, bad])
-    names = [IMAGE_ID, FEATURES, TAGS, SPLIT]
+    names = [IMAGE_ID, *values, TAGS, SPLIT]
     if IMAGE_HASH in table.column_names:
         names.append(IMAGE_HASH)
     _write(plan.rejects(chunk), gone)

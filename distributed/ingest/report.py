@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distributed.data.feature_store import feature_matrix
-from distributed.ingest.sources.base import FEATURES, IMAGE_ID, TAGS
+from distributed.data.feature_store import feature_matrix, one_chunk
+from distributed.ingest.sources.base import IMAGE_ID, TAGS
 from distributed.runtime.progress import counted
 
 matplotlib.use("agg")
@@ -26,6 +26,7 @@ class Overview:
 
     Attributes:
         rows: of each part.
+        dims: D of each features column.
         vocabulary: (tag, count).
         tags_per_image: number of images with 0, 1, 2, … tags.
         mean_D, std_D: of up to 20,000 training rows.
@@ -35,7 +36,7 @@ class Overview:
     """
 
     rows: dict[str, int]
-    dim: int
+    dims: dict[str, int]
     vocabulary: pa.Table
     tags_per_image: np.ndarray
     mean_D: np.ndarray
@@ -44,6 +45,12 @@ class Overview:
     num_twins: int | None
     gone: pa.Table
 
+    @property
+    def said_dims(self) -> str:
+        """D, and of several features columns that of each."""
+        each = ", ".join(f"{name} {dim}" for name, dim in self.dims.items())
+        return f"D = {sum(self.dims.values())}" + (f" ({each})" if len(self.dims) > 1 else "")
+
     @staticmethod
     def of(
         store: Path,
@@ -51,6 +58,7 @@ class Overview:
         vocabulary: pa.Table,
         gone: pa.Table,
         hash_name: str,
+        dims: dict[str, int],
     ) -> Overview:
         """Read what the page needs: tags and hashes of all rows, features of a sample."""
         counts = np.zeros(1, dtype=np.int64)
@@ -71,8 +79,9 @@ class Overview:
                 if hash_name in names:
                     hashes[split].append(table.select([IMAGE_ID, hash_name]))
                 if split == "train" and seen < _SAMPLE_ROWS:
-                    group = pq.ParquetFile(path).read_row_group(0, columns=[FEATURES])
-                    value = feature_matrix([group.column(0).combine_chunks()]).astype(np.float64)
+                    group = pq.ParquetFile(path).read_row_group(0, columns=list(dims))
+                    stored = [one_chunk(group.column(column)) for column in dims]
+                    value = feature_matrix(stored).astype(np.float64)
                     if not seen:
                         total = square = np.zeros(value.shape[1])
                     total, square = total + value.sum(0), square + (value**2).sum(0)
@@ -83,7 +92,7 @@ class Overview:
             rows={
                 split: sum(entry["rows"] for entry in entries) for split, entries in files.items()
             },
-            dim=len(mean),
+            dims=dims,
             vocabulary=vocabulary,
             tags_per_image=counts,
             mean_D=mean,
@@ -123,11 +132,10 @@ def _page(name: str, seen: Overview) -> list[str]:
     tag = seen.vocabulary.column("tag").to_pylist()
     images = sum(seen.rows.values())
     per_image = (seen.tags_per_image * np.arange(len(seen.tags_per_image))).sum() / max(images, 1)
-    constant = int((seen.std_D == 0).sum())
     lines = [
         "# Feature store",
         "",
-        f"{seen.rows['train']} training and {seen.rows['test']} test images, D = {seen.dim}, "
+        f"{seen.rows['train']} training and {seen.rows['test']} test images, {seen.said_dims}, "
         f"{len(tag)} tags, {per_image:.1f} tags an image.",
         "",
         "![tags, tags per image, features](report.png)",
@@ -140,8 +148,7 @@ def _page(name: str, seen: Overview) -> list[str]:
         "",
         "## Features",
         "",
-        f"Standard deviations (of up to 20,000 training rows) from {seen.std_D.min():.4g} to "
-        f"{seen.std_D.max():.4g}; {constant} features are constant.",
+        *_spread(seen),
         "",
         "## Train and test",
         "",
@@ -172,6 +179,21 @@ def _page(name: str, seen: Overview) -> list[str]:
     return lines
 
 
+def _spread(seen: Overview) -> list[str]:
+    """A line on the standard deviations of each features column."""
+    ends = np.cumsum(list(seen.dims.values()))[:-1]
+    lines = []
+    for name, std_D in zip(seen.dims, np.split(seen.std_D, ends), strict=True):
+        constant = int((std_D == 0).sum())
+        said = f"{name}: standard" if len(seen.dims) > 1 else "Standard"
+        lines += [
+            f"{said} deviations (of up to 20,000 training rows) from {std_D.min():.4g} to "
+            f"{std_D.max():.4g}; {constant} features are constant.",
+            "",
+        ]
+    return lines[:-1]
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")[:200]
 
@@ -187,6 +209,6 @@ def _picture(path: Path, seen: Overview) -> None:
     middle.bar(np.arange(top), seen.tags_per_image[:top], color="#2a6f97")
     middle.set(title=f"{sum(seen.rows.values())} images", xlabel="tags", ylabel="images")
     right.hist(seen.std_D, bins=50, color="#2a6f97")
-    right.set(title=f"D = {seen.dim}", xlabel="standard deviation of a feature", ylabel="features")
+    right.set(title=seen.said_dims, xlabel="standard deviation of a feature", ylabel="features")
     figure.savefig(path, dpi=90)
     plt.close(figure)

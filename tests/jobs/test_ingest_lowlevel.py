@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from distributed.data.columns import Columns
 from distributed.data.manifest import check_same_features, features_of
 from distributed.ingest.parts import matrix
 from drel_core.errors import InputError
+from drel_core.images.backbone import load_backbone
 from drel_core.images.lowlevel import Codebook, lowlevel
 from tests.conftest import Job
+from tests.helpers.pictures import tiny_network
 
 
 def write_pictures(path: Path, numbers: range) -> dict[str, Image.Image]:
@@ -96,3 +99,36 @@ def test_the_codebook_is_kept_and_decides_the_features(tmp_path: Path, ray_job: 
         str(tmp_path / "d"),
     )
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+
+
+def test_a_network_and_descriptors_are_columns_of_one_store(tmp_path: Path, ray_job: Job) -> None:
+    pictures = write_pictures(tmp_path / "in", range(20))
+    network = tiny_network(tmp_path / "network.pt")
+    done = ray_job(
+        "ingest",
+        *["--source", "images", "--input", str(tmp_path / "in"), "--features", "lowlevel,cnn"],
+        *["--cnn.backbone", network, "--lowlevel.words", "12", "--chunk_rows", "8"],
+        *["--out", str(tmp_path / "a"), "--split", "random:4"],
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text("utf-8"))
+    backbone = load_backbone(network)
+    dim = manifest["columns"]["cnn"]
+    assert manifest["columns"] == {"lowlevel": 646, "cnn": dim} and manifest["D"] == 646 + dim
+    assert list(manifest["features"]["columns"]) == ["lowlevel", "cnn"]
+    assert (
+        f"D = {646 + dim} (lowlevel 646, cnn {dim})" in (tmp_path / "a" / "report.md").read_text()
+    )
+    codebook = Codebook.load(tmp_path / "a" / "codebook.npz")
+    table = pq.read_table(tmp_path / "a" / "train")
+    assert table.column_names == ["image_id", "lowlevel", "cnn", "tags", "image_hash"]
+    for row in (0, 9, 15):
+        picture = pictures[table["image_id"][row].as_py()]
+        low_D = np.array(table["lowlevel"][row].as_py(), np.float32)
+        np.testing.assert_array_equal(low_D, lowlevel(np.asarray(picture), codebook))
+        pixels = backbone.preprocessing.squares([picture], lambda given: given)
+        expected_D = backbone(pixels)[0]
+        np.testing.assert_allclose(table["cnn"][row].as_py(), expected_D, rtol=1e-4, atol=1e-5)
+    about = features_of(str(tmp_path / "a" / "train"), Columns(features="cnn,lowlevel"))
+    assert about is not None and list(about["columns"]) == ["cnn", "lowlevel"]
+    assert about["columns"]["cnn"]["kind"] == "cnn"

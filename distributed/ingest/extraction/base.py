@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import ray
 
-from distributed.ingest.parts import PartPlan, matrix, read_chunk, write_part
+from distributed.ingest.parts import PartPlan, read_chunk, values_of, write_part
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log
 
@@ -58,4 +58,4 @@ class _StoredFeatures:
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:
         chunk = int(row["chunk"])
         read = read_chunk(ray.get(self.source), self.plan, chunk)
-        return write_part(self.plan, chunk, read.table, matrix(read.table), read.rejected)
+        return write_part(self.plan, chunk, read.table, values_of(read.table), read.rejected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import cv2
 import numpy as np
 import pyarrow.compute as pc
 import ray
+from PIL import Image
 
 from distributed.ingest.parts import PartPlan, read_chunk, write_part
-from distributed.ingest.sources.base import SPLIT, Source
+from distributed.ingest.sources.base import FEATURES, SPLIT, Source
 from distributed.runtime.progress import Log
 from drel_core.images.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
 from drel_core.model.sampling import mix_seed
@@ -68,8 +70,11 @@ class LowLevelExtraction:
         return Codebook.train(np.concatenate(ray.get(flying)), self.words, self.seed)
 
     def parts(self, chunks: Any, source: Any, plan: PartPlan) -> Any:
-        codebook = ray.put(Codebook.load(plan.codebook()))
-        return chunks.map(_Describe(source, plan, codebook), num_cpus=1)
+        return chunks.map(_Describe(source, plan, self.describer(plan)), num_cpus=1)
+
+    def describer(self, plan: PartPlan) -> Describer:
+        """What turns pictures into features, once ``prepare`` has put the codebook beside the parts."""
+        return Describer(ray.put(Codebook.load(plan.codebook())))
 
 
 def _sample_window(source: Source, plan: PartPlan, window: int, seed: int) -> np.ndarray:
@@ -85,19 +90,34 @@ def _sample_window(source: Source, plan: PartPlan, window: int, seed: int) -> np
     return np.concatenate(found)
 
 
+@dataclass(frozen=True)
+class Describer:
+    """Decoded pictures to features ``[B, D]``, in a task.
+
+    Attributes:
+        codebook: a reference in Ray's object store.
+    """
+
+    codebook: Any
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        cv2.setNumThreads(1)  # as many tasks as cores already
+        codebook: Codebook = ray.get(self.codebook)
+        width = sum(LOWLEVEL_BLOCKS.values()) - LOWLEVEL_BLOCKS["bag_of_words"]
+        features_BD = np.empty((len(pictures), width + len(codebook.word_K128)), np.float32)
+        for place, picture in enumerate(pictures):
+            features_BD[place] = lowlevel(np.asarray(picture), codebook)
+        return features_BD
+
+
 class _Describe:
     """A task: a chunk's pictures to features to a part."""
 
-    def __init__(self, source: Any, plan: PartPlan, codebook: Any) -> None:
-        self.source, self.plan, self.codebook = source, plan, codebook
+    def __init__(self, source: Any, plan: PartPlan, describer: Describer) -> None:
+        self.source, self.plan, self.describer = source, plan, describer
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:
-        cv2.setNumThreads(1)  # as many tasks as cores already
         chunk = int(row["chunk"])
-        codebook: Codebook = ray.get(self.codebook)
         read = read_chunk(ray.get(self.source), self.plan, chunk)
-        width = sum(LOWLEVEL_BLOCKS.values()) - LOWLEVEL_BLOCKS["bag_of_words"]
-        features_BD = np.empty((len(read.pictures), width + len(codebook.word_K128)), np.float32)
-        for place, picture in enumerate(read.pictures):
-            features_BD[place] = lowlevel(np.asarray(picture), codebook)
-        return write_part(self.plan, chunk, read.table, features_BD, read.rejected)
+        values = {FEATURES: self.describer(read.pictures)}
+        return write_part(self.plan, chunk, read.table, values, read.rejected)

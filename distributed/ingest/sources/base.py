@@ -26,7 +26,8 @@ class Chunk:
 
     Attributes:
         table: ``image_id`` string, ``tags`` list<string>, ``split`` string ("train", "test", or null
-            where the input does not say), and ``features`` fixed_size_list<float16|float32>[D], or
+            where the input does not say), and ``features`` fixed_size_list<float16|float32>[D] (or
+            several such columns of other names), or
             ``image`` binary (encoded picture), or ``path`` string (where the encoded picture lies).
         rejected: rows of the range that are not in ``table``, see ``REJECTED_SCHEMA``.
     """
