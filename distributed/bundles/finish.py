@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
 from drel_core.annotators.base import DenseScores, TrainedAnnotator
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import write_bundle
+from drel_core.bundle.format import CODEBOOK, write_bundle
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider, learn_decider
 from drel_core.decision.held_out import LEAST_ROWS, best_of_all
@@ -36,6 +38,7 @@ def finish_bundle(
     about: dict[str, Any],
     log: Log,
     reservoir_rows: int = 0,
+    codebook: np.ndarray | None = None,
 ) -> TrainedAnnotator | None:
     """Describe the tensors in the writer's folder, learn decisions from the rows held out for validation
     where none were learned, and finish it.
@@ -47,6 +50,7 @@ def finish_bundle(
         about: what ``config.json`` says beside format, method and version.
         log: takes a line where these rows say nothing.
         reservoir_rows: training rows to keep for later updates.
+        codebook: visual words of low-level features, to describe pictures as the store was.
 
     Returns:
         the bundle, where it was loaded.
@@ -59,6 +63,8 @@ def finish_bundle(
         about = {**about, "columns": [{"name": name, "dim": dim} for name, dim in named]}
     vocabulary = Vocabulary(tuple(survey.names.to_pylist()), survey.count_T)
     partial = writer.folder
+    if codebook is not None:
+        save_tensors({"word_K128": torch.from_numpy(codebook)}, partial / CODEBOOK)
     version = write_bundle(partial, method, vocabulary, about)
     asked = method != "popularity" and about["config"]["decision"]["held_out"]
     learns = bool(asked) and survey.validation_rows >= LEAST_ROWS

@@ -3,10 +3,12 @@ codebook, and of how pictures were prepared."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.fs as pafs
 
 from distributed.data.columns import Columns, sibling_option
@@ -46,6 +48,39 @@ def features_of(path: str, columns: Columns | None = None) -> dict[str, Any] | N
             raise InputError(
                 f"{place}: not a manifest of jobs.ingest ({one_line(error)}); mend or remove it"
             ) from None
+    return None
+
+
+def codebook_of(path: str, features: dict[str, Any] | None) -> np.ndarray | None:
+    """float32 ``[K, 128]``: the visual words of a store's low-level features; None where it has none of them,
+    or no codebook beside its manifest.
+
+    Args:
+        features: what the manifest says (``features_of``).
+
+    Raises:
+        InputError: it cannot be read, or is not the one that the manifest names.
+    """
+    each = (features or {}).get("columns") or {"": features or {}}
+    named = [about["codebook_sha256"] for about in each.values() if about.get("kind") == "lowlevel"]
+    if not named:
+        return None
+    from drel_core.images.lowlevel import Codebook  # OpenCV and wavelets, which few stores need
+
+    filesystem, root = resolve(path)
+    base = root.rstrip("/")
+    for folder in (base, base.rpartition("/")[0]):
+        place = f"{folder}/codebook.npz"
+        try:
+            if not folder or filesystem.get_file_info(place).type != pafs.FileType.File:
+                continue
+            with filesystem.open_input_stream(place) as stream:
+                codebook = Codebook.load(io.BytesIO(stream.read()))
+        except OSError as error:
+            raise InputError(f"{place}: cannot be read ({one_line(error)})") from None
+        if codebook.sha256 != named[0]:
+            raise InputError(f"{place}: not the codebook that manifest.json names; put it back")
+        return codebook.word_K128
     return None
 
 

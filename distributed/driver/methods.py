@@ -72,7 +72,9 @@ def _write_at_once(
         "config": asdict(config),
         **described,
     }
-    finish_bundle(writer, config.method, survey, config.data.columns, about, log)
+    finish_bundle(
+        writer, config.method, survey, config.data.columns, about, log, codebook=spec.codebook
+    )
 
 
 def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:

@@ -16,6 +16,7 @@ from distributed.data.manifest import (
     check_same_blocks,
     check_same_dim,
     check_same_features,
+    codebook_of,
     features_of,
 )
 from distributed.data.picture_columns import picture_columns
@@ -147,6 +148,7 @@ def _run(
             features=features,
             fingerprint=made_from,
             warnings=_warn(log, config, survey),
+            codebook=codebook_of(config.data.train, features),
         )
         fit(spec, log, launcher)
     if test_survey is None:

@@ -44,8 +44,9 @@ from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle
 from distributed.training.watch import watch_plan
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.format import CODEBOOK, read_info, read_vocabulary
 from drel_core.bundle.info import BundleInfo
+from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")
@@ -162,6 +163,7 @@ def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, lo
         config=training,
         survey=survey,
         features=info.features,
+        codebook=_codebook(bundle),
         fingerprint=train.fingerprint(training, survey).also(
             {"parent": parent.version, "start": config.start}
         ),
@@ -248,6 +250,11 @@ def _new_stores(
         check_same_dim(store.path, store.image_dim, "the model takes", dim)
         check_same_blocks(store, info.blocks)
     return stores
+
+
+def _codebook(bundle: Path) -> np.ndarray | None:
+    path = bundle / CODEBOOK
+    return load_tensors(path)["word_K128"].numpy() if path.is_file() else None
 
 
 def _dims(config: UpdateConfig, info: BundleInfo) -> tuple[int, ...]:

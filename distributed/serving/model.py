@@ -20,21 +20,16 @@ import torch
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.replay_buffer import RESERVOIR
+from distributed.serving.picture_reader import picture_reader
 from distributed.serving.schemas import ApiError
 from drel_core.annotators.base import UNSCORABLE, Decision, decision_of, row_by_row
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
-from drel_core.bundle.info import BundleInfo, FeatureBlock
+from drel_core.bundle.info import FeatureBlock
+from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
-from drel_core.images.backbone import (
-    Backbone,
-    Preprocessing,
-    check_named_by_bundle,
-    load_backbone,
-    trust_backbone,
-)
-from drel_core.images.pictures import decode
+from drel_core.images.backbone import trust_backbone
 from drel_core.tag_text import TRIMMED, clean_tag
 
 _KEPT_DECISIONS = 64
@@ -99,8 +94,11 @@ class ServedModel:
         self.blocks: tuple[FeatureBlock, ...] = self.info.blocks if self.takes_features else ()
         self._decisions: dict[tuple[Decide, float | None], Decision] = {}
         try:
-            self._pictures = _picture_reader(self.info, backbone, self.annotator)
-        except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+            self._pictures = picture_reader(self.info, self.folder, backbone, self.annotator)
+        except (
+            *(KeyError, TypeError, ValueError, RuntimeError, MemoryError),
+            tensor_file_error(),
+        ) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -258,44 +256,3 @@ class ServedModel:
             cosine_T[place] = -2.0
             best_k, tag_k = cosine_T.topk(min(limit, len(cosine_T) - 1))
         return [(self.names[t], s) for t, s in zip(tag_k.tolist(), best_k.tolist(), strict=True)]
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    """Pictures to features: pixels alone where the model is a network from pictures."""
-
-    preprocessing: Preprocessing
-    backbone: Backbone | None
-
-    def features(self, pictures: Sequence[bytes]) -> np.ndarray:
-        pixels_BSS3 = self.preprocessing.squares(pictures, decode)
-        if self.backbone is None:
-            return pixels_BSS3.reshape(len(pictures), -1).astype(np.float32)
-        return self.backbone(pixels_BSS3)
-
-
-def _picture_reader(info: BundleInfo, backbone: str, annotator: Any) -> _Pictures | None:
-    if isinstance(annotator, CNNAnnotator):
-        return _Pictures(annotator.model.preprocessing, None)
-    named = info.features or {}
-    if named.get("kind") == "cnn":
-        check_named_by_bundle(named["name"])
-        loaded = load_backbone(named["name"])
-        if loaded.weights_sha256 != named["weights_sha256"]:
-            raise InputError(
-                f"backbone {named['name']} has other weights here than where the features were made"
-            )
-        preprocessing = Preprocessing.from_dict(named["preprocessing"])
-    elif backbone and not named:
-        loaded = load_backbone(backbone)
-        preprocessing = loaded.preprocessing
-    else:
-        return None
-    reader = _Pictures(preprocessing, loaded)
-    side = preprocessing.size
-    dim = loaded(np.zeros((1, side, side, 3), dtype=np.uint8)).shape[1]
-    if dim != annotator.image_dim:
-        raise InputError(
-            f"backbone {loaded.name} gives D = {dim}, the model takes D = {annotator.image_dim}"
-        )
-    return reader

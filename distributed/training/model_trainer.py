@@ -186,7 +186,7 @@ def write_model(
         }
         rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
         trained = finish_bundle(
-            writer, config.method, spec.survey, config.data.columns, about, log, rows
+            writer, config.method, spec.survey, config.data.columns, about, log, rows, spec.codebook
         )
     else:
         trained = None

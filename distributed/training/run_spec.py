@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from distributed.data.survey import StoreSurvey
 from distributed.training.config import TrainConfig
 from distributed.training.warm_start import ParentBundle
@@ -19,6 +21,7 @@ class RunSpec:
         config: every option.
         survey: the rows to train on, their vocabulary and statistics.
         features: what the store's manifest says of its features; goes into the bundle.
+        codebook: float32 ``[K, 128]``, the visual words of low-level features; goes into the bundle.
         fingerprint: what a checkpoint must agree with to be resumed from.
         parent: the older bundle that the run starts from; None for a new model.
         warnings: what was wrong before it began; the bundle keeps it.
@@ -30,6 +33,7 @@ class RunSpec:
     fingerprint: Mapping[str, Any]
     parent: ParentBundle | None = None
     warnings: tuple[str, ...] = ()
+    codebook: np.ndarray | None = None
 
     @property
     def origin(self) -> dict[str, Any]:

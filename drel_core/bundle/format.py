@@ -3,6 +3,7 @@
 config.json              what the bundle is, see ``BundleInfo``
 vocabulary.json          tag names and training counts
 *.safetensors            the model; the method's annotator says which files
+codebook.safetensors     of low-level features, where the store had it
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.version import written_by
 
+CODEBOOK = "codebook.safetensors"
+"""``word_K128``, the visual words of low-level features, so that pictures can be described again."""
 LATEST = "latest"
 """In a folder that holds several bundles, the file that names the one to use."""
 

@@ -126,6 +126,9 @@ class BundleInfo:
             missing = value is None and name in _OPTIONAL
             if not missing and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise InputError(f"{folder}: the model bundle is damaged (config.json: {name})")
+        origins = (content.get("features") or {}).get("columns", {})
+        if not isinstance(origins, dict) or not all(isinstance(o, dict) for o in origins.values()):
+            raise InputError(f"{folder}: the model bundle is damaged (config.json: features)")
         if not _are_blocks(content.get("columns"), content.get("image_dim")):
             raise InputError(f"{folder}: the model bundle is damaged (config.json: columns)")
         return BundleInfo.of(content)

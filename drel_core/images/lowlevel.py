@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -181,7 +182,7 @@ class Codebook:
             np.savez(file, word_K128=self.word_K128)
 
     @staticmethod
-    def load(path: str | Path) -> Codebook:
+    def load(path: str | Path | BinaryIO) -> Codebook:
         """Raises ``InputError`` where the file is no codebook."""
         try:
             with np.load(path, allow_pickle=False) as held:

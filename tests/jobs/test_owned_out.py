@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,6 @@ from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
 from tests.conftest import Job
 from tests.helpers.bundles import write_drel
-from tests.helpers.commands import ROOT, command
 from tests.helpers.stores import write_planted
 
 D = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
@@ -34,9 +36,13 @@ from drel_core.annotators.load import load_bundle
 from drel_core.auto import AUTO
 from drel_core.bundle.format import read_info
 from drel_core.bundle.info import BundleInfo, FeatureBlock
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.decision.kernel import KernelConfig
 from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
+from drel_core.images.backbone import load_backbone
+from drel_core.images.lowlevel import Codebook, lowlevel
+from drel_core.images.pictures import BadPicture
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
@@ -263,3 +269,54 @@ def test_a_scorer_takes_rows_by_column_and_feedback_becomes_rows_of_the_columns(
 
 def keep(folder: Path, served: ServedModel, said: NamedFeedbackRequest) -> None:
     append(str(folder), [_checked(said, served)])
+
+
+def test_a_scorer_makes_all_columns_of_a_picture(tmp_path: Path) -> None:
+    backbone = load_backbone("efficientnet-lite0")
+    generator = np.random.default_rng(0)
+    codebook = Codebook(generator.random((6, 128), dtype=np.float32) * 100)
+    pictures = [
+        Image.fromarray(generator.integers(0, 255, (8, 10, 3), dtype=np.uint8)).resize((60, 48))
+        for _ in range(12)
+    ]
+    deep_BD = backbone(backbone.preprocessing.squares(pictures, lambda picture: picture))
+    low_BD = np.stack([lowlevel(np.asarray(picture), codebook) for picture in pictures])
+    made = planted_table(12)
+    table = pa.table(
+        {
+            "image_id": made["image_id"],
+            "lowlevel": fixed(low_BD),
+            "cnn": fixed(deep_BD),
+            "tags": made["tags"],
+        }
+    )
+    about = {
+        "cnn": {"kind": "cnn", **backbone.describe()},
+        "lowlevel": {"kind": "lowlevel", "codebook_sha256": codebook.sha256},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps({"features": {"columns": about}}))
+    codebook.save(tmp_path / "codebook.npz")
+    encoded = []
+    for picture in pictures:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    for columns in ("cnn,lowlevel", "lowlevel"):
+        name = columns.replace(",", "-")
+        model = learn(tmp_path, name, table, Columns(features=columns), method="wsabie")
+        served = ServedModel(str(model))
+        expected = np.concatenate([deep_BD, low_BD], axis=1) if "," in columns else low_BD
+        assert served.takes_images
+        np.testing.assert_allclose(served.features_of(encoded), expected, atol=2e-4, rtol=1e-3)
+        with pytest.raises(BadPicture) as caught:
+            served.features_of([encoded[0], b"no picture"])
+        assert caught.value.index == 1
+    (tmp_path / "codebook.npz").unlink()
+    model = learn(tmp_path, "without", table, Columns(features="cnn,lowlevel"), method="wsabie")
+    assert not ServedModel(str(model)).takes_images
+    save_tensors({"word_K128": torch.zeros(6, 128)}, model / "codebook.safetensors")
+    with pytest.raises(InputError, match=r"damaged \(codebook.safetensors\)"):
+        ServedModel(str(model))
+    Codebook(codebook.word_K128 + 1).save(tmp_path / "codebook.npz")
+    with pytest.raises(InputError, match=r"not the codebook that manifest\.json names"):
+        learn(tmp_path, "other", table, Columns(features="cnn,lowlevel"), method="wsabie")
