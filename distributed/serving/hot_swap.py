@@ -97,11 +97,8 @@ class HotSwapModel:
                     self.refused = None
                     return
                 fresh = await asyncio.to_thread(ServedModel, self.path, self.backbone)
-                if old is not None and fresh.image_dim != old.image_dim:
-                    raise InputError(
-                        f"{self.path}: D = {fresh.image_dim}, but the scorer answers D = {old.image_dim}; "
-                        "start another scorer for other features"
-                    )
+                if old is not None:
+                    _check_same_rows(self.path, old, fresh)
             except Exception as error:  # whatever is wrong with a newer bundle, the old one answers
                 if first:
                     raise
@@ -194,6 +191,25 @@ class HotSwapModel:
             results.append(_chosen(served, best, slice(start, end), request))
             start = end
         return results
+
+
+def _check_same_rows(path: str, old: ServedModel, fresh: ServedModel) -> None:
+    """Clients go on sending the rows that they send.
+
+    Raises:
+        InputError: the newer model takes others.
+    """
+    dims = tuple(f"D = {served.image_dim}" for served in (fresh, old))
+    if dims[0] == dims[1]:
+        if max(len(old.blocks), len(fresh.blocks)) < 2 or fresh.blocks == old.blocks:
+            return
+        dims = tuple(
+            ", ".join(f"{block.name} ({block.dim})" for block in served.blocks)
+            for served in (fresh, old)
+        )
+    raise InputError(
+        f"{path}: {dims[0]}, but the scorer answers {dims[1]}; start another scorer for other features"
+    )
 
 
 def _chosen(

@@ -62,6 +62,7 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
         "method": "drel",
         "tags": 12,
         "D": D,
+        "columns": [{"name": "features", "D": D}],
         "trained_at": "",
         "metrics": {},
         "takes": ["features"],

@@ -471,3 +471,33 @@ def test_rows_by_column_that_do_not_fit_name_the_column(
         parse_annotate(body(features=features), 4, 8, blocks=BLOCKS)
     assert caught.value.status == status
     assert word in caught.value.message
+
+
+def test_a_newer_model_of_other_columns_does_not_take_the_place(tmp_path: Path) -> None:
+    def named(*columns: tuple[str, int]) -> list[dict[str, Any]]:
+        return [{"name": name, "dim": dim} for name, dim in columns]
+
+    write_drel(tmp_path / "v1", columns=named(("deep", 5), ("low", 3)))
+    write_drel(tmp_path / "v2", seed=2, columns=named(("low", 3), ("deep", 5)))
+    write_drel(tmp_path / "v3", seed=3, columns=named(("deep", 5), ("low", 3)))
+    seen = {}
+
+    async def swap() -> None:
+        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        for name in ("v1", "v2", "v3"):
+            publish(tmp_path, name)
+            await held.follow(str(tmp_path), poll_seconds=60)
+            seen[name] = (held.version, held.refused)
+
+    asyncio.run(swap())
+    versions = {name: find_bundle(tmp_path / name)[1] for name in ("v1", "v3")}
+    assert seen["v1"] == (versions["v1"], None) and seen["v3"] == (versions["v3"], None)
+    version, refused = seen["v2"]
+    assert version == versions["v1"] and refused is not None
+    assert "low (3), deep (5), but the scorer answers deep (5), low (3)" in refused
+
+
+def test_a_bundle_whose_columns_are_not_its_model_is_refused(tmp_path: Path) -> None:
+    about = {"image_dim": 9, "columns": [{"name": "deep", "dim": 9}]}
+    with pytest.raises(InputError, match="damaged"):
+        ServedModel(str(write_drel(tmp_path / "m", dim=8, **about)))
