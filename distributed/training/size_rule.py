@@ -92,4 +92,4 @@ def apply_size_rule(config: TrainConfig, rows: int, tags: int) -> tuple[TrainCon
 
 def settled(config: TrainConfig) -> dict[str, Any]:
     """By dotted name, the values of all options that follow from the data where they say ``AUTO``."""
-    return {name: option(config, name) for name in ("model.power", *_RULE)}
+    return {name: option(config, name) for name in ("model.power", "model.power_blocks", *_RULE)}
