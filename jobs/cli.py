@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
-from drel_core.errors import Diverged, InputError
+from drel_core.errors import Diverged, InputError, disk_fault
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
@@ -126,6 +129,33 @@ def _underscores(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + mark + value
 
 
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+def disk_line(error: BaseException) -> str:
+    """What to say where a disk or folder does not take what a job writes; empty for other errors."""
+    if (fault := disk_fault(error)) is not None:
+        place = fault.filename or min(_places(), key=lambda place: shutil.disk_usage(place).free)
+        return (
+            f"{place}: {fault.strerror}; make room there, and the same command goes on (or choose another "
+            "--out; DREL_SCRATCH and TMPDIR name the folders for temporary files)"
+        )
+    if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename:
+        return f"{error.filename}: {error.strerror}; give access, or choose another place"
+    return ""
+
+
+def _places() -> list[str]:
+    """Folders that the job writes to and that are there."""
+    out = Path(_given(sys.argv, "--out") or ".").absolute()
+    there = next((folder for folder in (out, *out.parents) if folder.is_dir()), Path("/"))
+    return [
+        str(there),
+        tempfile.gettempdir(),
+        *filter(os.path.isdir, [os.environ.get("DREL_SCRATCH", "")]),
+    ]
+
+
 def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job: 0 done, 2 the input is wrong (one line), 130 or 143 stopped (SIGINT, SIGTERM), 1
     anything else."""
@@ -142,6 +172,9 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         sys.exit(1)
     except BaseException as error:
         wish = None if isinstance(error, SystemExit) else wish_to_stop(error)
+        if wish is None and (line := disk_line(error)):
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(2)
         if wish is None:
             raise
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)

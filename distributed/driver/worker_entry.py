@@ -23,7 +23,7 @@ def enter(arguments: dict[str, Any]) -> None:
     import ray
 
     from distributed.driver.coordinator import actor_name
-    from drel_core.errors import Diverged, InputError
+    from drel_core.errors import Diverged, InputError, disk_fault
 
     coordinator: Any = ray.get_actor(actor_name(arguments["run"]))
     if not ray.get(coordinator.may_begin.remote()):
@@ -33,6 +33,22 @@ def enter(arguments: dict[str, Any]) -> None:
     except (InputError, Diverged) as error:
         ray.get(coordinator.refuse.remote(str(error), isinstance(error, Diverged)))
         raise
+    except BaseException as error:
+        if (fault := disk_fault(error)) is not None:  # the next attempt would fill it as well
+            ray.get(coordinator.refuse.remote(_of_disk(fault)))
+        raise
+
+
+def _of_disk(fault: OSError) -> str:
+    import socket
+
+    from distributed.storage.scratch import fullest
+
+    place = fault.filename or fullest()
+    return (
+        f"{place} on {socket.gethostname()}: {fault.strerror}; make room there, and the same command goes on "
+        "from the last checkpoint"
+    )
 
 
 def _train(spec: RunSpec, arguments: dict[str, Any], coordinator: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,19 @@ def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
         return
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
-    with open(f"{name}.tmp", "wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(f"{name}.tmp", name)
+    try:
+        with open(f"{name}.tmp", "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(f"{name}.tmp", name)
+    except BaseException as error:  # a full disk fills no further
+        with suppress(OSError):
+            os.unlink(f"{name}.tmp")
+        if isinstance(error, OSError):
+            error.filename = error.filename or name  # writing itself does not know it
+        raise
     if durable:
         handle = os.open(folder, os.O_RDONLY)
         try:

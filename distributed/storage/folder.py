@@ -162,8 +162,12 @@ class Folder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.path / f"{name}.partial"
-        yield partial
-        partial.replace(self.path / name)
+        try:
+            yield partial
+            partial.replace(self.path / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def remove(self, names: list[str]) -> None:
         for name in names:

@@ -21,6 +21,12 @@ def scratch_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=_own_folder(cache_dir("scratch"), os.getpid())))
 
 
+def fullest() -> str:
+    """Of the folders for temporary files the one with the least room."""
+    places = {tempfile.gettempdir(), str(cache_dir("scratch"))}
+    return min(places, key=lambda place: shutil.disk_usage(place).free)
+
+
 @cache
 def _own_folder(root: Path, process: int) -> Path:
     """This process's folder. A file in it is locked as long as the process lives, so that others know."""

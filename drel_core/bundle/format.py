@@ -21,7 +21,7 @@ from drel_core.bundle.info import FORMAT, BundleInfo
 from drel_core.bundle.safe_loading import read_text
 from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
-from drel_core.errors import InputError
+from drel_core.errors import InputError, disk_fault
 from drel_core.version import written_by
 
 CODEBOOK = "codebook.safetensors"
@@ -117,17 +117,24 @@ def bundle_folder(folder: str | Path) -> Path:
 
     def read(name: str) -> str | None:
         path = at / name
-        if not path.is_file():
-            return None
-        with open(
-            path, "rb"
-        ) as file:  # the start is enough: of config.json only its presence matters
-            return file.read(1024).decode("utf-8", errors="replace")
+        try:
+            if not path.is_file():
+                return None
+            with open(
+                path, "rb"
+            ) as file:  # the start is enough: of config.json its presence matters
+                return file.read(1024).decode("utf-8", errors="replace")
+        except PermissionError:
+            raise InputError(_unreadable(path)) from None
 
     place = at / bundle_place(read, str(at))
     if not place.resolve().is_relative_to(at.resolve()):
         raise InputError(f"{place}: a link that leads out of {at}; copy the bundle in its place")
     return place
+
+
+def _unreadable(path: object) -> str:
+    return f"{path}: may not be read by this user; give access (chmod -R a+rX the model's folder)"
 
 
 def read_info(folder: Path) -> BundleInfo:
@@ -162,7 +169,11 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 @contextmanager
 def reading(folder: str | Path) -> Iterator[None]:
-    """Turn every error of reading a damaged bundle into an ``InputError`` of one line."""
+    """Turn every error of reading a damaged bundle into an ``InputError`` of one line.
+
+    Raises:
+        OSError: a disk is full, which is no fault of the bundle.
+    """
     try:
         yield
     except (
@@ -175,8 +186,10 @@ def reading(folder: str | Path) -> Iterator[None]:
         ArithmeticError,
         tensor_file_error(),
     ) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, InputError) or disk_fault(error) is not None:
             raise
+        if isinstance(error, PermissionError):
+            raise InputError(_unreadable(error.filename or folder)) from error
         raise InputError(
             f"{folder}: the model bundle is damaged ({error})".splitlines()[0]
         ) from error

@@ -14,6 +14,7 @@ Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S sid
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -29,7 +30,7 @@ from drel_core.bundle.tensor_files import save_tensors
 from drel_core.decision.calibration import LEVEL_TAGS
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
-from drel_core.errors import InputError
+from drel_core.errors import InputError, disk_fault
 from drel_core.export.two_tower import TwoTower, two_tower
 
 Format = Literal["onnx", "torch", "both"]
@@ -172,12 +173,16 @@ def _write_programs(model: TwoTower, folder: Path, form: Format) -> list[str]:
         try:
             program = torch.export.export(model.network, (model.sample,), dynamic_shapes=batch)
             if form != "onnx":
-                torch.export.save(program, folder / "image_tower.pt2")
+                buffer = io.BytesIO()  # its own writer ends the process where the disk is full
+                torch.export.save(program, buffer)
+                (folder / "image_tower.pt2").write_bytes(buffer.getvalue())
                 written.append("image_tower.pt2")
             if form != "torch":
                 _write_onnx(program, name, folder / "image_tower.onnx")
                 written.append("image_tower.onnx")
         except Exception as error:
+            if (fault := disk_fault(error)) is not None:
+                raise fault from error
             first = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(
                 f"the network cannot be written as a program ({first}); networks from TorchScript files "

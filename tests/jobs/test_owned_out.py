@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distributed.storage.files import write_bytes
 from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
 from tests.conftest import Job
+from tests.helpers.bad_disks import fill, plain_user, read_only, small_disk
 from tests.helpers.bundles import write_drel
+from tests.helpers.commands import ROOT
 from tests.helpers.stores import write_planted
 
 D = 8
@@ -33,6 +38,7 @@ def inputs(tmp_path: Path) -> dict[str, list[Any]]:
         "compare": ["--data.train", store, "--data.test", store, "--methods", "popularity"],
         "tune": ["--data.train", store, "--trials", "1"],
         "ingest": ["--source", "table", "--input", table],
+        "export": ["--model", model, "--format", "both"],
     }
 
 
@@ -48,11 +54,102 @@ def test_a_second_run_ends_and_says_who_works_there(
     assert f"another run works there: process {os.getpid()} on" in done.stderr
 
 
-@contextmanager
-def read_only(folder: Path) -> Iterator[Path]:
-    folder.mkdir()
-    folder.chmod(0o555)
-    try:
-        yield folder
-    finally:
-        folder.chmod(0o755)
+RUN_ALL = """
+import json, sys
+from tests.helpers.commands import run_here
+for verb, arguments in json.load(sys.stdin):
+    print(f"== {verb}", file=sys.stderr, flush=True)
+    print(f"{verb} {run_here(verb, *arguments)}", flush=True)
+"""
+
+
+def run_all(commands: list[tuple[str, list[str]]], *before: str) -> tuple[list[str], list[str]]:
+    """Jobs one after another in one process, which imports everything once.
+
+    Returns:
+        of each what it said on stderr; lines of verb and exit code.
+    """
+    done = subprocess.run(
+        [*before, sys.executable, "-c", RUN_ALL],
+        cwd=ROOT,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    codes = [
+        line for line in done.stdout.splitlines() if line.split()[0] in {v for v, _ in commands}
+    ]
+    return done.stderr.split("== ")[1:], codes
+
+
+def in_folder(
+    inputs: dict[str, list[Any]], folder: Path, *verbs: str
+) -> list[tuple[str, list[str]]]:
+    return [
+        (verb, [*map(str, inputs[verb]), "--out", str(folder / verb)]) for verb in (*VERBS, *verbs)
+    ]
+
+
+def test_an_out_that_may_not_be_written_is_one_line(
+    tmp_path: Path, inputs: dict[str, list[Any]]
+) -> None:
+    with read_only(tmp_path / "locked") as folder:
+        commands = in_folder(inputs, folder, "export")
+        said, codes = run_all(commands, *plain_user())
+        assert not list(folder.iterdir())
+    assert codes == [f"{verb} 2" for verb, _ in commands]
+    for text, (verb, _) in zip(said, commands, strict=True):
+        (_, line) = text.strip().split("\n")
+        assert line.startswith(f"error: {folder}/{verb}"), line
+        assert "--out cannot be written (Permission denied)" in line
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(
+    tmp_path: Path, inputs: dict[str, list[Any]]
+) -> None:
+    with small_disk(tmp_path / "small", 64) as folder:
+        fill(folder)
+        commands = in_folder(inputs, folder, "export")
+        said, codes = run_all(commands)
+        assert [path.name for path in folder.iterdir()] == ["filler"]
+    assert codes == [f"{verb} 2" for verb, _ in commands]
+    for text, (verb, _) in zip(said, commands, strict=True):
+        (_, line) = text.strip().split("\n")
+        assert line.startswith(f"error: {folder}/{verb}") and "No space left on device" in line
+
+
+def test_a_disk_that_fills_later_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, inputs: dict[str, list[Any]]
+) -> None:
+    """There is room for the first files, and for no more."""
+    with small_disk(tmp_path / "small", 256) as folder:
+        for verb in ("train", "annotate", "export"):
+            filler = fill(folder, left=12 << 10)
+            command = (verb, [*map(str, inputs[verb]), "--out", str(folder / verb)])
+            (text,), codes = run_all([command])
+            assert codes == [f"{verb} 2"]
+            (_, line) = text.strip().split("\n")
+            assert "No space left on device" in line and str(folder) in line
+            assert "damaged" not in line
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            empty = [path for path in files if not path.stat().st_size]
+            assert all(".partial" in str(path) for path in empty)  # which the next run removes
+            filler.unlink()
+            (text,), codes = run_all([command])
+            assert codes == [f"{verb} 0"], text
+            shutil.rmtree(folder / verb)
+
+
+def test_a_file_is_there_whole_or_not_at_all_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 64) as folder:
+        write_bytes(str(folder / "kept"), b"before")
+        filler = fill(folder)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left on device") as refused:
+                write_bytes(str(folder / "kept"), bytes(9000), durable=True)
+            assert refused.value.filename == str(folder / "kept")
+        filler.unlink()
+        assert [path.name for path in folder.iterdir()] == ["kept"]
+        assert (folder / "kept").read_bytes() == b"before"
