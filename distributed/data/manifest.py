@@ -86,7 +86,7 @@ def codebook_of(path: str, features: dict[str, Any] | None) -> np.ndarray | None
 
 def _of_columns(features: dict[str, Any] | None, columns: Columns) -> dict[str, Any] | None:
     if features is None or "columns" not in features:
-        return features
+        return features if len(columns.blocks) == 1 else None
     known = {name: features["columns"].get(name) for name in columns.blocks}
     if any(about is None for about in known.values()):
         return None

@@ -118,7 +118,7 @@ def picture_reader(
         _check_dim(network, annotator.image_dim)
         return PictureReader((network,))
     columns = named["columns"] if "columns" in named else {info.blocks[0].name: named}
-    made = [_block(columns[block.name], folder) for block in info.blocks]
+    made = [_block(columns.get(block.name, {}), folder) for block in info.blocks]
     blocks = tuple(block for block in made if block is not None)
     if len(blocks) < len(made):
         return None

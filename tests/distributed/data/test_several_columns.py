@@ -233,6 +233,9 @@ def test_a_manifest_says_where_each_column_comes_from(tmp_path: Path) -> None:
     both = features_of(where, Columns(features="low,deep"))
     assert both == {"columns": about} and list(both["columns"]) == ["low", "deep"]
     assert features_of(where, Columns(features="deep,other")) is None
+    (tmp_path / "manifest.json").write_text('{"features": {"kind": "cnn", "name": "n"}}')
+    assert features_of(where) == about["deep"]
+    assert features_of(where, BOTH) is None  # it says nothing of a column that came later
     other = {"columns": {"a": about["low"], "b": {"kind": "cnn", "name": "m"}}}
     with pytest.raises(InputError, match=r"deep of here .*name m and n"):
         check_same_features(other, "there", both, "here")
