@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distributed.bundles.locate import local_bundle
+from distributed.storage.folder import Folder
+from distributed.storage.s3 import unreachable
+from distributed.storage.scratch import scratch_folder
 from drel_core.errors import InputError
-from drel_core.export.export import Format, export_bundle
+from drel_core.export.export import MODEL, Format, export_bundle
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -18,7 +23,7 @@ class ExportConfig:
     model: str
     """model bundle, training folder, or folder of versions with `latest`; of any method but knn"""
     out: str
-    """new or empty folder; appears when it is whole"""
+    """new or empty folder, or s3:// prefix; whole when it holds model.json"""
     format: Format = "onnx"
     """program of the image tower beside its weights: ONNX, torch.export, or both"""
 
@@ -32,17 +37,38 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_class_arguments(ExportConfig)
     config = build(parser, parser.parse_args(arguments), ExportConfig)
-    if "://" in config.out:
-        raise InputError(
-            f"{config.out}: --out must be a folder on this machine; copy it from there"
-        )
-    out = Path(config.out).expanduser().absolute()
-    done = export_bundle(local_bundle(config.model), out, config.format)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    out = Folder.of(config.out)
+    out.check("--out")
+    bundle = local_bundle(config.model)
+    if out.remote:
+        done = _export_to_s3(bundle, out, config.format)
+    else:
+        done = export_bundle(bundle, out.path, config.format)
+    size = sum(out.files().values())
     programs = ", ".join(done["programs"]) or "no program: the method has no image tower"
     print(
         f"{done['method']} {done['version']}: {done['T']:,} tags, {programs}, {size / 1e6:,.1f} MB: {out}"
     )
+
+
+def _export_to_s3(bundle: Path, out: Folder, form: Format) -> dict[str, Any]:
+    """Export here and upload it. Files of an upload that was stopped are written again.
+
+    Raises:
+        InputError: ``out`` holds a finished export, or something else; S3 cannot be reached.
+    """
+    with unreachable(str(out)):
+        there = set(out.files())
+        if MODEL in there:
+            raise InputError(f"{out}: --out holds files; give a new or empty folder")
+        local = scratch_folder() / "export"
+        done = export_bundle(bundle, local, form)
+        made = {path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()}
+        if strange := sorted(there - made):
+            raise InputError(f"{out}: --out holds {strange[0]}; give a new or empty folder")
+        out.put_all(local, last=MODEL)
+    shutil.rmtree(local.parent)
+    return done
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from distributed.ingest.check import look
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> None:
     config = build(parser, parser.parse_args(arguments), IngestConfig)
     if not (config.out or config.check):
         raise InputError("--out is not given; name the folder for the store, or ask with --check")
+    config = with_absolute_paths(config)
     source: Source
     extraction: Extraction | None = None
     if config.split.startswith("column:") and config.source != "table":
@@ -147,6 +149,24 @@ def extraction_of(config: IngestConfig) -> Extraction:
     if len(names) == 1:
         return config.cnn if names[0] == NETWORK else config.lowlevel
     return SeveralExtractions(names, config.cnn, config.lowlevel)
+
+
+def with_absolute_paths(config: IngestConfig) -> IngestConfig:
+    """Workers run in folders of their own: a path means what it means where it was typed. Files of arrays
+    are made absolute where they are opened."""
+    changed: dict[str, Any] = {
+        name: absolute(path) for name in ("input", "out", "tags") if (path := getattr(config, name))
+    }
+    if codebook := config.lowlevel.codebook:
+        changed["lowlevel"] = replace(config.lowlevel, codebook=absolute(codebook))
+    kind, _, network = config.cnn.backbone.partition(":")
+    if kind == "file":
+        changed["cnn"] = replace(config.cnn, backbone=f"file:{absolute(network)}")
+    return replace(config, **changed)
+
+
+def absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def table_options(config: IngestConfig) -> TableOptions:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import cache_dir, cache_key
+from distributed.storage.s3 import find_endpoint, unreachable
 from drel_core.bundle.format import (
     LATEST,
     bundle_folder,
@@ -35,12 +36,13 @@ def find_bundle(model: str | Path) -> tuple[Folder, str]:
     """Folder and version of the bundle that a bundle, training folder or folder of versions means now.
 
     Raises:
-        InputError: there is none, or its config.json is damaged.
+        InputError: there is none, its config.json is damaged, or S3 cannot be reached.
     """
     at = Folder.of(model)
     if not at.remote:
         local = bundle_folder(at.path)
         return Folder(str(local)), read_info(local).version
+    find_endpoint(at.address)
     seen: dict[str, str] = {}
 
     def read(name: str) -> str | None:
@@ -50,7 +52,8 @@ def find_bundle(model: str | Path) -> tuple[Folder, str]:
         seen[name] = data.decode("utf-8", errors="replace")
         return seen[name]
 
-    place = bundle_place(read, str(at))
+    with unreachable(str(at)):
+        place = bundle_place(read, str(at))
     folder = at / place if place else at
     info = parse_info(seen[f"{place}/{CONFIG}".lstrip("/")], str(folder))
     return folder, info.version
@@ -68,7 +71,8 @@ def local_bundle(model: str | Path) -> Path:
     place = cached_folder(folder, version)
     with file_lock(place):  # one process of a machine copies, the others wait for it
         if not (place / CONFIG).is_file():
-            _fetch(folder, version, place)
+            with unreachable(str(folder)):
+                _fetch(folder, version, place)
     os.utime(place)
     return place
 

@@ -7,6 +7,7 @@ that was killed goes on with the parts that are missing.
 from __future__ import annotations
 
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +30,14 @@ from distributed.ingest.sources.base import (
     rejected,
 )
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_bytes
+from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
 IMAGE_HASH = "image_hash"
 Values = dict[str, np.ndarray]
 """``[B, D]`` of each features column by its name, in their order."""
+_WAITS = (0.2, 1.0, 3.0)  # seconds between attempts to read a picture
+_AGAIN = "The same command goes on from here"
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ class Read:
 
 
 def read_chunk(source: Source, plan: PartPlan, chunk: int) -> Read:
-    """Read and check everything but features that are yet to be computed."""
+    """Read and check everything but features that are yet to be computed.
+
+    Raises:
+        InputError: the input is wrong as a whole, or a picture cannot be read at the moment.
+    """
     start = chunk * plan.chunk_rows
     count = min(plan.chunk_rows, source.num_rows - start)
     piece: Chunk = source.read(start, count)
@@ -109,13 +117,17 @@ def _decode(table: pa.Table, max_pixels: int) -> tuple[pa.Table, list[Image.Imag
     column = table.column(IMAGE if held else "path")
 
     def one(row: int) -> Image.Image | str:
+        """What only the bytes say is the picture's own fault; all else ends the run or is tried again."""
+        where = f"image_id {ids[row]!r}" if held else column[row].as_py()
         try:
-            data = column[row].as_py() if held else read_bytes(column[row].as_py())
-            return decode(data, max_pixels)
+            return decode(column[row].as_py() if held else _read_picture(where), max_pixels)
         except BadPicture as error:
             return str(error)
-        except (*READ_ERRORS, MemoryError) as error:
-            return f"cannot be read: {one_line(error)}"
+        except (MemoryError, pa.ArrowMemoryError):
+            raise InputError(
+                f"{where}: not enough memory to decode it; use a smaller --chunk_rows or "
+                f"--max_pixels. {_AGAIN}"
+            ) from None
 
     if held:
         results = [one(row) for row in range(len(ids))]
@@ -132,6 +144,23 @@ def _decode(table: pa.Table, max_pixels: int) -> tuple[pa.Table, list[Image.Imag
     keep = table.filter(pa.array(good, pa.bool_())).drop_columns([IMAGE if held else "path"])
     hashes = pa.array([difference_hash(picture) for picture in pictures], pa.uint64())
     return keep.append_column(IMAGE_HASH, hashes), pictures, rejected(bad)
+
+
+def _read_picture(path: str) -> bytes:
+    """Raises:
+    InputError: it cannot be read, not now at least. That is no property of the picture.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            return read_bytes(path)
+        except (FileNotFoundError, PermissionError) as error:
+            fault = error.strerror or one_line(error)
+            break
+        except READ_ERRORS as error:
+            fault = one_line(error)
+            if wait is not None:
+                time.sleep(wait)
+    raise InputError(f"{path}: cannot be read ({fault}); it was there when it was listed. {_AGAIN}")
 
 
 def with_features(table: pa.Table, values: Values, dtype: str) -> tuple[pa.Table, pa.Table]:

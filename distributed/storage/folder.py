@@ -142,6 +142,12 @@ class Folder:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             _copy(pafs.LocalFileSystem(), str(source), filesystem, path)
 
+    def put_all(self, source: Path, last: str) -> None:
+        """Copy a local folder's files into the folder; ``last`` is there when all others are."""
+        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
+        for name in sorted(names, key=lambda name: (name == last, name)):
+            self.put(name, source / name)
+
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         """A file as a local one: itself, or a copy that goes with the block."""

@@ -165,21 +165,42 @@ def reach(uri: str) -> None:
     Raises:
         InputError: they are not; it says which, within some seconds.
     """
+    endpoint = find_endpoint(uri)
     filesystem, name = open_s3(uri)
-    endpoint = filesystem._settings[0]
-    if endpoint:
-        _connect(endpoint)
-    try:
-        with denied(uri):
-            if filesystem.get_file_info(name).type != pafs.FileType.NotFound:
-                return
-            bucket = name.partition("/")[0]
-            if filesystem.get_file_info(bucket).type != pafs.FileType.NotFound:
-                return
-    except OSError as error:
-        raise InputError(f"{uri}: S3 cannot be reached ({str(error)[:200]})") from None
+    with unreachable(uri), denied(uri):
+        if filesystem.get_file_info(name).type != pafs.FileType.NotFound:
+            return
+        bucket = name.partition("/")[0]
+        if filesystem.get_file_info(bucket).type != pafs.FileType.NotFound:
+            return
     at = f" at {endpoint}" if endpoint else ""
     raise InputError(f"{uri}: there is no bucket {bucket!r}{at}; make it, or check the name")
+
+
+def find_endpoint(uri: str) -> str:
+    """The endpoint of an address, empty for Amazon's own, once it has taken a connection: a request to one
+    that is gone is repeated for half a minute.
+
+    Raises:
+        InputError: nobody answers there.
+    """
+    endpoint: str = open_s3(uri)[0]._settings[0]
+    if endpoint:
+        _connect(endpoint)
+    return endpoint
+
+
+@contextmanager
+def unreachable(uri: str) -> Iterator[None]:
+    """What goes wrong on the way to S3, after all attempts, becomes one line.
+
+    Raises:
+        InputError: S3 did not do what was asked for.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{uri}: S3 cannot be reached ({str(error)[:200]})") from None
 
 
 def _connect(endpoint: str) -> None:

@@ -35,6 +35,7 @@ from drel_core.export.two_tower import TwoTower, two_tower
 
 Format = Literal["onnx", "torch", "both"]
 FORMAT = 1
+MODEL = "model.json"
 _FILES = Path(__file__).parent / "example"
 
 
@@ -111,7 +112,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
         "columns": [{"name": b.name, "D": b.dim} for b in info.blocks] if not pictures else [],
         **model.how,
     }
-    write_json(folder / "model.json", described)
+    write_json(folder / MODEL, described)
     write_json(folder / "vocabulary.json", vocabulary.to_dict())
     (folder / "examples").mkdir()
     example = "annotate_pictures.py" if pictures else "annotate_features.py"

@@ -298,7 +298,6 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
         ((model, full / "mine.txt"), "is a file"),
         ((model, full / "mine.txt" / "below"), "cannot be written"),
         ((model, model / "export"), "never changes"),
-        ((model, "s3://bucket/out"), "on this machine"),
         ((tmp_path / "nowhere", out), "no model bundle"),
         ((knn, out), "kNN cannot be exported"),
         ((broken, out), "damaged"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import time
@@ -249,6 +250,25 @@ def test_picture_bytes_in_parquet(tmp_path: Path, ray_job: Job) -> None:
     assert len(train) + len(test) == 15
     assert train.schema.field("features").type.value_type == pa.float16()
     assert "rare" not in read(out, "vocabulary.parquet").column("tag").to_pylist()
+
+
+def test_a_picture_that_cannot_be_read_ends_the_run_and_is_not_kept(
+    tmp_path: Path, ray_job: Job
+) -> None:
+    pics, out = tmp_path / "pics", tmp_path / "out"
+    pics.mkdir()
+    for number in range(3):
+        picture(number).save(pics / f"{number}.png")
+    (pics / "3.png").symlink_to("/proc/self/mem")  # reading it is an input/output error
+    (tmp_path / "tags.csv").write_text("id,tags\n0,x\n1,x\n2,x\n3,x\n")
+    common = ("--source", "images", "--input", pics, "--tags", tmp_path / "tags.csv", "--out", out)
+    for features in (("--chunk_rows", 2), ("--features", "lowlevel", "--lowlevel.words", 3)):
+        ended = ray_job("ingest", *common, *features)
+        assert ended.returncode == 2 and ended.stderr.count("error:") == 1
+        assert "3.png: cannot be read" in ended.stderr and "Traceback" not in ended.stderr
+        kept = sorted((tmp_path / "out.partial" / "parts").glob("*.parquet"))
+        assert not [part for part in kept if "0000001" in part.name or features[0] == "--features"]
+        shutil.rmtree(tmp_path / "out.partial")
 
 
 @pytest.mark.parametrize(

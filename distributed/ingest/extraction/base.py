@@ -11,6 +11,7 @@ import ray
 from distributed.ingest.parts import PartPlan, read_chunk, values_of, write_part
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log
+from drel_core.errors import InputError
 
 
 class Extraction(Protocol):
@@ -35,7 +36,11 @@ class Extraction(Protocol):
 def extract(
     source: Source, extraction: Extraction | None, plan: PartPlan, todo: list[int]
 ) -> Iterator[dict[str, int]]:
-    """Write the parts ``todo``; yields {chunk, rows, rejected} as they are done."""
+    """Write the parts ``todo``; yields {chunk, rows, rejected} as they are done.
+
+    Raises:
+        InputError: what a task found wrong with the input.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -46,16 +51,37 @@ def extract(
     else:
         done = extraction.parts(chunks, reference, plan)
     for row in done.iter_rows():
-        yield {key: int(value) for key, value in row.items()}
+        if row["error"]:
+            raise InputError(row["error"])
+        yield {key: int(row[key]) for key in ("chunk", "rows", "rejected")}
 
 
-class _StoredFeatures:
+class Answering:
+    """A step whose ``InputError`` travels as the answer ``error``: Ray would wrap it in its own, with a
+    traceback, after having tried again."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row.get("error"):
+            return self.failed(row["error"])
+        try:
+            return {**self.answer(row), "error": ""}
+        except InputError as error:
+            return self.failed(str(error))
+
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def failed(self, error: str) -> dict[str, Any]:
+        return {"chunk": -1, "rows": 0, "rejected": 0, "error": error}
+
+
+class _StoredFeatures(Answering):
     """A source that has features: read, check, write."""
 
     def __init__(self, source: Any, plan: PartPlan) -> None:
         self.source, self.plan = source, plan
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = int(row["chunk"])
         read = read_chunk(ray.get(self.source), self.plan, chunk)
         return write_part(self.plan, chunk, read.table, values_of(read.table), read.rejected)

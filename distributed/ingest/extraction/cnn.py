@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from distributed.ingest.extraction.base import Answering
 from distributed.ingest.extraction.lowlevel import Describer
 from distributed.ingest.parts import PartPlan, Read, Values, read_chunk, write_part
 from distributed.ingest.sources.base import FEATURES, Source
@@ -70,7 +71,7 @@ class CnnExtraction:
         )
 
 
-class _Decode:
+class _Decode(Answering):
     """A chunk as one row: what is known of its pictures, and their pixels one after another."""
 
     def __init__(
@@ -79,7 +80,7 @@ class _Decode:
         self.source, self.plan, self.preprocessing = source, plan, preprocessing
         self.beside = beside
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = int(row["chunk"])
         read = read_chunk(ray.get(self.source), self.plan, chunk)
         pixels = self.preprocessing.squares(read.pictures, lambda picture: picture)
@@ -87,8 +88,11 @@ class _Decode:
         known = pickle.dumps((Read(read.table, [], read.rejected), values), protocol=5)
         return {"chunk": chunk, "known": known, "pixels": pixels.reshape(-1)}
 
+    def failed(self, error: str) -> dict[str, Any]:
+        return {"chunk": -1, "known": b"", "pixels": np.zeros(0, np.uint8), "error": error}
 
-class _Embed:
+
+class _Embed(Answering):
     """An actor with a network: pixels to features to a part."""
 
     def __init__(
@@ -104,7 +108,7 @@ class _Embed:
         self.plan, self.batch = plan, extraction.batch_size or (128 if cuda else 16)
         self.columns = columns
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
         known: Read
         values: Values
         known, values = pickle.loads(row["known"])

@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 import ray
 from PIL import Image
 
+from distributed.ingest.extraction.base import Answering
 from distributed.ingest.parts import PartPlan, read_chunk, write_part
 from distributed.ingest.sources.base import FEATURES, SPLIT, Source
 from distributed.runtime.progress import Log
+from drel_core.errors import InputError
 from drel_core.images.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
 from drel_core.model.sampling import mix_seed
 
@@ -67,7 +69,13 @@ class LowLevelExtraction:
         narrow = replace(plan, chunk_rows=_WINDOW)
         task = ray.remote(num_cpus=1)(_sample_window)
         flying = [task.remote(reference, narrow, int(w), self.seed) for w in chosen]
-        return Codebook.train(np.concatenate(ray.get(flying)), self.words, self.seed)
+        try:
+            found = ray.get(flying)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, InputError):  # without Ray's traceback in it
+                raise error.cause from None
+            raise
+        return Codebook.train(np.concatenate(found), self.words, self.seed)
 
     def parts(self, chunks: Any, source: Any, plan: PartPlan) -> Any:
         return chunks.map(_Describe(source, plan, self.describer(plan)), num_cpus=1)
@@ -110,13 +118,13 @@ class Describer:
         return features_BD
 
 
-class _Describe:
+class _Describe(Answering):
     """A task: a chunk's pictures to features to a part."""
 
     def __init__(self, source: Any, plan: PartPlan, describer: Describer) -> None:
         self.source, self.plan, self.describer = source, plan, describer
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
         chunk = int(row["chunk"])
         read = read_chunk(ray.get(self.source), self.plan, chunk)
         values = {FEATURES: self.describer(read.pictures)}

@@ -44,6 +44,7 @@ from jobs.annotate import main as annotate
 from jobs.compare import main as compare
 from jobs.evaluate import main as evaluate
 from jobs.train import parse
+from tests.conftest import Job
 from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.commands import ROOT, SMALL
 from tests.helpers.fault_proxy import KINDS, FaultProxy
@@ -443,6 +444,52 @@ def test_what_cannot_be_reached_is_one_line_soon(s3: Bucket, address: str, words
         Folder.of(address).check("--out")
     assert time.monotonic() - started < 10
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "annotate", "serve", "update", "export"])
+def test_a_model_at_a_dead_endpoint_is_one_line_soon(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job
+) -> None:
+    for name, value in bucket_environment("http://127.0.0.1:1", tmp_path).items():
+        monkeypatch.setenv(name, value)
+    pq.write_table(planted_table(10), tmp_path / "a.parquet")
+    out = () if verb in ("serve", "evaluate") else ("--out", tmp_path / "out")
+    data = () if verb in ("serve", "export") else ("--data", tmp_path / "a.parquet")
+    started = time.monotonic()
+    done = job(verb, "--model", "s3://bucket/model", *data, *out)
+    assert time.monotonic() - started < 10
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "http://127.0.0.1:1: no S3 answers there" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_to_s3_is_the_local_one_also_after_a_stop(
+    s3: Bucket, tmp_path: Path, job: Job
+) -> None:
+    model = write_drel(tmp_path / "model", decider=random_decider(12))
+    for path in model.iterdir():
+        Folder.of(s3.at("v/model")).put(path.name, path)
+    out = Folder.of(s3.at("deep/export"))
+    assert job("export", "--model", model, "--out", tmp_path / "export").returncode == 0
+    out.write("vocabulary.json", b"{half")  # an upload that was stopped: model.json comes last
+    s3.proxy.rate = 0.05
+    done = job("export", "--model", s3.at("v"), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout
+    puts = [path for method, path in s3.proxy.requests if method == "PUT" and "export" in path]
+    assert puts[-1].endswith("model.json")
+    local = Folder.of(tmp_path / "export")
+    assert local.files() == out.files()
+    for name in local.files():
+        # A program is not the same twice: it holds where it was made.
+        assert local.read(name) == out.read(name) or name.endswith(".onnx"), name
+    again = job("export", "--model", model, "--out", out)
+    assert again.returncode == 2 and "holds files" in again.stderr
+    other = Folder.of(s3.at("other"))
+    other.write("mine.txt", b"mine")
+    refused = job("export", "--model", model, "--out", other)
+    assert refused.returncode == 2 and "holds mine.txt" in refused.stderr
+    assert other.files() == {"mine.txt": 4}
 
 
 def test_wrong_keys_end_a_job_with_one_line(
