@@ -561,6 +561,15 @@ def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: S
     assert order[0] == order[-1] == first and second in order
 
 
+def test_rows_by_the_name_of_their_column_are_scored_like_rows(server: Server) -> None:
+    value_BD = rows(3).tolist()
+    flat = server.ask("/v1/annotate", {"features": value_BD})
+    named = server.ask("/v1/annotate", {"features": {"features": value_BD}})
+    assert named[:2] == flat[:2] and flat[0] == 200
+    status, answer, _ = server.ask("/v1/annotate", {"features": {"cnn": value_BD}})
+    assert status == 422 and "features.cnn: no column of this model" in answer["error"]["message"]
+
+
 def test_metrics_count_requests(server: Server) -> None:
     until = time.monotonic() + 40
     while "ray_drel_requests_total{" not in (text := server.ask("/metrics")[1]):
