@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from distributed.data.blocks import inline_blocks
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import append
@@ -29,8 +30,12 @@ from distributed.serving.feedback import _checked
 from distributed.serving.model import ServedModel
 from distributed.serving.requests import parse_annotate
 from distributed.serving.schemas import NamedFeedbackRequest
+from distributed.training import collectives
+from distributed.training.build import build_learner
 from distributed.training.config import DataConfig, TrainConfig
+from distributed.training.model_trainer import ModelTrainer
 from distributed.training.optim import OptimConfig
+from distributed.training.run_spec import RunSpec
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.auto import AUTO
@@ -46,6 +51,8 @@ from drel_core.images.pictures import BadPicture
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
+from tests.helpers.ranks import spawn_ranks
+from tests.helpers.shared_folder_io import SharedFolderIO
 from tests.helpers.store_checks import fixed
 from tests.helpers.stores import planted_table
 
@@ -320,3 +327,42 @@ def test_a_scorer_makes_all_columns_of_a_picture(tmp_path: Path) -> None:
     Codebook(codebook.word_K128 + 1).save(tmp_path / "codebook.npz")
     with pytest.raises(InputError, match=r"not the codebook that manifest\.json names"):
         learn(tmp_path, "other", table, Columns(features="cnn,lowlevel"), method="wsabie")
+
+
+def trained_on_ranks(folder: str) -> list[float] | None:
+    """Shares and, of the first rank, some scores of a model that these ranks train together."""
+    columns, out = Columns(features="deep,low"), Path(folder) / str(collectives.world_size())
+    store = FeatureStore.open(f"{folder}/train.parquet", columns)
+    powers = [(10, 1.0), (6, 0.5)]
+    config = TrainConfig(
+        data=DataConfig(train=store.path, columns=columns),
+        out=str(out),
+        epochs=3,
+        batch_size=32,
+        model=ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=8, latent=8, power_blocks=powers),
+        loss=LossConfig(kind="smooth"),
+        optim=OptimConfig(optimiser="adamw", lr=0.01),
+        kernel=KernelConfig(landmarks=80, dims=6),
+    )
+    survey = survey_store(store, "fail", power=train.power_of(config.model))
+    spec = RunSpec(config=config, survey=survey, features=None, fingerprint={})
+    learner = build_learner(spec, torch.device("cpu"))
+    out.mkdir(exist_ok=True)
+    blocks = inline_blocks(columns, survey.names)
+    ModelTrainer(spec, learner, blocks, SharedFolderIO(out / "kept")).run()
+    if collectives.rank():
+        return None
+    annotator = load_bundle(out / "model")
+    value_BD = np.stack(joined(both(20, seed=8))["features"].to_numpy(zero_copy_only=False))
+    shares = annotator.info.train["kernel_shares"]
+    return [*shares.values(), *annotator.scores(torch.from_numpy(value_BD)).flatten().tolist()]
+
+
+def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
+    pq.write_table(both(), tmp_path / "train.parquet", row_group_size=25)
+    one, (two, _) = (
+        spawn_ranks(world, trained_on_ranks, tmp_path, str(tmp_path)) for world in (1, 2)
+    )
+    assert two[:2] == one[0][:2] and sum(two[:2]) == pytest.approx(1)
+    np.testing.assert_allclose(two, one[0], atol=0.05)  # each rank has an order of rows of its own
+    assert np.std(one[0][2:]) > 0.1
