@@ -178,6 +178,16 @@ def test_pasted_features_get_the_tags_of_the_scorer(page: Page) -> None:
     assert page.at("k").is_enabled()
 
 
+def test_features_may_be_pasted_by_the_names_of_their_columns(page: Page) -> None:
+    page.paste({"cnn": row(2)})
+    page.until(lambda: "features.cnn: no column of this model" in page.text("error"))
+    page.paste({"features": row(2)})
+    page.until(lambda: page.tags("result"))
+    page.best(4)
+    tags = [tag["tag"] for tag in expected(page.server, {"features": [row(2)], "k": 4})]
+    page.until(lambda: page.tags("result") == tags)
+
+
 def test_neighbours_lead_on(page: Page) -> None:
     page.press("<b>x</b>")
     answer = page.server.ask("/v1/neighbours?tag=%3Cb%3Ex%3C%2Fb%3E&limit=10")[1]["neighbours"]
