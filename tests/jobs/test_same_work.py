@@ -20,7 +20,7 @@ D = 8
 def table_input(folder: Path) -> list[Any]:
     """A tags file and an array of features, as `--source table` takes them."""
     folder.mkdir(exist_ok=True)
-    (folder / "tags.csv").write_text("image_id,tags\n1,cat;dog\n2,dog;sky\n3,sky\n")
+    (folder / "tags.csv").write_text("image_id,tags\n1,cat;dog\n2,dog\n3,sky\n")
     np.save(folder / "f.npy", np.eye(3, D, dtype=np.float32))
     return [
         "--source",
