@@ -20,10 +20,18 @@ def surveyed(
     folder: Path, rows: int = 150, validation: float = 0.0
 ) -> tuple[TrainConfig, StoreSurvey]:
     path = write_planted(folder / "train.parquet", rows, row_group=32)
-    config = TrainConfig(
-        data=DataConfig(train=str(path)),
-        out=str(folder / "out"),
-        epochs=6,
+    config = small_config(path, folder / "out")
+    Path(config.out).mkdir(exist_ok=True)
+    store = FeatureStore.open(str(path), config.data.columns)
+    share = Validation(validation, 1) if validation else None
+    return config, survey_store(store, "fail", share)
+
+
+def small_config(store: Path, out: Path, epochs: int = 6) -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig(train=str(store)),
+        out=str(out),
+        epochs=epochs,
         batch_size=16,
         model=ModelConfig(
             image_hidden=16,
@@ -40,7 +48,3 @@ def surveyed(
         optim=OptimConfig(optimiser="adamw", lr=0.01),
         decision=DecisionConfig(held_out=0.2, rows=50),
     )
-    Path(config.out).mkdir(exist_ok=True)
-    store = FeatureStore.open(str(path), config.data.columns)
-    share = Validation(validation, 1) if validation else None
-    return config, survey_store(store, "fail", share)

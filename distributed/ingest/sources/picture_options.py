@@ -8,7 +8,7 @@ from drel_core.errors import InputError
 
 ID_NAMES = ("image_id", "id", "key")
 PATH_NAMES = ("path", "file", "filename", "file_name", "image_path")
-TAG_NAMES = ("tags", "keywords", "labels", "annotations")
+TAG_NAMES = ("tags", "keywords", "labels", "annotations", "label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class PictureOptions:
     tags_column: str = ""
     """its column with the tags, a list or a separated string; empty: tags, keywords or labels"""
     image_column: str = "image"
-    """Parquet input: column with the encoded picture"""
+    """Parquet input: column with the encoded picture, or a struct of bytes and path"""
     separator: str = ","
     """between tags in a string"""
 

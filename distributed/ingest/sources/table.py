@@ -21,6 +21,7 @@ from distributed.data.parquet_files import common_length, list_files, read_foote
 from distributed.data.plain_types import is_list, is_number, is_text
 from distributed.ingest.sources.array_files import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.sources.nested_columns import class_names
 from distributed.ingest.sources.table_facts import (
     AGAIN,
     JOINED,
@@ -261,13 +262,14 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
     if split := _split_column(options):
         columns[split] = "--split"
     units: tuple[RowGroupSlice, ...] = ()
+    classes: tuple[str, ...] = ()
     pieces: list[tuple[pa.Table, str, int]] = []
     if table_suffix(path) in ("", ".parquet"):
-        units, _, _ = _footers(path, options, columns)
+        units, _, _, classes = _footers(path, options, columns)
         pieces = [(read_table(unit, list(columns)), unit.path, unit.file_row) for unit in units]
     else:
         pieces = [(read_text_table(path, columns), path, 0)]
-    facts = _facts(path, options)
+    facts = _facts(path, options, classes)
     parts = []
     for table, where, first in pieces:
         _check_types(where, table.schema, options)
@@ -329,10 +331,10 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
     facts_columns = _parquet_columns(options, features=False)
     if split := _split_column(options):
         columns[split] = facts_columns[split] = "--split"
-    units, dim, half = _footers(path, options, columns)
+    units, dim, half, classes = _footers(path, options, columns)
     if dim is None:
         raise InputError(f"{path}: no row has features; write the files again with features")
-    facts = _facts(path, options)
+    facts = _facts(path, options, classes)
     for unit in units:
         facts.add(read_table(unit, list(facts_columns)), unit.path, unit.file_row)
     note = facts.separators.finish(path)
@@ -373,8 +375,8 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
     )
 
 
-def _facts(path: str, options: TableOptions) -> TableFacts:
-    form = TagForm(options.separator)
+def _facts(path: str, options: TableOptions, classes: tuple[str, ...]) -> TableFacts:
+    form = TagForm(options.separator, classes)
     check = SeparatorCheck(options.separator)
     return TableFacts(
         path, options.id_column, options.tags_column, _split_column(options), form, check
@@ -402,17 +404,25 @@ def _place(path: str, units: Sequence[RowGroupSlice], starts: Sequence[int], row
 
 def _footers(
     path: str, options: TableOptions, columns: dict[str, str]
-) -> tuple[tuple[RowGroupSlice, ...], int | None, bool]:
+) -> tuple[tuple[RowGroupSlice, ...], int | None, bool, tuple[str, ...]]:
     """Units of Parquet files whose columns are there and of fitting types; where they hold the
-    features, D, and whether all are float16."""
+    features, D, and whether all are float16; and what numbers mean in the tags column."""
     filesystem, files = list_files(path, "--input")
     units: list[RowGroupSlice] = []
     first: tuple[int, str] | None = None
     half = True
+    named: tuple[str, tuple[str, ...]] | None = None
     for address, name, size in files:
         metadata, schema = read_footer(filesystem, address, name, size)
         check_columns(address, schema.names, columns)
         _check_types(address, schema, options)
+        classes = class_names(schema, options.tags_column)
+        named = named or (address, classes)
+        if classes != named[1]:
+            raise InputError(
+                f"{address}: names other classes than {named[0]} in {options.tags_column!r}; "
+                "ingest them one at a time"
+            )
         units += units_of(address, metadata)
         if options.features_file or not metadata.num_rows:
             continue
@@ -438,7 +448,7 @@ def _footers(
             first = (dim, address)
     if not units:
         raise InputError(f"{path}: no rows; the table must have at least one image")
-    return tuple(units), first[0] if first else None, half
+    return tuple(units), first[0] if first else None, half, named[1] if named else ()
 
 
 def _starts(units: tuple[RowGroupSlice, ...]) -> tuple[int, ...]:
