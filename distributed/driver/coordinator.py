@@ -14,7 +14,9 @@ from typing import Any
 import ray
 from ray.train import UserCallback
 
+from distributed.driver.checkpoint_list import keep_copy
 from distributed.runtime.signals import LoopAction
+from distributed.storage.folder import Folder
 
 
 def actor_name(run: str) -> str:
@@ -158,13 +160,14 @@ class RunCoordinator:
 class CoordinatorCallback(UserCallback):
     """Tells the coordinator what Ray Train's controller sees."""
 
-    def __init__(self, coordinator: Any) -> None:
-        self.coordinator = coordinator
+    def __init__(self, coordinator: Any, checkpoints: Folder) -> None:
+        self.coordinator, self.checkpoints = coordinator, checkpoints
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         if checkpoint is not None:
+            keep_copy(self.checkpoints)
             self.coordinator.checkpoint_saved.remote(metrics[0]["done"])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:

@@ -14,6 +14,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distributed.driver import checkpoint_list
 from distributed.driver.coordinator import (
     CoordinatorCallback,
     RunCoordinator,
@@ -32,6 +33,7 @@ from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from drel_core.errors import Diverged, InputError
 
+_CHECKPOINTS = "checkpoints"
 _IDLE = 10.0  # seconds without workers after which a line says what they wait for
 Enter = Callable[[dict[str, Any]], None]
 Launcher = Callable[[RunSpec, Log], None]
@@ -56,6 +58,7 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
     """
     config = spec.config
     workers = config.workers
+    checkpoint_list.mend(_checkpoints(config), log)
     start_ray(workers.least)
     with StopRequest() as stop:
         cuda = _on_gpus(workers, config.device)
@@ -67,7 +70,8 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
         run = os.urandom(3).hex()
         coordinator = _start_coordinator(run, config)
         arguments = {"spec": pickle.dumps(spec), "cuda": cuda, "run": run, "own_cpus": local_ray()}
-        fit = _Fit(_make_trainer(config, enter, arguments, CoordinatorCallback(coordinator)))
+        callback = CoordinatorCallback(coordinator, _checkpoints(config))
+        fit = _Fit(_make_trainer(config, enter, arguments, callback))
         fit.start()
         status = _follow(coordinator, fit, stop, resources, workers, log)
     ray.kill(coordinator)
@@ -79,6 +83,10 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
         raise fit.error
     if status.stopped is not None:
         raise Stopped(stop.signum)
+
+
+def _checkpoints(config: TrainConfig) -> Folder:
+    return Folder.of(config.out) / _CHECKPOINTS
 
 
 def _start_coordinator(run: str, config: TrainConfig) -> Any:
@@ -109,7 +117,7 @@ def _make_trainer(
             elastic_resize_monitor_interval_s=config.cluster.resize_every,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=_CHECKPOINTS,
             storage_path=place,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(

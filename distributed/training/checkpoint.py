@@ -56,8 +56,18 @@ def _state(learner: Learner) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: Mapping[str, Any]) -> None:
-    """Write this rank's part into ``folder`` (its own, or shared by all ranks)."""
+def save(
+    folder: Path,
+    learner: Learner,
+    cursor: Cursor,
+    fingerprint: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None = None,
+) -> None:
+    """Write this rank's part into ``folder`` (its own, or shared by all ranks).
+
+    Args:
+        metrics: what a list of checkpoints says of this one, should the list be lost.
+    """
     dcp.save(_state(learner), checkpoint_id=folder, no_dist=not dist.is_initialized())
     if collectives.rank() == 0:
         meta = {
@@ -65,6 +75,7 @@ def save(folder: Path, learner: Learner, cursor: Cursor, fingerprint: Mapping[st
             "written_by": written_by(),
             "cursor": asdict(cursor),
             "fingerprint": fingerprint,
+            "metrics": metrics,
         }
         (folder / "drel.json").write_text(json.dumps(meta), encoding="utf-8")
 

@@ -286,10 +286,11 @@ class Trainer(Generic[IO]):
             score = -1.0 if self.spec.survey.validation else float(self.steps_done)
         self.cursor.first_loss = self.metrics.course.settle()
         place = {"epoch": self.cursor.epoch, "step": self.cursor.step, "done": self.steps_done}
+        metrics = {"score": score, **place}
         folder = scratch_folder()
         try:
-            checkpoint.save(folder, self.learner, self.cursor, self.spec.fingerprint)
-            self.io.save(folder, {"score": score, **place})
+            checkpoint.save(folder, self.learner, self.cursor, self.spec.fingerprint, metrics)
+            self.io.save(folder, metrics)
         except BaseException:  # a full disk fills no further, also where the process goes on
             shutil.rmtree(folder, ignore_errors=True)
             raise
