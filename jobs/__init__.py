@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+
+
+def end_at_once(signum: int, frame: FrameType | None = None) -> None:
+    """The handler of SIGINT and SIGTERM until ``run_job`` has its own: imports take seconds, and an exception
+    out of the middle of one would be a traceback."""
+    os.write(2, b"stopped before anything was done\n")
+    os._exit(128 + signum)
+
+
+def _answer_signals() -> None:
+    if sys.argv[:1] != ["-m"]:  # somebody else's process
+        return
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as in a shell's background
+            signal.signal(signum, end_at_once)
 
 
 def _use_distributed_of_this_checkout() -> None:
@@ -31,4 +49,5 @@ def _use_distributed_of_this_checkout() -> None:
     sys.exit(2)
 
 
+_answer_signals()
 _use_distributed_of_this_checkout()

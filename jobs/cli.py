@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
 from drel_core.errors import Diverged, InputError, disk_fault
+from jobs import end_at_once
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
@@ -160,6 +161,8 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job: 0 done, 2 the input is wrong (one line), 130 or 143 stopped (SIGINT, SIGTERM), 1
     anything else."""
     signal.signal(signal.SIGTERM, stop_at_once)
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for place, argument in enumerate(sys.argv[1:], 1):
             refuse_credentials(argument, f"argument {place}")

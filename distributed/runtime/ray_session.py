@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,65 @@ def start_ray(workers: int) -> None:
             signal.signal(signal.SIGTERM, handler)
 
 
+_JOIN_SECONDS = 20.0  # to join a cluster that answers
+_SLICE = 0.2
+
+
+def _reach(address: str) -> None:
+    """Try the port: Ray itself would try for minutes, and let no signal through.
+
+    Raises:
+        InputError: nothing listens there.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():  # "auto", or a form that Ray will name
+        return
+    for attempt in range(3):
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+            return
+        except (OSError, OverflowError) as error:
+            if attempt == 2:
+                why = getattr(error, "strerror", "") or error
+                raise InputError(
+                    f"RAY_ADDRESS={address}: nothing answers there ({why}); "
+                    "start a head there (ray start --head), mend the address, or unset RAY_ADDRESS for a Ray "
+                    "on this machine"
+                ) from None
+            time.sleep(1)
+
+
+def _in_time(join: Callable[[], object]) -> None:
+    """Join in another thread, so that signals reach this one.
+
+    Raises:
+        TimeoutError: it takes too long.
+    """
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            join()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    until = time.monotonic() + _JOIN_SECONDS
+    while thread.is_alive():
+        thread.join(_SLICE)
+        if time.monotonic() > until:
+            raise TimeoutError
+    if failed:
+        raise failed[0]
+
+
+def _token_hint() -> str:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return "; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    return "; check the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token): it must be the head's"
+
+
 def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
     if not local_ray():
         environment = None
@@ -62,12 +124,20 @@ def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
                 "excludes": [".venv", ".git", "examples"],
                 "env_vars": shared_environment(),
             }
+        address = os.environ["RAY_ADDRESS"]
+        _reach(address)
         try:
-            ray.init(runtime_env=environment, **quiet)
-        except ConnectionError as error:
+            _in_time(lambda: ray.init(runtime_env=environment, **quiet))
+        except TimeoutError:
             raise InputError(
-                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no cluster can be joined there "
-                f"({' '.join(str(error).split())[:200]})"
+                f"RAY_ADDRESS={address}: something answers there, but no cluster could be joined within "
+                f"{_JOIN_SECONDS:.0f} s; give the address of a head's GCS (HOST:6379), and see that nothing "
+                "between lets only a part through"
+            ) from None
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise InputError(
+                f"RAY_ADDRESS={address}: no cluster can be joined there "
+                f"({' '.join(str(error).split())[:200]}){_token_hint()}"
             ) from None
         except (ValueError, RuntimeError) as error:
             if "maximum size" not in str(error):
