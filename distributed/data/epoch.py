@@ -120,6 +120,7 @@ class ShardReader:
         resident: keep the rows after the first pass.
         shuffle_rows: rows of the window that a streaming epoch shuffles in.
         segment: how often the epoch's rows were divided among ranks before (see ``reshard``).
+        image_dim: D, which the batches of a rank without rows have as well.
     """
 
     def __init__(
@@ -132,17 +133,19 @@ class ShardReader:
         resident: bool,
         shuffle_rows: int = 16384,
         segment: int = 0,
+        image_dim: int = 0,
     ) -> None:
         self.selections, self.plan, self.rank, self.seed = list(selections), plan, rank, seed
         self.blocks, self.resident, self.shuffle_rows = blocks, resident, shuffle_rows
         self.segment = segment
+        self._none = Rows(torch.empty(0, image_dim), TagLists.cat([]))
         self._rows: Rows | None = None
 
     def load(self) -> Rows:
         """All rows of this rank in one piece, read once and kept."""
         if self._rows is None:
             parts = list(self.blocks(self.selections))
-            self._rows = Rows.cat(parts) if parts else _no_rows()
+            self._rows = Rows.cat(parts) if parts else self._none
             expected = self.plan.rows_per_rank[self.rank]
             assert len(self._rows) == expected, f"read {len(self._rows)} rows, not {expected}"
         return self._rows
@@ -190,7 +193,7 @@ class ShardReader:
 
     def _rebatch(self, windows: Iterator[Rows], first_step: int) -> Iterator[Rows]:
         """Cut windows into the sizes of the plan."""
-        window, at = next(windows, _no_rows()), 0
+        window, at = next(windows, self._none), 0
         for step in range(first_step, self.plan.steps):
             want = self.plan.size(self.rank, step)
             parts = []
@@ -210,7 +213,3 @@ class ShardReader:
 
 def _slice(rows: Rows, start: int, stop: int) -> Rows:
     return Rows(rows.features_BD[start:stop], rows.tags[start:stop])
-
-
-def _no_rows() -> Rows:
-    return Rows(torch.empty(0, 0), TagLists.cat([]))

@@ -65,6 +65,7 @@ def epoch_reader(
     seed: int,
     epoch: int,
     blocks: BlockSource,
+    image_dim: int = 0,
 ) -> ShardReader:
     """This rank's batches of an epoch from the first step of its last layout on.
 
@@ -97,4 +98,5 @@ def epoch_reader(
         last.resident,
         last.shuffle_rows,
         segment=len(readings) - 1,
+        image_dim=image_dim,
     )

@@ -83,6 +83,7 @@ def make_reader(
         blocks,
         resident,
         config.data.shuffle_rows,
+        image_dim=survey.image_dim,
     )
 
 

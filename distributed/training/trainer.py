@@ -230,6 +230,7 @@ class Trainer(Generic[IO]):
             self.spec.config.seed,
             cursor.epoch,
             self.blocks,
+            self.spec.survey.image_dim,
         )
 
     def _step(self, batch: Rows, global_batch: int) -> StepResult:
