@@ -131,8 +131,7 @@ def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
         except TimeoutError:
             raise InputError(
                 f"RAY_ADDRESS={address}: something answers there, but no cluster could be joined within "
-                f"{_JOIN_SECONDS:.0f} s; give the address of a head's GCS (HOST:6379), and see that nothing "
-                "between lets only a part through"
+                f"{_JOIN_SECONDS:.0f} s; give the address of a head's GCS (HOST:6379){_token_hint()}"
             ) from None
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             raise InputError(
