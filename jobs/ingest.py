@@ -15,9 +15,10 @@ from distributed.ingest.run import Input, StoreOptions, ingest
 from distributed.ingest.sources.base import Source
 from distributed.ingest.sources.nuswide import FEATURE_SIZES, NusWideSource
 from distributed.ingest.sources.picture_options import PictureOptions
-from distributed.ingest.sources.pictures import open_pictures
+from distributed.ingest.sources.pictures import PictureFolder, open_pictures
 from distributed.ingest.sources.several import SeveralColumns, named_options
 from distributed.ingest.sources.table import TableOptions, TableSource
+from distributed.ingest.sources.web_dataset import WebDataset
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -26,10 +27,11 @@ from jobs.cli import OneLineParser, build, run_job
 class IngestConfig(StoreOptions, PictureOptions):
     """What to read and what to make of it."""
 
-    source: Literal["images", "nuswide", "table"]
+    source: Literal["images", "coco", "openimages", "webdataset", "nuswide", "table"]
     """images: a folder or s3:// prefix of pictures with --tags, or Parquet that holds their bytes; \
-    nuswide: the NUS-WIDE distribution as it unpacks; table: CSV, JSON lines or Parquet with tags, and \
-    features in it or in --features_file"""
+    coco, openimages: a folder of pictures with annotations of that kind in --tags; webdataset: tar files \
+    of pictures with JSON, txt or cls; nuswide: the NUS-WIDE distribution as it unpacks; table: CSV, JSON \
+    lines or Parquet with tags, and features in it or in --features_file"""
     input: str
     """where the source lies"""
     out: str = ""
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> None:
         else:
             source = TableSource.open(config.input, options)
     else:
-        source = open_pictures(config.input, only(config, PictureOptions))
+        source = picture_source(config)
         extraction = extraction_of(config)
         extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
     for note in getattr(source, "notes", ()):
@@ -120,14 +122,23 @@ def main(arguments: list[str]) -> None:
     print(f"report  {config.out}/report.md")
 
 
+def picture_source(config: IngestConfig) -> Source:
+    options = only(config, PictureOptions)
+    if config.source == "webdataset":
+        return WebDataset.open(config.input, options)
+    if config.source in ("coco", "openimages"):
+        return PictureFolder.open_annotated(config.input, config.source, options)
+    return open_pictures(config.input, options)
+
+
 def given_input(config: IngestConfig) -> Input:
     """What a source was opened with: every option that is about reading."""
-    places = {"input", "tags", "features_file"}
+    places = {"input", "tags", "classes", "features_file"}
     elsewhere = {"out", "cnn", "lowlevel", *places, *StoreOptions.__dataclass_fields__}
     options = asdict(config)
     named = named_options(table_options(config)) if config.source == "table" else {}
     files = [one.features_file for one in named.values()] or [config.features_file]
-    given = [*files, config.input, config.tags]
+    given = [*files, config.input, config.tags, config.classes]
     return Input(
         tuple(place for place in given if place),
         {name: value for name, value in options.items() if name not in elsewhere}
@@ -155,7 +166,9 @@ def with_absolute_paths(config: IngestConfig) -> IngestConfig:
     """Workers run in folders of their own: a path means what it means where it was typed. Files of arrays
     are made absolute where they are opened."""
     changed: dict[str, Any] = {
-        name: absolute(path) for name in ("input", "out", "tags") if (path := getattr(config, name))
+        name: absolute(path)
+        for name in ("input", "out", "tags", "classes")
+        if (path := getattr(config, name))
     }
     if codebook := config.lowlevel.codebook:
         changed["lowlevel"] = replace(config.lowlevel, codebook=absolute(codebook))

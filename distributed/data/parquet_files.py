@@ -5,7 +5,8 @@ Nothing here reads rows, except for D of files whose lists have no fixed size.
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from distributed.data.columns import Columns, sibling_option
+from distributed.data.delta_log import live_files
 from distributed.data.plain_types import is_list, is_text, plain, plain_schema
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from distributed.storage.listing import list_tree
@@ -60,6 +62,14 @@ def list_files(
         and not any(part[:1] in "._" for part in name[len(root) :].strip("/").split("/"))
     ]
     cut = len(root.rstrip("/")) + 1
+    try:
+        live = live_files(filesystem, root, [name[cut:] for name, _ in found])
+    except (*READ_ERRORS, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: the log of this Delta table cannot be read ({one_line(error)})"
+        ) from error
+    if live is not None:
+        files = [(name, size) for name, size in found if name[cut:] in live]
     if {name[cut:] for name, _ in found} >= _INGESTED:
         files = [(name, size) for name, size in files if name[cut:] not in _INGESTED]
         if part:
@@ -83,6 +93,19 @@ def _address(path: str, root: str, name: str) -> str:
         return name
     base, mark, options = path.partition("?")
     return base.rstrip("/") + quote(name[len(root.rstrip("/")) :]) + mark + options
+
+
+def folder_columns(address: str, path: str) -> dict[str, str]:
+    """Values by which Spark and Hive name folders: {"split": "train"} of ``split=train/part-0.parquet``.
+
+    Args:
+        address: of a file, see ``list_files``.
+        path: the folder that was listed; its own name and those above it do not count.
+    """
+    base = path.partition("?")[0] if "://" in path else str(Path(path).expanduser().absolute())
+    below = address.partition("?")[0].removeprefix(base.rstrip("/"))
+    parts = [part.partition("=") for part in unquote(below).split("/")[:-1]]
+    return {key: value for key, mark, value in parts if key and mark}
 
 
 def read_footer(

@@ -23,6 +23,10 @@ class PictureOptions:
     """its column with the tags, a list or a separated string; empty: tags, keywords or labels"""
     image_column: str = "image"
     """Parquet input: column with the encoded picture, or a struct of bytes and path"""
+    classes: str = ""
+    """openimages: CSV of codes and names (class-descriptions)"""
+    confidence: float = 0.5
+    """openimages: least confidence of a label"""
     separator: str = ","
     """between tags in a string"""
 

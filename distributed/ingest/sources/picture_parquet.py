@@ -234,7 +234,7 @@ class PictureParquet:
             part = pa.table({IMAGE_ID: ids, IMAGE: image.cast(pa.binary()), TAGS: tags})
             part = part.filter(good)
             parts.append(part)
-            splits += [_split_of(unit.path, self.root)] * len(part)
+            splits += [split_of(unit.path, self.root)] * len(part)
         table = pa.concat_tables(parts)
         return Chunk(table.append_column(SPLIT, pa.array(splits, pa.string())), rejected(out))
 
@@ -250,7 +250,7 @@ def _tell_apart(units: list[RowGroupSlice], name: str) -> bool:
     return all(values) and len(set(values)) == len(values)
 
 
-def _split_of(address: str, root: str) -> str | None:
+def split_of(address: str, root: str) -> str | None:
     """train or test where the file, or a folder below the input, is named so."""
     tail = address[len(root.rstrip("/")) :] if address.startswith(root) else address
     for part in reversed(PurePosixPath(tail or Path(address).name).parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from distributed.data.plain_types import is_text, plain_table
+from distributed.ingest.sources.annotations import Annotations, read_coco, read_open_images
 from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.sources.match import match
 from distributed.ingest.sources.picture_options import (
@@ -93,7 +94,7 @@ def _check_there(path: str, pictures: str) -> None:
     """A name without its folder is looked for where the command runs, not beside the pictures."""
     if "://" in path or "://" in pictures or Path(path).expanduser().exists():
         return
-    beside = Path(pictures) / path
+    beside = Path(pictures) / Path(path).name
     if beside.is_file():
         raise InputError(
             f"{path}: no such file in this folder, but in that of the pictures; give --tags {beside}"
@@ -134,11 +135,25 @@ class PictureFolder:
                 "a column of tags"
             )
         key, tags, note = read_tags_file(options.tags, options, path)
-        pictures, others, unreadable = _list_pictures(path)
-        base = path if "://" in path else str(Path(path).expanduser().absolute())
-        rows, unmatched = _join(pictures, others, base, options.tags, key, tags)
-        notes = tuple(line for line in (note, unmatched) if line)
-        return PictureFolder(path, options, rows, unreadable, notes)
+        return _opened(path, options, options.tags, Annotations(key, tags, (note,) if note else ()))
+
+    @staticmethod
+    def open_annotated(
+        path: str, kind: Literal["coco", "openimages"], options: PictureOptions
+    ) -> PictureFolder:
+        """The same with an annotation file, which may name pictures that are not in the folder.
+
+        Raises:
+            InputError: no folder, no picture in it, or no such annotations.
+        """
+        if options.tags is None:
+            raise InputError(f"{path}: --source {kind} needs --tags FILE with the annotations")
+        _check_there(options.tags, path)
+        if kind == "coco":
+            said = read_coco(options.tags)
+        else:
+            said = read_open_images(options.tags, options.classes, options.confidence)
+        return _opened(path, options, options.tags, said, partial=True)
 
     def read(self, start: int, rows: int) -> Chunk:
         part = self.rows.slice(start, rows)
@@ -163,6 +178,27 @@ class PictureFolder:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "images", "input": self.root, "tags": self.options.tags}
+
+
+def _opened(
+    path: str, options: PictureOptions, file: str, said: Annotations, partial: bool = False
+) -> PictureFolder:
+    """
+    Args:
+        partial: names without a picture are told once, and are no rejected rows.
+    """
+    pictures, others, unreadable = _list_pictures(path)
+    base = path if "://" in path else str(Path(path).expanduser().absolute())
+    rows, unmatched = _join(pictures, others, base, file, said.names, said.tags)
+    notes = [*said.notes, *([unmatched] if unmatched else [])]
+    if partial:
+        lone = rows.filter(pc.is_null(rows.column("path")))
+        rows = rows.filter(pc.is_valid(rows.column("path")))
+        if len(lone) and not unmatched:
+            notes.append(
+                f"{file}: {counted(len(lone), 'name')} without a picture (such as {lone[IMAGE_ID][0]})"
+            )
+    return PictureFolder(path, options, rows, unreadable, tuple(notes))
 
 
 def _list_pictures(path: str) -> tuple[list[str], list[str], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
-from distributed.data.parquet_files import common_length, list_files, read_footer
+from distributed.data.parquet_files import common_length, folder_columns, list_files, read_footer
 from distributed.data.plain_types import is_list, is_number, is_text
 from distributed.ingest.sources.array_files import ARRAY_SUFFIXES, ArrayFile
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
@@ -116,6 +116,8 @@ class TableSource:
         """
         options = options or TableOptions()
         _check_options(path, options)
+        if not options.split and table_suffix(path) in ("", ".parquet") and _split_by_folders(path):
+            options = replace(options, split="split")
         if options.features_file:
             return _open_joined(path, options)
         return _open_parquet(path, options)
@@ -131,7 +133,7 @@ class TableSource:
             return self._read_range(self.rows.slice(start, stop - start), start)
         wanted = list(_parquet_columns(self.options, features=True))
         pieces = [
-            self._read_range(read_table(unit, wanted), at)
+            self._read_range(_read(unit, self.path, wanted), at)
             for at, unit in units_in_range(self.units, self.starts, start, stop)
         ]
         return Chunk(
@@ -221,6 +223,12 @@ class TableSource:
 # ---- opening
 
 
+def _split_by_folders(path: str) -> bool:
+    """Whether files lie in folders like split=train, as Spark and Hive write parts."""
+    _, files = list_files(path, "--input")
+    return any("split" in folder_columns(address, path) for address, _, _ in files)
+
+
 def _check_options(path: str, options: TableOptions) -> None:
     if not options.separator:
         raise InputError("--separator is empty; give the text between two tags")
@@ -266,7 +274,7 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
     pieces: list[tuple[pa.Table, str, int]] = []
     if table_suffix(path) in ("", ".parquet"):
         units, _, _, classes = _footers(path, options, columns)
-        pieces = [(read_table(unit, list(columns)), unit.path, unit.file_row) for unit in units]
+        pieces = [(_read(unit, path, list(columns)), unit.path, unit.file_row) for unit in units]
     else:
         pieces = [(read_text_table(path, columns), path, 0)]
     facts = _facts(path, options, classes)
@@ -336,7 +344,7 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
         raise InputError(f"{path}: no row has features; write the files again with features")
     facts = _facts(path, options, classes)
     for unit in units:
-        facts.add(read_table(unit, list(facts_columns)), unit.path, unit.file_row)
+        facts.add(_read(unit, path, list(facts_columns)), unit.path, unit.file_row)
     note = facts.separators.finish(path)
     fault_B = facts.faults(None)
     starts = _starts(units)
@@ -347,7 +355,7 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
             low, high = np.searchsorted(row_S, [start, start + unit.rows])
             if low == high:
                 continue
-            table = read_table(unit, [options.tags_column, options.features_column])
+            table = _read(unit, path, [options.tags_column, options.features_column])
             table = table.take(pa.array(row_S[low:high] - start))
             tags.append(facts.form.lists(one_array(table.column(0))))
             value_BD, bad = _from_lists(table.column(1), dim, np.dtype(np.float32))
@@ -414,6 +422,11 @@ def _footers(
     named: tuple[str, tuple[str, ...]] | None = None
     for address, name, size in files:
         metadata, schema = read_footer(filesystem, address, name, size)
+        folders = folder_columns(address, path)
+        fields = [field for field in schema if field.name not in folders]
+        schema = pa.schema(
+            [*fields, *(pa.field(name, pa.string()) for name in folders)], schema.metadata
+        )
         check_columns(address, schema.names, columns)
         _check_types(address, schema, options)
         classes = class_names(schema, options.tags_column)
@@ -449,6 +462,15 @@ def _footers(
     if not units:
         raise InputError(f"{path}: no rows; the table must have at least one image")
     return tuple(units), first[0] if first else None, half, named[1] if named else ()
+
+
+def _read(unit: RowGroupSlice, path: str, columns: list[str]) -> pa.Table:
+    """Columns of a unit, from its file or from the names of the folders in which it lies."""
+    folders = folder_columns(unit.path, path)
+    table = read_table(unit, [name for name in columns if name not in folders])
+    for name in (name for name in columns if name in folders):
+        table = table.append_column(name, pa.array([folders[name]] * unit.rows, pa.string()))
+    return table.select(columns)
 
 
 def _starts(units: tuple[RowGroupSlice, ...]) -> tuple[int, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,14 @@ from distributed.ingest.parts import PartPlan, matrix, read_chunk, with_features
 from distributed.ingest.sources.base import FEATURES, Source
 from distributed.ingest.sources.picture_options import PictureOptions
 from distributed.ingest.sources.picture_parquet import PictureParquet
+from distributed.ingest.sources.pictures import PictureFolder
 from distributed.ingest.sources.table import TableOptions, TableSource
+from distributed.ingest.sources.web_dataset import WebDataset
 from distributed.training.run_spec import RunSpec
 from drel_core.annotators.load import load_bundle
+from drel_core.errors import InputError
 from tests.helpers.commands import ROOT
+from tests.helpers.pictures import encoded
 from tests.helpers.training import small_config
 
 OTHERS = ROOT / "tests" / "data" / "others"
@@ -46,11 +54,77 @@ def features(column: str) -> Source:
     return TableSource.open(path, TableOptions(features_column=column))
 
 
+def pictures(root: Path) -> Path:
+    """The pictures of ``objects.parquet`` as files, in two folders."""
+    table = pq.read_table(OTHERS / "hugging_face" / "objects.parquet", columns=["image"])
+    for row, image in enumerate(table.column("image").to_pylist()):
+        path = root / "pics" / ("a" if row < 12 else "b") / f"{row:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image["bytes"])
+    return root / "pics"
+
+
+def coco(root: Path, **changed: Any) -> PictureFolder:
+    """In the layout of instances_val2017.json."""
+    boxes = [(row, NAMES.index(tag)) for row in range(ROWS) for tag in [*TAGS[row], TAGS[row][0]]]
+    whole = {
+        "info": {"year": 2017},
+        "licenses": [],
+        "images": [
+            {"id": 1000 + row, "file_name": f"{row:03d}.jpg", "height": 20, "width": 24}
+            for row in range(ROWS)
+        ]
+        + [{"id": 7, "file_name": "elsewhere.jpg", "height": 1, "width": 1}],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": 1000 + row,
+                "category_id": 90 - tag,
+                "bbox": [0, 0, 5, 5],
+                "iscrowd": 0,
+            }
+            for n, (row, tag) in enumerate(boxes)
+        ],
+        "categories": [{"id": 90 - tag, "name": name} for tag, name in enumerate(NAMES)],
+    }
+    path = root / "instances.json"
+    path.write_text(json.dumps(whole | changed))
+    return PictureFolder.open_annotated(str(pictures(root)), "coco", PictureOptions(tags=str(path)))
+
+
+def open_images(root: Path, **options: Any) -> PictureFolder:
+    """In the layout of Open Images' train-annotations-human-imagelabels.csv."""
+    lines = ["ImageID,Source,LabelName,Confidence"]
+    for row in range(ROWS):
+        lines += [f"{row:03d},verification,/m/0{NAMES.index(tag)},1" for tag in TAGS[row]]
+        lines.append(f"{row:03d},verification,/m/0{(row + 2) % 4},0")
+        lines.append(f"{row:03d},machine,/m/0{(row + 3) % 4},0.4")
+    lines.append("ffff,verification,/m/01,1")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    text = "LabelName,DisplayName\n" + "".join(f"/m/0{n},{name}\n" for n, name in enumerate(NAMES))
+    (root / "classes.csv").write_text(text)
+    given = {"tags": str(root / "labels.csv"), "classes": str(root / "classes.csv"), **options}
+    return PictureFolder.open_annotated(str(pictures(root)), "openimages", PictureOptions(**given))
+
+
+def web_dataset() -> WebDataset:
+    return WebDataset.open(str(OTHERS / "web_dataset"), PictureOptions())
+
+
+def table(name: str) -> TableSource:
+    return TableSource.open(str(OTHERS / name), TableOptions(split=""))
+
+
 KINDS: dict[str, Callable[[Path], Source]] = {
     "single": lambda _: single(),
     "objects": lambda _: objects(),
     "matrix": lambda _: features("matrix"),
     "vector": lambda _: features("vector"),
+    "ray data": lambda _: table("ray_data"),
+    "spark": lambda _: table("spark"),
+    "coco": coco,
+    "open images": open_images,
+    "web dataset": lambda _: web_dataset(),
 }
 
 
@@ -86,6 +160,173 @@ def test_arrays_of_datasets(column: str) -> None:
     assert value_BD.shape == (ROWS, 8)
     for row, tags in enumerate(TAGS):
         assert sorted(np.argsort(-value_BD[row])[: len(tags)]) == sorted(map(NAMES.index, tags))
+
+
+def test_tensors_of_ray_data() -> None:
+    assert [row[:2] for row in rows_of(table("ray_data"))] == list(zip(IDS, TAGS, strict=True))
+    assert matrix(table("ray_data").read(0, ROWS).table).shape == (ROWS, 8)
+
+
+def split_rows(rows: Iterable[int]) -> list[tuple[str, list[str], str]]:
+    """As make.py splits: every fourth is a test row, and test lies before train."""
+    found = [(IDS[r], TAGS[r], "test" if r % 4 == 3 else "train") for r in rows]
+    return sorted(found, key=lambda row: row[2])
+
+
+def test_folders_of_spark() -> None:
+    """What Spark writes beside the rows (_SUCCESS, .crc) is passed over; the folders say the split."""
+    assert rows_of(table("spark")) == split_rows(range(ROWS))
+    assert FeatureStore.open(str(OTHERS / "spark" / "split=train")).num_rows == 18
+
+
+def test_a_column_that_folders_say(tmp_path: Path) -> None:
+    for name, ids in (("red", ["a", "b"]), ("dark%20blue", ["c"])):
+        (tmp_path / f"tag={name}").mkdir()
+        values = pa.array([[1.0, 2.0]] * len(ids))
+        pq.write_table(
+            pa.table({"image_id": ids, "features": values}), tmp_path / f"tag={name}" / "0.parquet"
+        )
+    source = TableSource.open(str(tmp_path), TableOptions(tags_column="tag"))
+    assert [row[:2] for row in rows_of(source)] == [
+        ("c", ["dark blue"]),
+        ("a", ["red"]),
+        ("b", ["red"]),
+    ]
+
+
+def test_a_delta_table_has_the_rows_of_its_last_version(tmp_path: Path) -> None:
+    found = rows_of(table("delta"))
+    changed = [row for row in split_rows(range(ROWS)) if row[0] not in ("005", "006")]
+    assert sorted(found) == sorted([*changed, ("six", TAGS[6], "train")])
+    assert FeatureStore.open(str(OTHERS / "delta")).num_rows == ROWS - 1
+
+    copy = tmp_path / "delta"
+    shutil.copytree(OTHERS / "delta", copy)
+    log = copy / "_delta_log"
+    (log / f"{1:020d}.json").unlink()
+    with pytest.raises(InputError, match="lacks version 1; copy the whole table"):
+        FeatureStore.open(str(copy))
+    last = log / f"{3:020d}.json"
+    actions = [json.loads(line) for line in last.read_text().splitlines()]
+    adds = [action["add"] for action in actions if "add" in action]
+    pq.write_table(pa.table({"add": pa.array([*adds, None])}), log / f"{3:020d}.checkpoint.parquet")
+    count = FeatureStore.open(str(copy)).num_rows
+    assert count == sum(json.loads(add["stats"])["numRecords"] for add in adds)
+    next(copy.glob(adds[0]["path"].replace("[", "?"))).unlink()
+    with pytest.raises(InputError, match="this Delta table has no file split=train"):
+        FeatureStore.open(str(copy))
+    last.write_text(json.dumps({"add": adds[0] | {"deletionVector": {"storageType": "u"}}}))
+    (log / f"{3:020d}.checkpoint.parquet").unlink()
+    shutil.copy(OTHERS / "delta" / "_delta_log" / f"{1:020d}.json", log)
+    with pytest.raises(InputError, match="leaves out rows of its files"):
+        FeatureStore.open(str(copy))
+
+
+def test_annotations_of_coco(tmp_path: Path) -> None:
+    source = coco(tmp_path)
+    assert rows_of(source) == [(f"{row:03d}.jpg", tags, None) for row, tags in enumerate(TAGS)]
+    assert source.notes == (
+        f"{tmp_path}/instances.json: 1 name without a picture (such as elsewhere.jpg)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"categories": []}, "annotation 0 is of category_id 90, which categories do not name"),
+        ({"categories": None}, "no COCO file of objects"),
+        ({"images": [{"id": 1}]}, "images entry 0 has no id and file_name"),
+        (
+            {"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]},
+            "images entry 1: id 1 is no id of its own",
+        ),
+    ],
+)
+def test_what_is_no_coco_is_told(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        coco(tmp_path, **changed)
+
+
+def test_labels_of_open_images(tmp_path: Path) -> None:
+    source = open_images(tmp_path)
+    assert rows_of(source) == [(IDS[row], tags, None) for row, tags in enumerate(TAGS)]
+    left_out, unmatched = source.notes
+    assert "48 of 85 labels are below --confidence 0.5" in left_out
+    assert "1 name without a picture (such as ffff)" in unmatched
+    sure = rows_of(open_images(tmp_path, confidence=0.3))
+    assert sure[0][1] == ["blue", "white"]
+    codes = open_images(tmp_path, classes="")
+    assert rows_of(codes)[0][1] == ["/m/00"]
+    assert "--classes names them" in codes.notes[1]
+    (tmp_path / "some.csv").write_text("/m/00,blue\n")
+    with pytest.raises(InputError, match="does not name '/m/01'"):
+        open_images(tmp_path, classes=str(tmp_path / "some.csv"))
+
+
+def test_samples_of_web_dataset(tmp_path: Path) -> None:
+    found = rows_of(web_dataset())
+    order = [*range(18, ROWS), *range(18)]
+    assert found == [
+        (f"{row // 10}/{row:03d}", TAGS[row], "test" if row >= 18 else "train") for row in order
+    ]
+    one = WebDataset.open(str(OTHERS / "web_dataset" / "test-0000.tar"), PictureOptions())
+    assert one.num_rows == 6
+    heights = WebDataset.open(str(OTHERS / "web_dataset"), PictureOptions(tags_column="height"))
+    assert rows_of(heights)[0][1] == ["20"]
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_tags_in_text_and_class_files_and_names_that_repeat(tmp_path: Path) -> None:
+    jpg = encoded(["red"], 0)
+    write_tar(
+        tmp_path / "a.tar", {"0.jpg": jpg, "0.cls": b"7", "1.txt": b"['x', 'y']", "1.jpg": jpg}
+    )
+    write_tar(
+        tmp_path / "b.tar", {"0.JPG": jpg, "0.json": b'["x", 3]', "1.txt": b"x", "._2.jpg": b""}
+    )
+    source = WebDataset.open(str(tmp_path), PictureOptions())
+    chunk = source.read(0, 9)
+    assert dict(
+        zip(*(chunk.table.column(n).to_pylist() for n in ("image_id", "tags")), strict=True)
+    ) == {"a/0": ["7"], "a/1": ["x", "y"], "b/0": ["x", "3"]}
+    assert chunk.rejected.column("reason").to_pylist() == ["no picture in the sample"]
+    assert "pictures are named by tar file and sample" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"0.json": b'{"tags": {"a": 1}}', "0.jpg": b""},
+            "sample 0: tags are .*; they must be text",
+        ),
+        ({"0.json": b"{", "0.jpg": b""}, r"0\.json cannot be read"),
+        ({}, "no sample in it"),
+    ],
+)
+def test_samples_that_cannot_be_read(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", files)
+    with pytest.raises(InputError, match=message):
+        WebDataset.open(str(tmp_path), PictureOptions())
+
+
+def test_damaged_and_packed_tar_files(tmp_path: Path) -> None:
+    whole = (OTHERS / "web_dataset" / "test-0000.tar").read_bytes()
+    path = tmp_path / "a.tar"
+    for data in (whole[:1000], b"x" * 2000, b""):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"a\.tar: no tar file, or damaged"):
+            WebDataset.open(str(tmp_path), PictureOptions())
+    path.rename(tmp_path / "a.tar.gz")
+    with pytest.raises(InputError, match="a packed tar file; unpack it"):
+        WebDataset.open(str(tmp_path), PictureOptions())
 
 
 @pytest.mark.parametrize("kind", KINDS)
