@@ -42,7 +42,7 @@ class Diverged(RuntimeError):
 def disk_fault(error: BaseException) -> OSError | None:
     """The error of a disk that takes nothing (full, quota, largest file, read-only), if that is what is
     behind an error; ``filename`` where it is known."""
-    every = list(_behind(error))
+    every = list(behind(error))
     for one in every:
         if isinstance(one, OSError) and one.errno in _NO_ROOM:
             return OSError(one.errno, os.strerror(one.errno), one.filename)
@@ -54,7 +54,7 @@ def disk_fault(error: BaseException) -> OSError | None:
     return None
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def behind(error: BaseException) -> Iterator[BaseException]:
     """An error and what caused it, also in another process: Ray's ``cause`` and ``worker_failures``,
     torch.distributed.checkpoint's ``failures``."""
     left, seen = [error], set[int]()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
-from drel_core.errors import Diverged, InputError, disk_fault
+from drel_core.errors import Diverged, InputError, behind, disk_fault
 from jobs import end_at_once
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
@@ -130,6 +130,9 @@ def _underscores(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + mark + value
 
 
+_S3_GONE = re.compile(
+    r"When [^\n]{0,300}AWS Error (NETWORK_CONNECTION|SLOW_DOWN|INTERNAL_FAILURE|UNKNOWN)[^\n]*"
+)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -143,6 +146,17 @@ def disk_line(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename:
         return f"{error.filename}: {error.strerror}; give access, or choose another place"
+    return ""
+
+
+def s3_line(error: BaseException) -> str:
+    """What to say where S3 went away while a job ran; empty for other errors."""
+    for one in behind(error):
+        if found := _S3_GONE.search(str(one)):
+            return (
+                f"S3 does not answer any more ({found[0][:200]}); when it does, the same command goes on "
+                "from what is there"
+            )
     return ""
 
 
@@ -178,6 +192,9 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         if wish is None and (line := disk_line(error)):
             print(f"error: {line}", file=sys.stderr)
             sys.exit(2)
+        if wish is None and (line := s3_line(error)):
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(1)
         if wish is None:
             raise
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)

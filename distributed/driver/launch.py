@@ -34,6 +34,7 @@ from distributed.training.run_spec import RunSpec
 from drel_core.errors import Diverged, InputError
 
 _CHECKPOINTS = "checkpoints"
+_MORE_ATTEMPTS = 2  # S3 may be gone four times as long
 _IDLE = 10.0  # seconds without workers after which a line says what they wait for
 Enter = Callable[[dict[str, Any]], None]
 Launcher = Callable[[RunSpec, Log], None]
@@ -133,7 +134,10 @@ def _make_trainer(
 
 def ray_train_storage(folder: Folder) -> tuple[Any, str]:
     """A folder as Ray Train wants it: a filesystem of ours with a path in it, or None with a local path."""
-    return open_s3(folder.address) if folder.remote else (None, folder.address)
+    if not folder.remote:
+        return None, folder.address
+    # What the controller cannot write ends the run, where a worker that cannot read begins again.
+    return open_s3(folder.address, _MORE_ATTEMPTS)
 
 
 def _on_gpus(workers: Workers, device: str) -> bool:

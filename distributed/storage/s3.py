@@ -84,8 +84,11 @@ def is_s3(path: str) -> bool:
     return path.startswith("s3://")
 
 
-def open_s3(uri: str) -> tuple[S3, str]:
+def open_s3(uri: str, more_attempts: int = 0) -> tuple[S3, str]:
     """Filesystem and ``bucket/key`` of ``s3://bucket/key?options``; connections are shared by all callers.
+
+    Args:
+        more_attempts: each doubles how long S3 may be gone.
 
     Raises:
         InputError: not such a URI, or nobody can say in which region the bucket lies.
@@ -110,7 +113,7 @@ def open_s3(uri: str) -> tuple[S3, str]:
     if endpoint and "://" not in endpoint:
         endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
     region = options.get("region") or ((region or "us-east-1") if endpoint else _region_of(bucket))
-    filesystem = _open(endpoint, region, _attempts())
+    filesystem = _open(endpoint, region, _attempts() + more_attempts)
     return filesystem, f"{bucket}/{unquote(key)}".rstrip("/")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -296,7 +297,8 @@ class Trainer(Generic[IO]):
             shutil.rmtree(folder, ignore_errors=True)
             raise
         if self.rank == 0:
-            self.run_folder.push()
+            with suppress(OSError):  # progress and event files: they are pushed again next time
+                self.run_folder.push()
         self.checkpoint_due = False
 
     def _log(self, line: str) -> None:

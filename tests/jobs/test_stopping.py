@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from distributed.runtime.signals import Stopped, wish_to_stop
+from distributed.storage.files import write_bytes
 from jobs import compare
 from jobs.cli import run_job
 
@@ -87,3 +88,31 @@ def test_a_method_that_is_stopped_is_not_one_that_failed(
     config = compare.CompareConfig(data=compare.CompareData(train="a", test="b"), out="c")
     with pytest.raises(Stopped):
         compare.attempt(config, "svm")
+
+
+@pytest.mark.parametrize("wrapped", [lambda error: error, lambda error: RuntimeError(str(error))])
+def test_s3_that_went_away_is_one_line(
+    wrapped: Callable[[BaseException], BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["job"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+
+    def writes(_: list[str]) -> None:
+        try:
+            write_bytes("s3://bucket/key", b"1")
+        except OSError as error:
+            raise wrapped(error) from None
+
+    with pytest.raises(SystemExit) as ended:
+        run_job(writes)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: S3 does not answer any more (When uploading object with key 'key'"
+    )
+    assert said.count("\n") == 1

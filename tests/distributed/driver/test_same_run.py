@@ -11,13 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import jobs.train
+import jobs.update
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
+from distributed.driver.in_process import launch
 from distributed.driver.train import fingerprint
 from distributed.storage.resume import differing, digest
 from distributed.training.config import DataConfig, TrainConfig, with_option
 from drel_core.errors import InputError
+from tests.helpers.commands import SMALL
 from tests.helpers.stores import write_planted
 
 
@@ -124,3 +128,19 @@ def test_an_unfinished_run_keeps_what_describes_it(tmp_path: Path) -> None:
             replace(config, seed=1), lambda line: None, lambda config: written.append(config.seed)
         )
     assert not written and json.loads((out / "fingerprint.json").read_text())["seed"] == 0
+
+
+def test_an_update_with_other_rows_is_not_the_same_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = write_planted(tmp_path / "old.parquet", 60)
+    new = write_planted(tmp_path / "new.parquet", 30, seed=1, first=1000)
+    options = ["--data.train", str(old), "--out", str(tmp_path / "one"), "--epochs", "1", *SMALL]
+    jobs.train.main([*options, "--decision.held_out", "0"], launcher=launch)
+    options = ["--model", str(tmp_path / "one"), "--data", str(new), "--epochs", "1"]
+    jobs.update.main([*options, "--out", str(tmp_path / "two")], launcher=launch)
+    jobs.update.main([*options, "--out", str(tmp_path / "two")], launcher=launch)
+    assert "is there already" in capsys.readouterr().out
+    pq.write_table(other_features(pq.read_table(new)), new, row_group_size=64)
+    with pytest.raises(InputError, match=r"another content\.new\.parquet \("):
+        jobs.update.main([*options, "--out", str(tmp_path / "two")], launcher=launch)
