@@ -142,6 +142,17 @@ def test_a_disk_that_fills_later_is_one_line_and_the_same_command_goes_on(
             shutil.rmtree(folder / verb)
 
 
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not there")
+def test_a_limit_of_file_sizes_is_one_line(tmp_path: Path, inputs: dict[str, list[Any]]) -> None:
+    """As a quota: a write fails though the disk has room."""
+    for verb in ("train", "annotate", "export"):
+        command = (verb, [*map(str, inputs[verb]), "--out", str(tmp_path / verb)])
+        (text,), codes = run_all([command], "prlimit", "--fsize=1000")
+        assert codes == [f"{verb} 2"]
+        (_, line) = text.strip().split("\n")
+        assert line.startswith("error: ") and "File too large" in line and str(tmp_path) in line
+
+
 def test_a_file_is_there_whole_or_not_at_all_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 64) as folder:
         write_bytes(str(folder / "kept"), b"before")
