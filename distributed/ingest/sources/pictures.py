@@ -300,4 +300,9 @@ def open_pictures(path: str, options: PictureOptions) -> PictureFolder | Picture
         raise InputError(f"{path}: no such file or folder; give --input pictures")
     if any(name.endswith(".parquet") for name in inside):
         return PictureParquet.open(path, options)
+    if any(name.endswith("/dataset_info.json") for name in inside):
+        raise InputError(
+            f"{path}: Arrow files, as save_to_disk of Hugging Face datasets writes them; write Parquet "
+            "instead: load_from_disk(...).to_parquet(...)"
+        )
     return PictureFolder.open(path, options)

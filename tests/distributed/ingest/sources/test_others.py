@@ -23,7 +23,7 @@ from distributed.ingest.parts import PartPlan, matrix, read_chunk, with_features
 from distributed.ingest.sources.base import FEATURES, Source
 from distributed.ingest.sources.picture_options import PictureOptions
 from distributed.ingest.sources.picture_parquet import PictureParquet
-from distributed.ingest.sources.pictures import PictureFolder
+from distributed.ingest.sources.pictures import PictureFolder, open_pictures
 from distributed.ingest.sources.table import TableOptions, TableSource
 from distributed.ingest.sources.web_dataset import WebDataset
 from distributed.training.run_spec import RunSpec
@@ -144,6 +144,13 @@ def test_one_class_an_image_of_datasets() -> None:
     assert found == [
         (f"{row:03d}.jpg", [NAMES[row % 4]], "test" if row >= 18 else "train") for row in order
     ]
+
+
+def test_what_save_to_disk_writes_is_told(tmp_path: Path) -> None:
+    for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"load_from_disk\(\.\.\.\)\.to_parquet"):
+        open_pictures(str(tmp_path), PictureOptions())
 
 
 def test_objects_of_datasets() -> None:
