@@ -28,23 +28,24 @@ def enter(arguments: dict[str, Any]) -> None:
     coordinator: Any = ray.get_actor(actor_name(arguments["run"]))
     if not ray.get(coordinator.may_begin.remote()):
         return
+    spec: RunSpec = pickle.loads(arguments["spec"])
     try:
-        _train(pickle.loads(arguments["spec"]), arguments, coordinator)
+        _train(spec, arguments, coordinator)
     except (InputError, Diverged) as error:
         ray.get(coordinator.refuse.remote(str(error), isinstance(error, Diverged)))
         raise
     except BaseException as error:
         if (fault := disk_fault(error)) is not None:  # the next attempt would fill it as well
-            ray.get(coordinator.refuse.remote(_of_disk(fault)))
+            ray.get(coordinator.refuse.remote(_of_disk(fault, spec.config.out)))
         raise
 
 
-def _of_disk(fault: OSError) -> str:
+def _of_disk(fault: OSError, out: str) -> str:
     import socket
 
     from distributed.storage.scratch import fullest
 
-    place = fault.filename or fullest()
+    place = fault.filename or fullest(out)
     return (
         f"{place} on {socket.gethostname()}: {fault.strerror}; make room there, and the same command goes on "
         "from the last checkpoint"

@@ -21,9 +21,13 @@ def scratch_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=_own_folder(cache_dir("scratch"), os.getpid())))
 
 
-def fullest() -> str:
-    """Of the folders for temporary files the one with the least room."""
-    places = {tempfile.gettempdir(), str(cache_dir("scratch"))}
+def fullest(out: str) -> str:
+    """Of an output folder and those for temporary files the one with the least room."""
+    places = [
+        tempfile.gettempdir(),
+        str(cache_dir("scratch")),
+        *([out] if os.path.isdir(out) else []),
+    ]
     return min(places, key=lambda place: shutil.disk_usage(place).free)
 
 
