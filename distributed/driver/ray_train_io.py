@@ -44,6 +44,12 @@ class RayTrainIO:
             file.write(line + "\n")
 
     def save(self, folder: Path, metrics: dict[str, Any]) -> None:
+        if self.upload is ray.train.CheckpointUploadMode.ASYNC:
+            # One at a time: where S3 is slower than the steps, what is on its way would grow, and would be
+            # lost with the driver. So at most the steps of two checkpoints are.
+            ray.train.get_all_reported_checkpoints(
+                consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED
+            )
         # The name holds the world size: a report into an existing folder would mix with its files.
         place = f"epoch-{metrics['epoch']:05d}-step-{metrics['step']:08d}"
         ray.train.report(
