@@ -19,7 +19,7 @@ def test_training_goes_on_after_the_disk_was_full(tmp_path: Path) -> None:
     store = write_planted(tmp_path / "train.parquet", 301)
     with small_disk(tmp_path / "small", 4096) as disk:
         out = disk / "out"
-        arguments = ["--data.train", store, "--out", out, *SMALL, "--epochs", 400]
+        arguments = ["--data.train", store, "--out", out, *SMALL, "--epochs", 80]
         arguments += ["--checkpoint.every", 20, "--decision.held_out", 0, "--data.watch", 0]
         arguments += ["--kernel.landmarks", 0, "--optim.lr", 0.001]
         listed = out / "checkpoints" / "checkpoint_manager_snapshot.json"
