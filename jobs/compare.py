@@ -92,7 +92,12 @@ def chosen(config: CompareConfig) -> list[str]:
     names = names or [*METHODS, *(PICTURE_METHODS if pictures else ())]
     if len(set(names)) != len(names):
         raise InputError(f"--methods {','.join(names)}: names one twice")
-    return names
+    others = [name for name in names if name != "popularity"]  # it is the floor of every table
+    if not others:
+        raise InputError(
+            "--methods popularity: it is the floor of every table; name what to compare with it"
+        )
+    return others
 
 
 def without_pictures(config: CompareConfig, name: str) -> str:

@@ -21,7 +21,7 @@ class EvaluateConfig:
     """What to score, and on what."""
 
     model: str
-    """model bundle: OUT/model of jobs.train"""
+    """model bundle, training folder, or folder of versions with `latest`"""
     data: str
     """store to score on, of features (methods cnn-*: of pictures): a Parquet file or folder"""
     k: int = 5

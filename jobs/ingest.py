@@ -35,7 +35,8 @@ class IngestConfig(StoreOptions, PictureOptions):
     input: str
     """where the source lies"""
     out: str = ""
-    """folder for the feature store; written whole or not at all, and taken up again after a stop"""
+    """folder or s3:// prefix for the feature store; written whole or not at all, and taken up again after a \
+    stop"""
     check: bool = False
     """say, from a sample of the input, what would be made of it; writes nothing and needs no --out"""
     features: str = "cnn"

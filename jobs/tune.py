@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
 from distributed.storage.resume import Plan, claim
+from distributed.storage.s3 import unreachable
 from distributed.training.config import TrainConfig
 from distributed.training.size_rule import apply_size_rule
 from drel_core.errors import InputError
@@ -55,10 +57,11 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--method {config.method}: jobs.tune searches for drel and wsabie")
     space = read_space(extra.space)
     domains(space, config)
-    if "://" in config.out:
-        raise InputError(f"{config.out}: --out of jobs.tune must be a local or mounted folder")
-    config.out = str(Path(config.out).expanduser().absolute())
-    with owned(Folder(config.out)):
+    out = Folder.of(config.out)
+    out.check("--out")
+    config.out = out.address
+    reached = unreachable(out.address) if out.remote else nullcontext()
+    with reached, owned(out):
         run(config, space, extra)
 
 
@@ -76,12 +79,8 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     domains(space, config)
     mark = fingerprint(config, survey).also({"space": space, "trials": extra.trials})
     mark = Plan({**mark, "grace": extra.grace}, {**mark.unsaid, "grace": extra.grace})
-    claim(
-        Folder.of(config.out),
-        "tune.json",
-        mark,
-        "holds a search with another {names}; choose a new --out",
-    )
+    out = Folder(config.out)
+    claim(out, "tune.json", mark, "holds a search with another {names}; choose a new --out")
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -96,14 +95,14 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
         say(settings)
     found = search(config, survey, space, extra.trials, extra.concurrent, extra.grace, say)
     best = with_values(config, found.values)
-    write_json(Path(config.out) / "trials.json", found.trials)
-    write_text(Path(config.out) / "best.yaml", best_yaml(best, found.trials[0]["F1"]))
-    print(f"best F1 {found.trials[0]['F1']:.3f} on validation: {config.out}/best.yaml")
+    write_json(out.file("trials.json"), found.trials)
+    write_text(out.file("best.yaml"), best_yaml(best, found.trials[0]["F1"]))
+    print(f"best F1 {found.trials[0]['F1']:.3f} on validation: {out / 'best.yaml'}")
     print(
-        f"train with it  python -m jobs.train --config {config.out}/best.yaml --data.train PATH "
+        f"train with it  python -m jobs.train --config {out / 'best.yaml'} --data.train PATH "
         "--out DIR"
     )
-    print(f"TensorBoard    tensorboard --logdir {config.out}/{TRIALS}")
+    print(f"TensorBoard    tensorboard --logdir {out / TRIALS}")
 
 
 def best_yaml(config: Any, f1: float) -> str:

@@ -23,6 +23,8 @@ from distributed.storage.listing import list_tree
 from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
 
+WRITING = "_writing.json"
+"""In a folder on S3 whose store is being written: there a folder cannot appear as a whole."""
 _PARQUET = ds.ParquetFileFormat()
 _INGESTED = {"manifest.json", "rejected.parquet", "vocabulary.parquet"}
 """What jobs.ingest writes beside the parts of a store."""
@@ -51,6 +53,7 @@ def list_files(
         if info.type == pafs.FileType.File:
             return filesystem, [(_address(path, root, info.path), info.path, info.size or 0)]
         found = list_tree(filesystem, root).files
+        _check_written(path, filesystem, root, [name for name, _ in found])
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error)}); check {option} and the access rights"
@@ -85,6 +88,23 @@ def list_files(
             f"{path}: the folder holds no .parquet file; give {option} a feature store"
         )
     return filesystem, [(_address(path, root, name), name, size) for name, size in files]
+
+
+def _check_written(path: str, filesystem: pafs.FileSystem, root: str, names: list[str]) -> None:
+    """Raises:
+    InputError: ``jobs.ingest`` has begun the store, or the one that it is a part of, and not ended.
+    """
+    above = root.rstrip("/").rpartition("/")[0]
+    if not is_s3(path):
+        return
+    begun = f"{root.rstrip('/')}/{WRITING}" in names
+    if begun or (
+        "/" in above and filesystem.get_file_info(f"{above}/{WRITING}").type == pafs.FileType.File
+    ):
+        raise InputError(
+            f"{path}: jobs.ingest is writing this store, or was stopped while it did; wait, or "
+            "repeat its command"
+        )
 
 
 def _address(path: str, root: str, name: str) -> str:

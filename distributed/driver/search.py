@@ -17,8 +17,10 @@ from ray.tune.schedulers import ASHAScheduler
 
 from distributed.data.blocks import block_source
 from distributed.data.survey import StoreSurvey
+from distributed.driver.launch import ray_train_storage
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import start_ray
+from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig, with_option
 from drel_core.errors import InputError
 
@@ -226,10 +228,18 @@ def search(
     trainable: Callable[..., Any] = tune.with_resources(
         tune.with_parameters(_trial, setup=setup), {"cpu": threads, "gpu": 1 if cuda else 0}
     )
-    folder = str(Path(config.out) / TRIALS)
-    if tune.Tuner.can_restore(folder):
-        log(f"going on with the trials in {folder}")
-        tuner = tune.Tuner.restore(folder, trainable, resume_unfinished=True, restart_errored=True)
+    out = Folder.of(config.out)
+    filesystem, place = ray_train_storage(out)
+    folder = f"{place}/{TRIALS}"
+    if tune.Tuner.can_restore(folder, storage_filesystem=filesystem):
+        log(f"going on with the trials in {out / TRIALS}")
+        tuner = tune.Tuner.restore(
+            folder,
+            trainable,
+            resume_unfinished=True,
+            restart_errored=True,
+            storage_filesystem=filesystem,
+        )
     else:
         tuner = tune.Tuner(
             trainable,
@@ -237,7 +247,8 @@ def search(
             tune_config=_tune_config(config, trials, concurrent, grace),
             run_config=tune.RunConfig(
                 name=TRIALS,
-                storage_path=config.out,
+                storage_path=place,
+                storage_filesystem=filesystem,
                 verbose=0,
                 callbacks=[_Lines(log, trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),

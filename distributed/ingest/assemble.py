@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,20 @@ import pyarrow.parquet as pq
 import ray
 
 from distributed.data.row_hash import hash_ids
-from distributed.ingest.parts import IMAGE_HASH, PartPlan, feature_names
+from distributed.ingest.parts import (
+    IMAGE_HASH,
+    PartPlan,
+    feature_names,
+    part_schema,
+    read_part,
+    write_table,
+)
 from distributed.ingest.report import Overview, write_report
 from distributed.ingest.sources.base import IMAGE_ID, REJECTED_SCHEMA, SPLIT, TAGS, rejected
 from distributed.runtime.progress import Log
+from distributed.runtime.tasks import get_all
+from distributed.storage.folder import Folder
+from distributed.storage.scratch import scratch_folder
 from drel_core.errors import InputError
 
 SPLITS = ("train", "test")
@@ -52,7 +63,7 @@ class PartFacts:
 def assemble(
     plan: PartPlan,
     chunks: int,
-    store: Path,
+    store: Folder,
     min_tag_count: int,
     file_mib: int,
     random: RandomSplit | None,
@@ -83,10 +94,12 @@ def assemble(
     files = {
         name: [a["file"] for a in answers if a["split"] == name and a["file"]] for name in SPLITS
     }
-    _remove_empty(store, files)
+    for name in SPLITS:
+        if not store.remote and not files[name]:
+            (store / name).path.rmdir()
     all_gone = pa.concat_tables(
         [
-            *(pq.read_table(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)),
+            *(read_part(plan.rejects(chunk)).cast(REJECTED_SCHEMA) for chunk in range(chunks)),
             *(_rejected_duplicates(path, drop) for path, drop in zip(paths, dropped, strict=True)),
             *(answer["rejected"] for answer in answers),
         ]
@@ -99,8 +112,8 @@ def assemble(
     vocabulary = pa.concat_tables([a["tags"] for a in answers if a["split"] == "train"])
     vocabulary = vocabulary.group_by("tag").aggregate([("count", "sum")])
     vocabulary = vocabulary.rename_columns(["tag", "count"]).sort_by("tag")
-    pq.write_table(vocabulary, store / "vocabulary.parquet")
-    pq.write_table(all_gone, store / "rejected.parquet")
+    write_table(store.file("vocabulary.parquet"), vocabulary)
+    write_table(store.file("rejected.parquet"), all_gone)
     write_report(store, Overview.of(store, files, vocabulary, all_gone, IMAGE_HASH, facts[0].dims))
     return {
         "rows": {name: sum(file["rows"] for file in files[name]) for name in SPLITS},
@@ -124,7 +137,7 @@ def _write_files(
     facts: Sequence[PartFacts],
     dropped: Sequence[np.ndarray],
     keep: pa.Array | None,
-    store: Path,
+    store: Folder,
     file_rows: int,
     log: Log,
 ) -> list[dict[str, Any]]:
@@ -136,15 +149,16 @@ def _write_files(
     """
     jobs: list[tuple[str, str, list[int]]] = []
     for name in SPLITS:
-        (store / name).mkdir(parents=True, exist_ok=True)
+        if not store.remote:
+            (store / name).path.mkdir(parents=True, exist_ok=True)
         rows = [
             int(_kept(fact, drop, name).sum()) for fact, drop in zip(facts, dropped, strict=True)
         ]
         for number, group in enumerate(_groups(rows, file_rows)):
-            jobs.append((name, str(store / name / f"part-{number:05d}.parquet"), group))
+            jobs.append((name, store.file(f"{name}/part-{number:05d}.parquet"), group))
     log(f"writing {len(jobs)} files")
     write: Any = ray.remote(num_cpus=1)(_write_file)
-    answers: list[dict[str, Any]] = ray.get(
+    return get_all(
         [
             write.remote(
                 name,
@@ -156,21 +170,11 @@ def _write_files(
             for name, path, group in jobs
         ]
     )
-    return answers
-
-
-def _remove_empty(store: Path, files: dict[str, list[dict[str, Any]]]) -> None:
-    """Folders of splits without rows; an earlier, stopped run may have left files in them."""
-    for name in SPLITS:
-        if not files[name]:
-            for stray in (store / name).iterdir():
-                stray.unlink()
-            (store / name).rmdir()
 
 
 def _facts(path: str, random: RandomSplit | None) -> PartFacts:
-    table = pq.read_table(path, columns=[IMAGE_ID, SPLIT])
-    schema = pq.read_schema(path)
+    table = read_part(path, [IMAGE_ID, SPLIT])
+    schema = part_schema(path)
     dims = {name: schema.field(name).type.list_size for name in feature_names(schema)}
     ids = table.column(IMAGE_ID).to_numpy(zero_copy_only=False).astype(object, copy=False)
     is_test = pc.fill_null(pc.equal(table.column(SPLIT), "test"), False)
@@ -203,7 +207,7 @@ def _duplicate_rows(facts: Sequence[PartFacts]) -> list[np.ndarray]:
 def _rejected_duplicates(path: str, drop: np.ndarray) -> pa.Table:
     if not len(drop):
         return rejected([])
-    ids = pq.read_table(path, columns=[IMAGE_ID]).column(IMAGE_ID).take(pa.array(drop)).to_pylist()
+    ids = read_part(path, [IMAGE_ID]).column(IMAGE_ID).take(pa.array(drop)).to_pylist()
     return rejected([(i, "image_id", "image_id occurs already") for i in ids])
 
 
@@ -221,7 +225,7 @@ def _count_tags(
     found = []
     for fact, drop, path in zip(facts, dropped, paths, strict=True):
         keep = _kept(fact, drop, "train")
-        tags = pq.read_table(path, columns=[TAGS]).column(TAGS).filter(pa.array(keep))
+        tags = read_part(path, [TAGS]).column(TAGS).filter(pa.array(keep))
         found.append(count_tags(tags))
     table = pa.concat_tables(found).group_by("tag").aggregate([("count", "sum")])
     return table.rename_columns(["tag", "count"])
@@ -255,6 +259,8 @@ def _write_file(
     split: str, path: str, parts: list[str], kept: list[np.ndarray], keep: pa.Array | None
 ) -> dict[str, Any]:
     """One file of the store out of neighbouring parts, in row groups of bounded size."""
+    place = Folder.of(path)
+    local = scratch_folder() / place.name if place.remote else place.path
     writer: pq.ParquetWriter | None = None
     gone: list[pa.Table] = [rejected([])]
     counts: list[pa.Table] = []
@@ -262,7 +268,7 @@ def _write_file(
     held: list[pa.Table] = []
     group_rows = 1
     for part, mask in zip(parts, kept, strict=True):
-        table = pq.read_table(part).filter(pa.array(mask)).drop_columns([SPLIT])
+        table = read_part(part).filter(pa.array(mask)).drop_columns([SPLIT])
         if keep is not None:
             table, lost = _only_tags(table, keep)
             gone.append(lost)
@@ -274,7 +280,7 @@ def _write_file(
         rows += len(table)
         if writer is None:
             writer = pq.ParquetWriter(
-                path,
+                local,
                 table.schema,
                 compression="none",
                 use_dictionary=[TAGS],
@@ -290,13 +296,12 @@ def _write_file(
     empty = pa.table({"tag": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
     file = None
     if rows:
-        name = f"{split}/{Path(path).name}"
-        file = {
-            "name": name,
-            "rows": rows,
-            "bytes": Path(path).stat().st_size,
-            "sha256": _sha256(path),
-        }
+        name = f"{split}/{place.name}"
+        file = {"name": name, "rows": rows, "bytes": local.stat().st_size, "sha256": _sha256(local)}
+    if place.remote:
+        if rows:
+            place.parent.put(place.name, local)
+        shutil.rmtree(local.parent)
     return {
         "split": split,
         "file": file,
@@ -320,7 +325,7 @@ def _only_tags(table: pa.Table, keep: pa.Array) -> tuple[pa.Table, pa.Table]:
     return table.filter(pa.array(~bare)), lost
 
 
-def _sha256(path: str) -> str:
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,15 +30,18 @@ from distributed.ingest.sources.base import (
     Source,
     rejected,
 )
-from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_bytes
+from distributed.storage.files import READ_ERRORS, one_line, read_bytes, resolve, write_bytes
+from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
+Result = TypeVar("Result")
 IMAGE_HASH = "image_hash"
+CODEBOOK = "codebook.npz"
 Values = dict[str, np.ndarray]
 """``[B, D]`` of each features column by its name, in their order."""
 _WAITS = (0.2, 1.0, 3.0)  # seconds between attempts to read a picture
-_AGAIN = "The same command goes on from here"
+AGAIN = "the same command goes on from here"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class PartPlan:
     """Everything that decides what a part holds, besides the source.
 
     Attributes:
-        folder: where parts go.
+        folder: where parts go, a path or an s3:// address.
         chunk_rows: source rows of a part.
         lowercase: of tags.
         dtype: of features, float16 or float32.
@@ -59,13 +63,17 @@ class PartPlan:
     max_pixels: int
 
     def part(self, chunk: int) -> str:
-        return f"{self.folder}/chunk-{chunk:07d}.parquet"
+        return Folder(self.folder).file(part_name(chunk))
 
     def rejects(self, chunk: int) -> str:
-        return f"{self.folder}/chunk-{chunk:07d}.rejected.parquet"
+        return Folder(self.folder).file(f"chunk-{chunk:07d}.rejected.parquet")
 
     def codebook(self) -> str:
-        return f"{self.folder}/codebook.npz"
+        return Folder(self.folder).file(CODEBOOK)
+
+
+def part_name(chunk: int) -> str:
+    return f"chunk-{chunk:07d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def _decode(table: pa.Table, max_pixels: int) -> tuple[pa.Table, list[Image.Imag
         except (MemoryError, pa.ArrowMemoryError):
             raise InputError(
                 f"{where}: not enough memory to decode it; use a smaller --chunk_rows or "
-                f"--max_pixels. {_AGAIN}"
+                f"--max_pixels; {AGAIN}"
             ) from None
 
     if held:
@@ -150,17 +158,30 @@ def _read_picture(path: str) -> bytes:
     """Raises:
     InputError: it cannot be read, not now at least. That is no property of the picture.
     """
-    for wait in (*_WAITS, None):
+    try:
+        return patiently(lambda: read_bytes(path))
+    except READ_ERRORS as error:
+        fault = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(
+            f"{path}: cannot be read ({fault}); it was there when it was listed; {AGAIN}"
+        ) from None
+
+
+def patiently(read: Callable[[], Result]) -> Result:
+    """What ``read`` gives, in some attempts. On S3 the SDK's own attempts do not cover all: a range that is
+    shorter than the text of an error ends with the first one.
+
+    Raises:
+        OSError, ArrowException: what the last attempt raised.
+    """
+    for wait in _WAITS:
         try:
-            return read_bytes(path)
-        except (FileNotFoundError, PermissionError) as error:
-            fault = error.strerror or one_line(error)
-            break
-        except READ_ERRORS as error:
-            fault = one_line(error)
-            if wait is not None:
-                time.sleep(wait)
-    raise InputError(f"{path}: cannot be read ({fault}); it was there when it was listed. {_AGAIN}")
+            return read()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except READ_ERRORS:
+            time.sleep(wait)
+    return read()
 
 
 def with_features(table: pa.Table, values: Values, dtype: str) -> tuple[pa.Table, pa.Table]:
@@ -211,12 +232,32 @@ def write_part(
     names = [IMAGE_ID, *values, TAGS, SPLIT]
     if IMAGE_HASH in table.column_names:
         names.append(IMAGE_HASH)
-    _write(plan.rejects(chunk), gone)
-    _write(plan.part(chunk), table.select(names))
+    options = {"compression": "none", "write_page_checksum": True}
+    write_table(plan.rejects(chunk), gone, **options)
+    write_table(plan.part(chunk), table.select(names), **options)
     return {"chunk": chunk, "rows": len(table), "rejected": len(gone)}
 
 
-def _write(path: str, table: pa.Table) -> None:
+def write_table(path: str, table: pa.Table, **options: Any) -> None:
+    """A small Parquet file, there whole or not at all; ``options`` of ``pq.write_table``."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="none", write_page_checksum=True)
+    pq.write_table(table, buffer, **options)
     write_bytes(path, buffer.getvalue())
+
+
+def read_part(path: str, columns: list[str] | None = None) -> pa.Table:
+    """A part, or the rejected rows of one."""
+    filesystem, name = resolve(path)
+    return patiently(lambda: pq.read_table(name, filesystem=filesystem, columns=columns))
+
+
+def part_schema(path: str) -> pa.Schema:
+    filesystem, name = resolve(path)
+    return patiently(lambda: pq.read_schema(name, filesystem=filesystem))
+
+
+def read_first_group(path: str, columns: list[str]) -> pa.Table:
+    filesystem, name = resolve(path)
+    return patiently(
+        lambda: pq.ParquetFile(name, filesystem=filesystem).read_row_group(0, columns=columns)
+    )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from distributed.data.feature_store import feature_matrix, one_chunk
+from distributed.ingest.parts import part_schema, read_first_group, read_part
 from distributed.ingest.sources.base import IMAGE_ID, TAGS
 from distributed.runtime.progress import counted
+from distributed.storage.folder import Folder
 
 matplotlib.use("agg")
 _SAMPLE_ROWS = 20_000
@@ -53,7 +54,7 @@ class Overview:
 
     @staticmethod
     def of(
-        store: Path,
+        store: Folder,
         files: dict[str, list[dict[str, Any]]],
         vocabulary: pa.Table,
         gone: pa.Table,
@@ -67,10 +68,10 @@ class Overview:
         seen = 0
         for split, entries in files.items():
             for entry in entries:
-                path = store / entry["name"]
-                names = pq.read_schema(path).names
+                path = store.file(entry["name"])
+                names = part_schema(path).names
                 wanted = [IMAGE_ID, TAGS] + ([hash_name] if hash_name in names else [])
-                table = pq.read_table(path, columns=wanted)
+                table = read_part(path, wanted)
                 found = np.bincount(pc.list_value_length(table.column(TAGS)).to_numpy())
                 size = max(len(counts), len(found))
                 counts = np.pad(counts, (0, size - len(counts))) + np.pad(
@@ -79,7 +80,7 @@ class Overview:
                 if hash_name in names:
                     hashes[split].append(table.select([IMAGE_ID, hash_name]))
                 if split == "train" and seen < _SAMPLE_ROWS:
-                    group = pq.ParquetFile(path).read_row_group(0, columns=list(dims))
+                    group = read_first_group(path, list(dims))
                     stored = [one_chunk(group.column(column)) for column in dims]
                     value = feature_matrix(stored).astype(np.float64)
                     if not seen:
@@ -120,10 +121,10 @@ def _twins(
     return pairs, len(hit)
 
 
-def write_report(store: Path, seen: Overview) -> None:
+def write_report(store: Folder, seen: Overview) -> None:
     """``report.md`` and ``report.png``."""
-    _picture(store / "report.png", seen)
-    (store / "report.md").write_text("\n".join(_page(store.name, seen)) + "\n", encoding="utf-8")
+    store.write("report.png", _picture(seen))
+    store.write("report.md", ("\n".join(_page(store.name, seen)) + "\n").encode())
 
 
 def _page(name: str, seen: Overview) -> list[str]:
@@ -198,7 +199,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")[:200]
 
 
-def _picture(path: Path, seen: Overview) -> None:
+def _picture(seen: Overview) -> bytes:
     from matplotlib import pyplot as plt
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
@@ -210,5 +211,7 @@ def _picture(path: Path, seen: Overview) -> None:
     middle.set(title=f"{sum(seen.rows.values())} images", xlabel="tags", ylabel="images")
     right.hist(seen.std_D, bins=50, color="#2a6f97")
     right.set(title=seen.said_dims, xlabel="standard deviation of a feature", ylabel="features")
-    figure.savefig(path, dpi=90)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
+    return buffer.getvalue()

@@ -1,20 +1,22 @@
 """Ingestion as a whole: parts by Ray Data, then files, vocabulary, manifest and report.
 
 Everything is written below ``OUT.partial``: parts that a later run takes up again, and the store, which
-is renamed to ``OUT`` when it is whole.
+is renamed to ``OUT`` when it is whole. S3 has no rename: there the store is written to ``OUT``, where a file
+``_writing.json`` keeps readers away until it is whole.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from distributed.data.parquet_files import WRITING
 from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extraction.base import Extraction, extract
-from distributed.ingest.parts import PartPlan
+from distributed.ingest.parts import CODEBOOK, PartPlan, part_name
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log, counted
 from distributed.runtime.ray_session import start_ray
@@ -22,6 +24,7 @@ from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
 from distributed.storage.resume import CONTENT, Plan, check_same, read_note, write_note
+from distributed.storage.s3 import reach, unreachable
 from drel_core.errors import InputError
 
 FORMAT = 1
@@ -93,16 +96,18 @@ def ingest(
     Raises:
         InputError: the source is wrong, or ``out`` holds something else.
     """
-    if "://" in out:
-        raise InputError(f"{out}: --out must be a local or mounted folder")
+    target = Folder.of(out)
+    if target.remote:
+        reach(target.address)
+        if not target.address.partition("?")[0].removeprefix("s3://").partition("/")[2]:
+            raise InputError(f"{out}: --out names no folder in the bucket; write s3://BUCKET/PATH")
     test_count = _test_count(options)
     if test_count >= source.num_rows > 0:
         raise InputError(
             f"--split random:{test_count}: the input has {source.num_rows} rows; use a smaller N"
         )
-    target = Path(out).expanduser().absolute()
-    work = _work_folder(target)
-    with owned(Folder(str(work)), log):
+    reached = unreachable(target.address) if target.remote else nullcontext()
+    with reached, owned(_work_folder(target), log):
         return _ingest(source, extraction, options, target, log, given or Input())
 
 
@@ -110,7 +115,7 @@ def _ingest(
     source: Source,
     extraction: Extraction | None,
     options: StoreOptions,
-    target: Path,
+    target: Folder,
     log: Log,
     given: Input,
 ) -> dict[str, Any]:
@@ -127,20 +132,21 @@ def _ingest(
         },
         unsaid=newer,
     )
-    if target.exists():
+    if _is_there(target):
         manifest = _finished(target, plan_text, log)
-        shutil.rmtree(work, ignore_errors=True)  # killed between the rename and the clean-up
+        _clear(work)  # killed before it was
         return manifest
     _begin(work, plan_text, log)
     plan = PartPlan(
-        folder=str(work / "parts"),
+        folder=(work / "parts").address,
         chunk_rows=options.chunk_rows,
         lowercase=options.lowercase,
         dtype=options.dtype,
         max_pixels=options.max_pixels,
     )
     chunks = -(-source.num_rows // options.chunk_rows)
-    todo = [c for c in range(chunks) if not Path(plan.part(c)).is_file()]
+    there = (work / "parts").files()
+    todo = [chunk for chunk in range(chunks) if part_name(chunk) not in there]
     log(
         f"{counted(source.num_rows, 'row')} in {counted(chunks, 'part')}"
         + (f", {chunks - len(todo)} there already" if len(todo) < chunks else "")
@@ -150,8 +156,10 @@ def _ingest(
     features = None if extraction is None else extraction.prepare(source, plan, log)
     if todo:
         _extract(source, extraction, plan, todo, log)
-    store = work / "store"
-    shutil.rmtree(store, ignore_errors=True)  # of a run that ended here, perhaps with other options
+    store = target if target.remote else work / "store"
+    if target.remote:
+        write_note(target, WRITING, {"by": "jobs.ingest"})
+    _clear(store)  # of a run that ended here, perhaps with other options
     manifest = assemble(
         plan,
         chunks,
@@ -168,26 +176,46 @@ def _ingest(
         "plan": plan_text,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    if Path(plan.codebook()).is_file():
-        shutil.copyfile(plan.codebook(), store / "codebook.npz")
-    write_note(Folder(str(store)), "manifest.json", manifest)
-    store.rename(target)
-    shutil.rmtree(work)
+    if (codebook := (work / "parts").read(CODEBOOK)) is not None:
+        store.write(CODEBOOK, codebook)
+    write_note(store, "manifest.json", manifest)
+    if target.remote:
+        target.remove([WRITING])
+    else:
+        store.path.rename(target.path)
+    _clear(work)
     return manifest
 
 
-def _work_folder(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
+def _work_folder(target: Folder) -> Folder:
+    base, mark, options = target.address.partition("?")
+    return Folder(f"{base}.partial{mark}{options}")
 
 
-def _finished(target: Path, plan: Plan, log: Log) -> dict[str, Any]:
+def _is_there(target: Folder) -> bool:
+    """Whether a store, or something else, lies where it shall be. One on S3 may be there in part."""
+    if not target.remote:
+        return target.path.exists()
+    names = target.files()
+    return bool(names) and WRITING not in names
+
+
+def _clear(folder: Folder) -> None:
+    """Remove what a run has left in a folder."""
+    if not folder.remote:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return
+    folder.remove([name for name in folder.files() if name not in (LOCK, WRITING)])
+
+
+def _finished(target: Folder, plan: Plan, log: Log) -> dict[str, Any]:
     """The manifest of the store that is there already.
 
     Raises:
         InputError: it is none, or was made otherwise.
     """
     try:
-        manifest = read_note(Folder(str(target)), "manifest.json")
+        manifest = read_note(target, "manifest.json")
     except InputError:
         manifest = None
     if manifest is None:
@@ -202,13 +230,12 @@ def _finished(target: Path, plan: Plan, log: Log) -> dict[str, Any]:
     return manifest
 
 
-def _begin(work: Path, plan: Plan, log: Log) -> None:
+def _begin(work: Folder, plan: Plan, log: Log) -> None:
     """Begin in ``work``, or go on there when its parts are the same."""
-    folder = Folder(str(work))
-    before = read_note(folder, _PLAN)
+    before = read_note(work, _PLAN)
     if before is None:
         # Whatever else it is, the end of a run would remove it.
-        if any(path.name != LOCK for path in work.iterdir()):
+        if work.files().keys() - {LOCK}:
             raise InputError(f"{work}: no unfinished ingestion; remove it, or choose a new --out")
     else:
         late = check_same(
@@ -221,8 +248,9 @@ def _begin(work: Path, plan: Plan, log: Log) -> None:
         )
         if late:
             log(f"going on with another {', '.join(late)}")
-    write_note(folder, _PLAN, plan)
-    (work / "parts").mkdir(exist_ok=True)
+    write_note(work, _PLAN, plan)
+    if not work.remote:
+        (work / "parts").path.mkdir(exist_ok=True)
 
 
 def _test_count(options: StoreOptions) -> int:

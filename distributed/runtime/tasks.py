@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import ray
 
 from distributed.runtime.ray_session import start_ray
+from drel_core.errors import InputError
 
 Unit = TypeVar("Unit")
 Answer = TypeVar("Answer")
@@ -45,6 +46,20 @@ def map_on_ray(work: Callable[[Unit], Answer], units: Sequence[Unit]) -> Iterabl
     while flying:
         done, flying = _first_done(flying)
         yield ray.get(done)
+
+
+def get_all(tasks: Sequence[ray.ObjectRef]) -> list[Any]:
+    """The answers of Ray tasks, in their order.
+
+    Raises:
+        InputError, OSError: as a task raised it, without Ray's traceback in its text.
+    """
+    try:
+        return list(ray.get(list(tasks)))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError | OSError):
+            raise error.cause from None
+        raise
 
 
 def _first_done(flying: list[ray.ObjectRef]) -> tuple[ray.ObjectRef, list[ray.ObjectRef]]:

@@ -2,7 +2,8 @@
 
 Endpoint and region come from a URI's options, else from where botocore finds them (AWS_ENDPOINT_URL,
 AWS_REGION, the profile of AWS_PROFILE); credentials from the AWS SDK inside pyarrow: environment, profile,
-web identity, container or machine role. No secret passes through this project.
+web identity, container or machine role. A profile that takes a role (role_arn with source_profile) or signs
+on (sso) is beyond that SDK: botocore gets its keys, which stay in this process.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _VARIABLES = (
     "AWS_SHARED_CREDENTIALS_FILE",
     "HOME",
 )
+_ROLES = ("role_arn", "sso_session", "sso_start_url")
+Keys = tuple[str, str, str]
+"""Access key, secret key and session token."""
 _SHARED = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -62,22 +66,27 @@ class S3(pafs.S3FileSystem):
     (docs/log.md).
     """
 
-    def __init__(self, endpoint: str, region: str, attempts: int) -> None:
+    def __init__(self, endpoint: str, region: str, attempts: int, keys: Keys | None = None) -> None:
         self._settings = (endpoint, region, attempts)
         super().__init__(
             endpoint_override=endpoint or None,
             region=region,
             retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts),
             allow_delayed_open=True,  # a small file is one request, there whole or not at all
+            **dict(zip(("access_key", "secret_key", "session_token"), keys or (), strict=False)),
         )
 
     def __reduce__(self) -> Any:
-        return _open, self._settings
+        return _sent, self._settings  # without keys: another process gets its own
 
 
 @lru_cache(maxsize=64)
-def _open(endpoint: str, region: str, attempts: int) -> S3:
-    return S3(endpoint, region, attempts)
+def _open(endpoint: str, region: str, attempts: int, keys: Keys | None) -> S3:
+    return S3(endpoint, region, attempts, keys)
+
+
+def _sent(endpoint: str, region: str, attempts: int) -> S3:
+    return _open(endpoint, region, attempts, _keys_of_role())
 
 
 def is_s3(path: str) -> bool:
@@ -113,7 +122,7 @@ def open_s3(uri: str, more_attempts: int = 0) -> tuple[S3, str]:
     if endpoint and "://" not in endpoint:
         endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
     region = options.get("region") or ((region or "us-east-1") if endpoint else _region_of(bucket))
-    filesystem = _open(endpoint, region, _attempts() + more_attempts)
+    filesystem = _open(endpoint, region, _attempts() + more_attempts, _keys_of_role())
     return filesystem, f"{bucket}/{unquote(key)}".rstrip("/")
 
 
@@ -138,6 +147,38 @@ def _configured(*_: str | None) -> tuple[str, str]:
     except BotoCoreError as error:  # no such profile, a config file that cannot be parsed
         raise InputError(f"AWS configuration: {error}") from None
     return found or "", region or ""
+
+
+def _keys_of_role() -> Keys | None:
+    """Keys of the role that the profile takes, renewed before they end; None where it takes none.
+
+    Raises:
+        InputError: the role cannot be taken.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    names = (*_VARIABLES, "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_STS")
+    try:
+        credentials = _role(*(os.environ.get(name) for name in names))
+        found = None if credentials is None else credentials.get_frozen_credentials()
+    except (BotoCoreError, ClientError) as error:
+        raise InputError(
+            f"AWS profile {os.environ.get('AWS_PROFILE', 'default')}: its role cannot be taken "
+            f"({' '.join(str(error).split())[:200]}); check role_arn and source_profile, or sign on again"
+        ) from None
+    return None if found is None else (found.access_key, found.secret_key, found.token or "")
+
+
+@lru_cache(maxsize=16)
+def _role(*_: str | None) -> Any:
+    """botocore's credentials where only it can get them; looked up again when a variable changes."""
+    import botocore.session
+
+    session = botocore.session.get_session()
+    if not any(name in session.get_scoped_config() for name in _ROLES):
+        return None
+    credentials = session.get_credentials()
+    return None if credentials is None or credentials.method == "env" else credentials
 
 
 @lru_cache(maxsize=64)

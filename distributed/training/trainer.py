@@ -170,7 +170,7 @@ class Trainer(Generic[IO]):
             return False
         self._look()
         self.metrics.line(self.cursor.epoch - 1, self.steps_done, 0.0, self.world)
-        if self.out_of_patience:
+        if self.out_of_patience and self.cursor.epoch < config.epochs:
             self._log(f"stopped early: no better F1 for {config.patience} epochs")
         return True
 

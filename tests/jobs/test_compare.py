@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distributed.driver import knn
+from drel_core.errors import InputError
+from jobs.compare import CompareConfig, CompareData, chosen
+from jobs.comparison import Entry
 from tests.conftest import Job
 from tests.helpers.stores import write_planted
 
@@ -125,3 +129,16 @@ def test_what_cannot_be_done_is_left_out_and_the_others_go_on(
         row["name"]: row for row in json.loads((tmp_path / "results.json").read_text())["methods"]
     }
     assert rows["svm"]["skipped"] and not rows["knn"]["skipped"] and rows["knn"]["mean"]["F1"] > 0.5
+
+
+def test_the_floor_stands_once_and_a_preset_file_is_named_without_its_path() -> None:
+    config = CompareConfig(
+        data=CompareData(train="a", test="b"), out="c", methods="knn, popularity,drel:paper"
+    )
+    assert chosen(config) == ["knn", "drel:paper"]
+    with pytest.raises(InputError, match="it is the floor of every table"):
+        chosen(replace(config, methods="popularity"))
+    labels = [
+        Entry(name).label for name in ("popularity", "knn", "drel:paper", "drel:/a/b/own.yaml")
+    ]
+    assert labels == ["popularity floor", "knn", "drel paper", "drel own"]

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import ray
 
-from distributed.ingest.parts import PartPlan, read_chunk, values_of, write_part
+from distributed.ingest.parts import AGAIN, PartPlan, read_chunk, values_of, write_part
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log
+from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
 
@@ -57,8 +58,8 @@ def extract(
 
 
 class Answering:
-    """A step whose ``InputError`` travels as the answer ``error``: Ray would wrap it in its own, with a
-    traceback, after having tried again."""
+    """A step whose ``InputError`` or ``OSError`` travels as the answer ``error``: Ray would wrap it in its
+    own, with a traceback."""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if row.get("error"):
@@ -67,6 +68,8 @@ class Answering:
             return {**self.answer(row), "error": ""}
         except InputError as error:
             return self.failed(str(error))
+        except OSError as error:  # a full disk, S3 that is gone for long
+            return self.failed(f"a part cannot be written ({one_line(error)}); {AGAIN}")
 
     def answer(self, row: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,10 +13,11 @@ import ray
 from PIL import Image
 
 from distributed.ingest.extraction.base import Answering
-from distributed.ingest.parts import PartPlan, read_chunk, write_part
+from distributed.ingest.parts import CODEBOOK, PartPlan, read_chunk, write_part
 from distributed.ingest.sources.base import FEATURES, SPLIT, Source
 from distributed.runtime.progress import Log
-from drel_core.errors import InputError
+from distributed.runtime.tasks import get_all
+from distributed.storage.folder import Folder
 from drel_core.images.lowlevel import LOWLEVEL_BLOCKS, Codebook, bounded, lowlevel, sift
 from drel_core.model.sampling import mix_seed
 
@@ -45,19 +45,18 @@ class LowLevelExtraction:
 
     def describe(self) -> dict[str, Any]:
         if self.codebook:
-            return {"kind": "lowlevel", "codebook_sha256": Codebook.load(self.codebook).sha256}
+            return {"kind": "lowlevel", "codebook_sha256": _load(self.codebook).sha256}
         return {"kind": "lowlevel", "words": self.words, "sample": self.sample, "seed": self.seed}
 
     def prepare(self, source: Source, plan: PartPlan, log: Log) -> dict[str, Any]:
         """Put the codebook beside the parts."""
-        kept = Path(plan.codebook())
-        if not kept.is_file():
-            codebook = Codebook.load(self.codebook) if self.codebook else self._make(source, plan)
+        folder = Folder(plan.folder)
+        if not folder.has(CODEBOOK):
+            codebook = _load(self.codebook) if self.codebook else self._make(source, plan)
             log(f"codebook of {len(codebook.word_K128)} visual words")
-            partial = kept.with_suffix(".partial")
-            codebook.save(partial)
-            partial.rename(kept)
-        codebook = Codebook.load(kept)
+            with folder.writing(CODEBOOK) as path:
+                codebook.save(path)
+        codebook = _load(plan.codebook())
         blocks = LOWLEVEL_BLOCKS | {"bag_of_words": len(codebook.word_K128)}
         return {"kind": "lowlevel", "codebook_sha256": codebook.sha256, "blocks": blocks}
 
@@ -69,20 +68,20 @@ class LowLevelExtraction:
         narrow = replace(plan, chunk_rows=_WINDOW)
         task = ray.remote(num_cpus=1)(_sample_window)
         flying = [task.remote(reference, narrow, int(w), self.seed) for w in chosen]
-        try:
-            found = ray.get(flying)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, InputError):  # without Ray's traceback in it
-                raise error.cause from None
-            raise
-        return Codebook.train(np.concatenate(found), self.words, self.seed)
+        return Codebook.train(np.concatenate(get_all(flying)), self.words, self.seed)
 
     def parts(self, chunks: Any, source: Any, plan: PartPlan) -> Any:
         return chunks.map(_Describe(source, plan, self.describer(plan)), num_cpus=1)
 
     def describer(self, plan: PartPlan) -> Describer:
         """What turns pictures into features, once ``prepare`` has put the codebook beside the parts."""
-        return Describer(ray.put(Codebook.load(plan.codebook())))
+        return Describer(ray.put(_load(plan.codebook())))
+
+
+def _load(address: str) -> Codebook:
+    place = Folder.of(address)
+    with place.parent.local(place.name) as path:
+        return Codebook.load(path)
 
 
 def _sample_window(source: Source, plan: PartPlan, window: int, seed: int) -> np.ndarray:

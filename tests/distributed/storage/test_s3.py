@@ -427,6 +427,38 @@ def test_settings_come_from_a_profile_and_travel_without_keys(
         open_s3(s3.at("x"))
 
 
+def test_a_profile_may_take_a_role_by_another_profile(
+    s3: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As boto3 does: keys of source_profile get those of the role from STS (here the same server)."""
+    Folder.of(s3.at("x")).write("a", b"1")
+    (tmp_path / "aws-config").write_text(
+        f"[profile team]\nregion = eu-west-3\nendpoint_url = {s3.proxy.url}\n"
+        "role_arn = arn:aws:iam::123456789012:role/reader\nsource_profile = base\n"
+        "[profile base]\naws_access_key_id = base-key\naws_secret_access_key = base-secret\n"
+    )
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    s3.proxy.requests.clear()
+    assert Folder.of(s3.at("x")).read("a") == b"1"
+    assert ("POST", "/") in s3.proxy.requests  # AssumeRole
+    filesystem, _ = open_s3(s3.at("x"))
+    sent = pickle.dumps(filesystem)
+    assert b"secret" not in sent and pickle.loads(sent) is filesystem
+    asked = s3.proxy.requests.count(("POST", "/"))
+    assert Folder.of(s3.at("x")).files() == {"a": 1}
+    assert s3.proxy.requests.count(("POST", "/")) == asked  # the keys are kept while they last
+    (tmp_path / "aws-config").write_text(
+        f"[profile other]\nendpoint_url = {s3.proxy.url}\nrole_arn = arn:aws:iam::1:role/x\n"
+        "source_profile = nobody\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    with pytest.raises(InputError, match="AWS profile other: its role cannot be taken"):
+        open_s3(s3.at("x"))
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [
