@@ -28,6 +28,8 @@ WRITING = "_writing.json"
 _PARQUET = ds.ParquetFileFormat()
 _INGESTED = {"manifest.json", "rejected.parquet", "vocabulary.parquet"}
 """What jobs.ingest writes beside the parts of a store."""
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+"""By which Spark and Hive name the folder of rows whose value is null."""
 
 
 def list_files(
@@ -115,8 +117,9 @@ def _address(path: str, root: str, name: str) -> str:
     return base.rstrip("/") + quote(name[len(root.rstrip("/")) :]) + mark + options
 
 
-def folder_columns(address: str, path: str) -> dict[str, str]:
-    """Values by which Spark and Hive name folders: {"split": "train"} of ``split=train/part-0.parquet``.
+def folder_columns(address: str, path: str) -> dict[str, str | None]:
+    """Values by which Spark and Hive name folders: {"split": "train"} of ``split=train/part-0.parquet``; None
+    where they say that there is none.
 
     Args:
         address: of a file, see ``list_files``.
@@ -125,7 +128,9 @@ def folder_columns(address: str, path: str) -> dict[str, str]:
     base = path.partition("?")[0] if "://" in path else str(Path(path).expanduser().absolute())
     below = address.partition("?")[0].removeprefix(base.rstrip("/"))
     parts = [part.partition("=") for part in unquote(below).split("/")[:-1]]
-    return {key: value for key, mark, value in parts if key and mark}
+    return {
+        key: None if value == _NULL_FOLDER else value for key, mark, value in parts if key and mark
+    }
 
 
 def read_footer(

@@ -1,5 +1,7 @@
 """What files hold, without reading them: a mark of each that is another when the file was written again.
 
+Files are found as sources find them: behind links as well, hidden ones left out.
+
 Of a local file its bytes and when it was last written, of one on S3 its ETag.
 """
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from distributed.storage.files import one_line, resolve
+from distributed.storage.listing import is_hidden, list_tree
 from distributed.storage.resume import digest
 from drel_core.errors import InputError
 
@@ -53,25 +56,26 @@ def content_of(inputs: Iterable[str], apart: Iterable[str] = ()) -> dict[str, st
 
 
 def _local(root: str, left_out: set[str]) -> list[tuple[str, str, float]]:
-    """(name, mark, time) of a file, or of all below a folder. Names may be no text (``os.fsdecode``)."""
+    """(name, mark, time) of a file, or of all below a folder. What a file holds whose name is no text does
+    not matter: no source reads it."""
     if os.path.isfile(root):
         return [_stat(Path(root).name, root)]
-    found = []
-    for folder, inner, names in os.walk(root):
-        inner[:] = [
-            name for name in inner if name[:1] != "." and os.path.join(folder, name) not in left_out
-        ]
-        for name in names:
-            path = os.path.join(folder, name)
-            if name[:1] != "." and os.path.isfile(path):
-                found.append(_stat(os.path.relpath(path, root), path))
-    return found
+    if not os.path.isdir(root):
+        return []
+    listing = list_tree(pafs.LocalFileSystem(), root)
+    cut = len(root.rstrip("/")) + 1
+    found = [
+        _stat(path[cut:], path)
+        for path, _ in listing.files
+        if not is_hidden(path[cut:]) and not any(path.startswith(f"{one}/") for one in left_out)
+    ]
+    odd = [name[cut:] for name in listing.unreadable if not is_hidden(name[cut:])]
+    return found + [(name, "no text by its name", 0.0) for name in odd]
 
 
 def _stat(name: str, path: str) -> tuple[str, str, float]:
     state = os.stat(path)
-    readable = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return readable, f"{state.st_size} bytes of {state.st_mtime_ns}", state.st_mtime
+    return name, f"{state.st_size} bytes of {state.st_mtime_ns}", state.st_mtime
 
 
 def _remote(filesystem: pafs.FileSystem, root: str) -> list[tuple[str, str, float]]:

@@ -20,6 +20,12 @@ class Listing:
     unreadable: list[str]
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, named relative to the folder that was listed, or a folder of it begins with a dot:
+    it is no input. Editors, desktops and this project leave such files."""
+    return any(part[:1] == "." for part in name.split("/"))
+
+
 def list_tree(filesystem: pafs.FileSystem, root: str, missing_ok: bool = False) -> Listing:
     """Every file below a folder. A link to a folder is followed, but no folder is listed twice.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.ingest.sources.json_text import read_json
 from distributed.ingest.sources.tag_files import column_names, read_text_table
 from distributed.ingest.sources.tag_lists import TagForm
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes
@@ -40,7 +40,7 @@ def read_coco(path: str) -> Annotations:
     """
     data = _read(path)
     try:
-        whole = json.loads(data)
+        whole = read_json(data)
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({one_line(error)})") from error
     parts = ("images", "annotations", "categories")
@@ -53,13 +53,15 @@ def read_coco(path: str) -> Annotations:
     tags: dict[Any, dict[str, None]] = {image: {} for image in file_of}
     lost = 0
     for place, one in enumerate(whole["annotations"]):
-        category = one.get("category_id") if isinstance(one, dict) else None
-        if category not in name_of:
+        category, image = (
+            one.get(name) if isinstance(one, dict) else None for name in ("category_id", "image_id")
+        )
+        if not isinstance(category, int | str) or category not in name_of:
             raise InputError(
                 f"{path}: annotation {place} is of category_id {category!r}, which categories do not name"
             )
-        if one.get("image_id") in tags:
-            tags[one["image_id"]][name_of[category]] = None
+        if isinstance(image, int | str) and image in tags:
+            tags[image][name_of[category]] = None
         else:
             lost += 1
     notes = (f"{path}: {lost} annotations are of images that it does not list",) if lost else ()

@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.fs as pafs
 
@@ -55,7 +57,7 @@ class CsvFile:
         """
         with filesystem.open_input_stream(name) as stream:
             line = _first_line(stream)
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
             raise InputError(f"{path}: UTF-16; save it as UTF-8")
         try:
             text = line.decode("utf-8-sig")
@@ -86,12 +88,19 @@ class CsvFile:
         if any(name[:1] == " " for name in self.written):
             return self._read_with_blanks(columns)
         try:
-            return self._read(columns, threads=True)
+            table = self._read(columns, threads=True)
         except pa.ArrowInvalid:
             try:  # without threads the message has the row
-                return self._read(columns, threads=False)
+                table = self._read(columns, threads=False)
             except pa.ArrowInvalid as error:
+                with suppress(InputError):
+                    return self._read_with_blanks(columns)
                 raise InputError(self._why(error)) from error
+        quoted = [pc.match_substring_regex(column, '^ +"') for column in table.columns]
+        if any(pc.any(column).as_py() for column in quoted):
+            with suppress(InputError):  # then such a quote is a letter
+                return self._read_with_blanks(columns)
+        return table
 
     def _read(self, columns: list[str], threads: bool) -> pa.Table:
         written = [self.written[self.names.index(column)] for column in columns]

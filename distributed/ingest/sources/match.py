@@ -18,7 +18,7 @@ def match(
 
     A name may be a path below the folder, or a path that ends like that (``images/1.jpg``, an absolute
     one), or the end of such a path (``1.jpg`` of ``train/1.jpg``), with or without its suffix. Accents may be
-    composed or not. Where nothing else fits, case makes no difference.
+    composed or not. Where nothing else fits, case makes no difference, unless another name fits in its case.
 
     Args:
         names: different names, as the tags file has them.
@@ -37,13 +37,16 @@ def match(
     depths = {len(parts) for parts in name_K}
     exact = _Finder(files, depths, suffixes, fold=False)
     folded: _Finder | None = None
+    whole_K = [exact.find(parts) for parts in name_K]
+    taken = {found[0] for found in whole_K if len(found) == 1}
     picture_K: list[int] = []
     unclear: list[tuple[str, list[str]]] = []
-    for name, parts in zip(names, name_K, strict=True):
-        found = exact.find(parts)
+    for name, parts, found in zip(names, name_K, whole_K, strict=True):
         if not found:
             folded = folded or _Finder(files, depths, suffixes, fold=True)
             found = folded.find(tuple(part.casefold() for part in parts))
+            if len(found) == 1 and found[0] in taken:
+                found = []  # another name means it as it is written: aB.jpg and ab.jpg are two pictures
         if len(found) > 1:
             unclear.append((name, [files[place] for place in found[:2]]))
         picture_K.append(found[0] if found else -1)

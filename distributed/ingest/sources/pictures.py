@@ -24,7 +24,7 @@ from distributed.ingest.sources.picture_options import (
     pick_column,
 )
 from distributed.ingest.sources.picture_parquet import PictureParquet
-from distributed.ingest.sources.table_facts import one_array, text_ids
+from distributed.ingest.sources.table_facts import check_text, one_array, text_ids
 from distributed.ingest.sources.tag_files import (
     TABLE_SUFFIXES,
     column_names,
@@ -34,7 +34,7 @@ from distributed.ingest.sources.tag_files import (
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm, joined_lists
 from distributed.runtime.progress import counted
 from distributed.storage.files import READ_ERRORS, one_line, resolve
-from distributed.storage.listing import list_tree
+from distributed.storage.listing import is_hidden, list_tree
 from drel_core.errors import InputError
 
 _KINDS = ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "tif", "tiff", "webp", "avif", "jp2")
@@ -83,6 +83,7 @@ def read_tags_file(
     if not (is_text(kind) or pa.types.is_integer(kind)):
         raise InputError(f"{path}: column {key!r} is {kind}; it must be text or whole numbers")
     TagForm.check(path, tags, table.schema.field(tags).type)
+    check_text(table, path, 0)
     column = one_array(table.column(tags))
     check = SeparatorCheck(options.separator)
     check.add(column)
@@ -214,7 +215,7 @@ def _list_pictures(path: str) -> tuple[list[str], list[str], tuple[str, ...]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be listed ({one_line(error)})") from error
     cut = len(root.rstrip("/")) + 1
-    names = [name[cut:] for name, _ in listing.files]
+    names = [name[cut:] for name, _ in listing.files if not is_hidden(name[cut:])]
     pictures = [name for name in names if _is_picture(name)]
     others = [name for name in names if not _is_picture(name) and not name.endswith(TABLE_SUFFIXES)]
     unreadable = tuple(name for name in listing.unreadable if _is_picture(name))

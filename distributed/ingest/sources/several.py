@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.ingest.sources.base import FEATURES, IMAGE_ID, Chunk
+from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk
 from distributed.ingest.sources.table import TableOptions, TableSource
 from drel_core.errors import InputError
+
+_TAKEN = (IMAGE_ID, TAGS, SPLIT)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,13 @@ def _where(gone: pa.Table) -> pa.Array:
     return gone.column("where").combine_chunks()
 
 
+def _check_names(given: str, names: list[str]) -> None:
+    if taken := [name for name in names if name in _TAKEN]:
+        raise InputError(
+            f"{given}: a store has a column {taken[0]!r} of its own; give the features another name"
+        )
+
+
 def named_options(options: TableOptions) -> dict[str, TableOptions]:
     """The options of each of several columns: ``--features_column a,b``, or
     ``--features_file a=FILE,b=FILE``. Empty where there is one alone.
@@ -112,6 +121,7 @@ def named_options(options: TableOptions) -> dict[str, TableOptions]:
     if given and not Path(given).exists() and "," in given and "=" in given:
         pairs = [part.strip().partition("=") for part in given.split(",")]
         names = [name for name, _, _ in pairs]
+        _check_names(f"--features_file {given}", names)
         if not all(name and path for name, _, path in pairs) or len(set(names)) < len(names):
             raise InputError(
                 f"--features_file {given}: of several files each needs a name, and another one: "
@@ -121,6 +131,7 @@ def named_options(options: TableOptions) -> dict[str, TableOptions]:
     names = [name.strip() for name in options.features_column.split(",")]
     if options.features_file or len(names) == 1:
         return {}
+    _check_names(f"--features_column {options.features_column}", names)
     if not all(names) or len(set(names)) < len(names):
         raise InputError(
             f"--features_column {options.features_column}: give different names with commas between them"

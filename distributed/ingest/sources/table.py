@@ -281,10 +281,8 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
     parts = []
     for table, where, first in pieces:
         _check_types(where, table.schema, options)
-        part = {
-            IMAGE_ID: text_ids(table.column(options.id_column)),
-            TAGS: facts.add(table, where, first),
-        }
+        lists = facts.add(table, where, first)  # its checks come first
+        part = {IMAGE_ID: text_ids(table.column(options.id_column)), TAGS: lists}
         if options.row_column:
             part["row"] = pa.array(
                 _row_numbers(path, table.column(options.row_column), options.row_column)
@@ -307,11 +305,11 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
             "joined with --ids_array or --row_column"
         )
     fault_B = facts.faults(None if array_row_B is None else array_row_B >= 0)
-    lists = one_array(rows.column(TAGS))
+    tags = one_array(rows.column(TAGS))
 
     def read(row_S: np.ndarray) -> tuple[pa.Array, np.ndarray]:
         array_row_S = row_S if array_row_B is None else array_row_B[row_S]
-        return lists.take(pa.array(row_S)), _equal_rows(array, array_row_S)
+        return tags.take(pa.array(row_S)), _equal_rows(array, array_row_S)
 
     starts = _starts(units)
     joined = facts.join_repeats(fault_B, read, lambda row: _place(path, units, starts, int(row)))

@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.json
 
 from distributed.ingest.sources.csv_files import BLOCK_BYTES, CsvFile
+from distributed.ingest.sources.json_text import read_json
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
 
@@ -149,7 +150,7 @@ def _json_array(filesystem: pafs.FileSystem, path: str, name: str) -> list[dict[
     with filesystem.open_input_stream(name) as stream:
         data = stream.read()
     try:
-        rows = json.loads(data)
+        rows = read_json(data)
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({one_line(error)})") from error
     if not rows or not all(isinstance(row, dict) for row in rows):

@@ -151,14 +151,15 @@ class SeparatorCheck:
         other, count = max(
             ((s, self.found[s]) for s in _OTHERS if s != self.separator), key=lambda pair: pair[1]
         )
-        if self.found[self.separator] or not count:
+        own, most = self.found[self.separator], count * 2 > self.rows
+        if not count or (own and not (most and count >= 10 * own)):
             return None
         row, text = self.example[other]
         said = (
-            f"{path}: no row has {self.separator!r} between tags, but {count} of {self.rows} have "
-            f"{other!r} (row {row}: {_shown(text)})"
+            f"{path}: {f'{own} of {self.rows} rows have' if own else 'no row has'} {self.separator!r} "
+            f"between tags, but {count} of {self.rows} have {other!r} (row {row}: {_shown(text)})"
         )
-        if count * 2 > self.rows:
+        if most and not own:
             raise InputError(f"{said}; give --separator {_OTHERS[other]}")
         return (
             f"{said}; if it separates tags, give --separator {_OTHERS[other]}"

@@ -13,16 +13,20 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from distributed.ingest.sources.base import IMAGE, IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
+from distributed.ingest.sources.json_text import read_json
 from distributed.ingest.sources.picture_options import TAG_NAMES, PictureOptions
 from distributed.ingest.sources.picture_parquet import split_of
 from distributed.ingest.sources.pictures import SUFFIXES
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm
 from distributed.storage.files import READ_ERRORS, one_line, resolve
-from distributed.storage.listing import list_tree
+from distributed.storage.listing import is_hidden, list_tree
 from drel_core.errors import InputError
 
 _TAG_FILES = ("json", "txt", "cls")
 """Where tags are looked for, the first that there is."""
+_NONE, _NO_TEXT = -1, -2
+_FAULTS = {_NONE: "no picture in the sample", _NO_TEXT: "its name is not UTF-8; rename the file"}
+"""Why a sample has no picture, by what stands for the place where it begins."""
 _Entry = tuple[int, int]
 """Where a file begins in its tar file, and its bytes."""
 
@@ -35,7 +39,7 @@ class WebDataset:
         shards: path in the file system and address of each tar file.
         starts: the first sample of each, and the number of all.
         key_B: name of each sample.
-        picture_B2: where its picture begins, and its bytes; -1 without one.
+        picture_B2: where its picture begins, and its bytes; one of ``_FAULTS`` without.
         tags: list<string> ``[B]``.
         notes: what a user should look at.
     """
@@ -106,7 +110,7 @@ class WebDataset:
                 for row in range(at, last):
                     begin, size = self.picture_B2[row].tolist()
                     if begin < 0:
-                        out.append((self.key_B[row].as_py(), name, "no picture in the sample"))
+                        out.append((self.key_B[row].as_py(), name, _FAULTS[begin]))
                         continue
                     data = file.read_at(size, begin)
                     if len(data) < size:
@@ -138,7 +142,8 @@ def _list_shards(path: str) -> tuple[pafs.FileSystem, list[str]]:
             raise InputError(f"{path}: no such file or folder; give tar files of WebDataset")
         if info.type == pafs.FileType.File:
             return filesystem, [root]
-        names = [name for name, _ in list_tree(filesystem, root).files]
+        cut = len(root.rstrip("/")) + 1
+        names = [name for name, _ in list_tree(filesystem, root).files if not is_hidden(name[cut:])]
     except OSError as error:
         raise InputError(f"{path}: cannot be listed ({one_line(error)})") from error
     if packed := [name for name in names if name.endswith((".tar.gz", ".tgz", ".tar.zst"))]:
@@ -154,8 +159,9 @@ def _list_shards(path: str) -> tuple[pafs.FileSystem, list[str]]:
 def _samples(
     filesystem: pafs.FileSystem, shard: str, tags_column: str
 ) -> list[tuple[str, _Entry, Any]]:
-    """Name, place of the picture ((-1, 0) without) and what says the tags, of each sample of a tar file."""
+    """Name, place of the picture (see ``_FAULTS``) and what says the tags, of each sample of a tar file."""
     found: list[tuple[str, dict[str, _Entry]]] = []
+    seen: set[str] = set()
     try:
         with filesystem.open_input_file(shard) as file:
             size = file.size()
@@ -170,19 +176,38 @@ def _samples(
                             raise tarfile.ReadError("it is cut off")
                         continue  # hidden files, as macOS adds them
                     key, suffix = f"{folder}{slash}{stem}", suffix.lower()
-                    if not found or found[-1][0] != key or suffix in found[-1][1]:
+                    if not found or found[-1][0] != key:
+                        if key in seen:
+                            raise InputError(
+                                f"{shard}: files of the sample {_text(key)!r} do not lie one after another; "
+                                "write it again in the order of names (tar --sort=name)"
+                            )
+                        seen.add(key)
                         found.append((key, {}))
+                    if suffix in found[-1][1]:
+                        raise InputError(
+                            f"{shard}: holds {_text(member.name)!r} twice; write it again with one of them"
+                        )
                     found[-1][1][suffix] = (member.offset_data, member.size)
             return [
-                (key, _picture(files), _said(file, shard, key, files, tags_column))
+                (
+                    _text(key),
+                    _picture(files) if _text(key) == key else (_NO_TEXT, 0),
+                    _said(file, shard, _text(key), files, tags_column),
+                )
                 for key, files in found
             ]
     except (*READ_ERRORS, tarfile.TarError) as error:
         raise InputError(f"{shard}: no tar file, or damaged ({one_line(error)})") from error
 
 
+def _text(name: str) -> str:
+    """A name as it can be printed; bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _picture(files: dict[str, _Entry]) -> _Entry:
-    return next((place for kind, place in files.items() if f".{kind}" in SUFFIXES), (-1, 0))
+    return next((place for kind, place in files.items() if f".{kind}" in SUFFIXES), (_NONE, 0))
 
 
 def _said(
@@ -197,7 +222,7 @@ def _said(
         text = file.read_at(size, begin).decode("utf-8-sig")
         if kind != "json":
             return text.strip()
-        value = json.loads(text)
+        value = read_json(text)
     except ValueError as error:
         raise InputError(f"{shard}: {key}.{kind} cannot be read ({one_line(error)})") from error
     if isinstance(value, dict):

@@ -38,6 +38,17 @@ def test_what_does_not_count_has_no_mark(tmp_path: Path) -> None:
     assert content_of([str(tmp_path / "not there")]) == {}
 
 
+def test_files_behind_a_link_count(tmp_path: Path) -> None:
+    touch(tmp_path / "far" / "one.jpg", "1")
+    touch(tmp_path / "in" / "two.jpg", "2")
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "far")
+    (tmp_path / "in" / "again").symlink_to(".")
+    before = content_of([str(tmp_path / "in")])
+    assert set(before) == {"more/one.jpg", "two.jpg"}
+    touch(tmp_path / "far" / "one.jpg", "3", time=1_000_000_001)
+    assert content_of([str(tmp_path / "in")]) != before
+
+
 def test_a_name_that_is_no_text_can_be_noted(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "w"):
         pass

@@ -28,6 +28,7 @@ def read(path: Path) -> list[tuple[str, str]]:
         '\ufeffimage_id,tags\na,"x,y"\nb,z\n',
         'image_id, tags\na,"x,y"\nb,z\n',
         'image_id, tags\na, "x,y"\nb, z\n',
+        'image_id,tags\na, "x,y"\nb,z\n',
         ' image_id , tags \r\na, "x,y"\r\nb, z\r\n',
         'image_id, tags\ra, "x,y"\rb, z\r',
         "image_id;tags\na;x,y\nb;z\n",
@@ -54,6 +55,30 @@ def test_forms_of_csv(text: str, tmp_path: Path) -> None:
 def test_a_name_that_does_not_say_the_form(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     assert read(tmp_path / name) == ROWS
+
+
+def test_quotes_after_blanks_hold_one_value(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('image_id,tags\na, "x;y"\nb,z\n')
+    assert read(path) == [("a", "x;y"), ("b", "z")]
+    path.write_text('image_id,tags\na, "x" and y\nb,z\n')
+    assert read(path) == [("a", ' "x" and y'), ("b", "z")]
+
+
+def test_utf16_without_a_mark_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image_id,tags\na,x\n", "utf-16-le")
+    with pytest.raises(InputError, match="UTF-16; save it as UTF-8"):
+        read(path)
+
+
+def test_half_a_character_in_json_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('[{"image_id": "a", "tags": "\\ud83d\\ude00"}, {"image_id": "b", "tags": "z"}]')
+    assert read(path) == [("a", "\U0001f600"), ("b", "z")]
+    path.write_text('[{"image_id": "a", "tags": "\\ud83d"}]')
+    with pytest.raises(InputError, match="surrogates not allowed"):
+        read_text_table(str(path), COLUMNS)
 
 
 def test_one_array_of_objects(tmp_path: Path) -> None:

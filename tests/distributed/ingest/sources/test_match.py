@@ -70,6 +70,12 @@ def test_what_is_unclear_is_refused(names: list[str], files: list[str], message:
         match(names, files, "/p", "t.csv", SUFFIXES)
 
 
+def test_names_that_differ_in_case_are_two_pictures() -> None:
+    assert match(["aB.jpg", "ab.jpg"], ["aB.jpg"], "/p", "t.csv", SUFFIXES) == [0, -1]
+    assert match(["AB", "aB", "ab"], ["x/aB.jpg"], "/p", "t.csv", SUFFIXES) == [-1, 0, -1]
+    assert match(["A.jpg"], ["a.jpg"], "/p", "t.csv", SUFFIXES) == [0]
+
+
 def test_several_names_of_one_file() -> None:
     names = ["1.jpg", "./1.jpg", "1", "train/1.jpg"]
     assert match(names, ["train/1.jpg"], "/p", "t.csv", SUFFIXES) == [0, 0, 0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable
@@ -199,6 +200,10 @@ def test_a_column_that_folders_say(tmp_path: Path) -> None:
         ("a", ["red"]),
         ("b", ["red"]),
     ]
+    (tmp_path / "tag=red").rename(tmp_path / "tag=__HIVE_DEFAULT_PARTITION__")  # a null there
+    chunk = TableSource.open(str(tmp_path), TableOptions(tags_column="tag")).read(0, 9)
+    assert chunk.table.column("tags").to_pylist() == [["dark blue"]]
+    assert chunk.rejected.column("reason").to_pylist() == ["no tags", "no tags"]
 
 
 def test_a_delta_table_has_the_rows_of_its_last_version(tmp_path: Path) -> None:
@@ -241,6 +246,8 @@ def test_annotations_of_coco(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"categories": []}, "annotation 0 is of category_id 90, which categories do not name"),
+        ({"annotations": [{"image_id": 1, "category_id": [1]}]}, r"of category_id \[1\], which"),
+        ({"categories": [{"id": 1, "name": "\ud83d"}]}, "surrogates not allowed"),
         ({"categories": None}, "no COCO file of objects"),
         ({"images": [{"id": 1}]}, "images entry 0 has no id and file_name"),
         (
@@ -315,6 +322,11 @@ def test_tags_in_text_and_class_files_and_names_that_repeat(tmp_path: Path) -> N
             "sample 0: tags are .*; they must be text",
         ),
         ({"0.json": b"{", "0.jpg": b""}, r"0\.json cannot be read"),
+        ({"0.json": b'["\\ud83d"]', "0.jpg": b""}, r"0\.json cannot be read"),
+        (
+            {"0.jpg": b"", "1.jpg": b"", "0.txt": b"x", "1.txt": b"y"},
+            "files of the sample '0' do not lie one after another",
+        ),
         ({}, "no sample in it"),
     ],
 )
@@ -322,6 +334,22 @@ def test_samples_that_cannot_be_read(files: dict[str, bytes], message: str, tmp_
     write_tar(tmp_path / "a.tar", files)
     with pytest.raises(InputError, match=message):
         WebDataset.open(str(tmp_path), PictureOptions())
+
+
+def test_a_sample_whose_name_is_not_utf8_is_one_rejected_row(tmp_path: Path) -> None:
+    jpg = encoded(["red"], 0)
+    odd = os.fsdecode(b"caf\xe9")
+    write_tar(
+        tmp_path / "a.tar", {"0.jpg": jpg, "0.txt": b"x", f"{odd}.jpg": jpg, f"{odd}.txt": b"y"}
+    )
+    (tmp_path / "._a.tar").write_bytes(b"of a desktop")
+    chunk = WebDataset.open(str(tmp_path), PictureOptions()).read(0, 9)
+    assert chunk.table.column("tags").to_pylist() == [["x"]]
+    (gone,) = chunk.rejected.to_pylist()
+    assert (gone["image_id"], gone["reason"]) == (
+        "caf\\xe9",
+        "its name is not UTF-8; rename the file",
+    )
 
 
 def test_damaged_and_packed_tar_files(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def test_a_name_that_is_not_utf8_is_one_rejected_row(tmp_path: Path) -> None:
     ]
 
 
+def test_hidden_pictures_are_passed_over(tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "pics", "a/1.jpg", "a/.thumbnails/1.jpg", "a/._1.jpg")
+    assert rows_of(opened(tmp_path, pictures, "image_id,tags\n1,cat\n")) == {"1": ["cat"]}
+
+
 def opened(root: Path, pictures: Path, lines: str, **options: str) -> PictureFolder:
     (root / "tags.csv").write_text(lines, "utf-8")
     return PictureFolder.open(str(pictures), PictureOptions(tags=str(root / "tags.csv"), **options))

@@ -93,6 +93,8 @@ def test_one_column_is_no_matter_of_several() -> None:
         ({"features_column": "a,a"}, "--features_column a,a: give different names"),
         ({"features_column": "a,"}, "--features_column a,: give different names"),
         ({"features_file": "a=x.npy,y.npy"}, "each needs a name"),
+        ({"features_file": "tags=x.npy,b=y.npy"}, "a store has a column 'tags' of its own"),
+        ({"features_column": "a,split"}, "a store has a column 'split' of its own"),
         ({"features_file": "a=x.npy,a=y.npy"}, "each needs a name, and another one"),
     ],
 )

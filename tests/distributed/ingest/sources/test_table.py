@@ -602,6 +602,14 @@ def test_a_repeated_id_with_other_features_and_tags_is_refused(form: str, tmp_pa
         refused(path, message, features_file=str(tmp_path / "f.npy"))
 
 
+@pytest.mark.parametrize("name", ["image_id", "tags"])
+def test_text_in_parquet_that_is_not_utf8_is_told(name: str, tmp_path: Path) -> None:
+    latin = pa.array([b"caf\xe9", b"b"], pa.binary()).view(pa.string())
+    table = {"image_id": ["1", "2"], "tags": ["a", "b"], "features": VALUE_BD[:2].tolist()}
+    pq.write_table(pa.table({**table, name: latin}), tmp_path / "t.parquet")
+    refused(tmp_path / "t.parquet", f"column '{name}' holds text that is not UTF-8")
+
+
 def test_lists_written_as_text(tmp_path: Path) -> None:
     """pandas' own text of a column of lists."""
     frame = pd.DataFrame(

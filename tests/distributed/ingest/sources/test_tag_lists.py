@@ -88,6 +88,13 @@ def test_another_separator_in_few_rows_is_told() -> None:
     assert "2 of 5 have ';'" in note
 
 
+def test_another_separator_in_most_rows_is_told_though_some_have_the_own() -> None:
+    note = checked(["new york, ny;city", *["a;b"] * 9])
+    assert note is not None
+    assert "1 of 10 rows have ',' between tags, but 10 of 10 have ';'" in note
+    assert checked(["a|b, c|d", *["a|b"] * 8]) is None
+
+
 def test_tags_of_rows_that_belong_together() -> None:
     lists = pa.array([["b", "a"], ["c"], [], ["a", "d"], ["x"]], pa.list_(pa.string()))
     found = joined_lists(lists, np.array([1, 0, 3, 1, -1]), 4)
