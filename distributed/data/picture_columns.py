@@ -6,6 +6,7 @@ square of side S one after another.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from drel_core.images.backbone import Preprocessing
 from drel_core.images.pictures import BadPicture, decode
 
 _UNIT_BYTES = 64 << 20
+_WAITS = (0.2, 1.0, 3.0)  # seconds between attempts to read a picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,23 @@ class PictureColumns(Columns):
 
 
 def _read(path: str) -> bytes:
-    try:
-        return read_bytes(path)
-    except READ_ERRORS as error:
-        raise BadPicture(f"{path} cannot be read ({one_line(error)})") from None
+    """
+    Raises:
+        BadPicture: there is no such file.
+        InputError: it cannot be read, not now at least. That is no property of the picture.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            return read_bytes(path)
+        except FileNotFoundError as error:
+            raise BadPicture(f"{path} cannot be read ({one_line(error)})") from None
+        except READ_ERRORS as error:
+            if wait is None or isinstance(error, PermissionError):
+                raise InputError(
+                    f"{path}: cannot be read ({one_line(error)}); repeat the command when it can"
+                ) from None
+            time.sleep(wait)
+    raise AssertionError
 
 
 def _is_binary(kind: pa.DataType) -> bool:

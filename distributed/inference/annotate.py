@@ -17,7 +17,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from distributed.data.feature_store import FeatureStore, RowGroupSlice
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore, RowGroupSlice, read_table
+from distributed.data.picture_columns import PictureColumns
+from distributed.data.plain_types import is_text
 from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, part_name
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
@@ -26,7 +29,7 @@ from distributed.storage.content import content_of
 from distributed.storage.files import resolve
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
-from distributed.storage.resume import CONTENT, Plan, claim, read_note, write_note
+from distributed.storage.resume import CONTENT, Plan, claim, digest, read_note, write_note
 from drel_core.errors import InputError
 
 _FILE_ROWS = 32768
@@ -79,10 +82,7 @@ def _run(
         "precision": plan.precision,
         "on_bad_row": plan.on_bad_row,
     }
-    newer = {
-        "columns": asdict(plan.columns),
-        CONTENT: content_of(dict.fromkeys(unit.path for unit in store.units)),
-    }
+    newer = {"columns": asdict(plan.columns), CONTENT: store_content(store, plan.columns)}
     done = _parts_there(plan.out, Plan(text | newer, unsaid=newer))
     finished = read_note(Folder.of(plan.out), "_done.json")
     if finished is not None:
@@ -121,6 +121,20 @@ def _run(
         result["skipped"] = store.num_rows - result["rows"]
     write_note(Folder.of(plan.out), "_done.json", result)
     return result
+
+
+def store_content(store: FeatureStore, columns: Columns) -> dict[str, str]:
+    """A mark of each file of a store, and of the local pictures whose paths it holds: one on S3 would take a
+    request each."""
+    marks = content_of(dict.fromkeys(unit.path for unit in store.units))
+    if isinstance(columns, PictureColumns) and columns.features == columns.path:
+        paths: dict[str, None] = {}
+        for unit in store.units:
+            column = read_table(unit, [columns.path]).column(0)
+            if is_text(column.type):
+                paths |= dict.fromkeys(path for path in column.to_pylist() if path)
+        marks["pictures"] = digest(content_of(path for path in paths if "://" not in path))
+    return marks
 
 
 def _here(

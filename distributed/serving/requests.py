@@ -224,6 +224,10 @@ def named_rows(
             raise ApiError(
                 422, "missing_column", f"{name}.{missing} is missing; this model takes {takes}"
             )
+    if not known:
+        raise ApiError(
+            422, "missing_column", f"{name} is empty; this model takes no columns by name"
+        )
     first = known[0]
     for other in known[1:]:
         if len(named[other]) != len(named[first]):

@@ -16,12 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from distributed.data.feature_store import RowGroupSlice
+from distributed.data.columns import Columns
+from distributed.data.feature_store import FeatureStore, RowGroupSlice
+from distributed.data.picture_columns import picture_columns
 from distributed.inference import annotate
-from distributed.inference.annotate import group_units
+from distributed.inference.annotate import group_units, store_content
 from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.load import load_bundle
 from drel_core.decision.decider import Decide
+from drel_core.images.backbone import Preprocessing
 from jobs.annotate import main
 from tests.conftest import Job
 from tests.helpers.bundles import random_decider, write_drel
@@ -301,3 +304,19 @@ def test_a_row_that_overflows_is_a_bad_row(tmp_path: Path, job: Job) -> None:
     for figures in (found, expected_figures):
         del figures["score"]
     assert found == expected_figures
+
+
+def test_pictures_that_a_store_names_are_part_of_what_it_holds(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.jpg" for name in "ab"]
+    for path in paths:
+        path.write_bytes(b"1")
+        os.utime(path, (1e9, 1e9))
+    table = pa.table({"image_id": ["a", "b"], "path": [str(path) for path in paths]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    columns = picture_columns(str(tmp_path / "s.parquet"), Columns(), Preprocessing(size=32))
+    opened = FeatureStore.open(str(tmp_path / "s.parquet"), columns, tags_needed=False)
+    before = store_content(opened, columns)
+    assert store_content(opened, columns) == before and set(before) == {"s.parquet", "pictures"}
+    paths[1].write_bytes(b"2")
+    after = store_content(opened, columns)
+    assert {name for name in after if after[name] != before[name]} == {"pictures"}

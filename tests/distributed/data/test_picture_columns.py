@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from distributed.data import picture_columns as reading
 from distributed.data.blocks import inline_blocks, load_rows
 from distributed.data.columns import Columns
 from distributed.data.epoch import EpochPlan, ShardReader, shard
@@ -125,6 +126,28 @@ def test_a_missing_file_is_a_bad_row(tmp_path: Path) -> None:
     store, _ = open_store(tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"row 0: .*gone\.jpg cannot be read"):
         survey_store(store, "fail", statistics=False)
+
+
+def test_a_picture_that_cannot_be_read_now_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_WAITS", (0.01,))
+    tries: list[str] = []
+
+    def flaky(path: str) -> bytes:
+        tries.append(path)
+        if len(tries) in (1, 3, 4):
+            raise OSError(5, "Input/output error")
+        return encoded(["red"], 0)
+
+    monkeypatch.setattr(reading, "read_bytes", flaky)
+    table = pa.table({"image_id": ["a"], "path": ["/a.jpg"], "tags": [["x"]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    store, _ = open_store(tmp_path / "a.parquet")
+    assert survey_store(store, "skip", statistics=False).skipped == []
+    with pytest.raises(InputError, match=r"/a\.jpg: cannot be read .*; repeat the command"):
+        survey_store(store, "skip", statistics=False)
+    assert len(tries) == 4
 
 
 def test_a_store_without_pictures_is_told_apart(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from distributed.serving.requests import (
     ScoreRequest,
     binary_rows,
     decode_base64,
+    named_rows,
     parse_annotate,
     parse_binary,
     parse_infer,
@@ -440,6 +441,8 @@ def test_rows_by_column_are_the_concatenated_rows() -> None:
     flat = parse_annotate(body(features=features_BD.tolist(), k=2), 4, 8, blocks=BLOCKS)
     assert asked.features_BD is not None and flat.features_BD is not None and asked.k == 2
     np.testing.assert_array_equal(asked.features_BD, flat.features_BD)
+    with pytest.raises(ApiError, match="features is empty; this model takes no columns by name"):
+        named_rows({}, ())  # as feedback without columns asks a model of pictures
     alone = parse_annotate(body(features={"x": [[1, 2]]}), 2, 8, blocks=(FeatureBlock("x", 2),))
     np.testing.assert_array_equal(alone.features_BD, [[1, 2]])
 
