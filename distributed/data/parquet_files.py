@@ -5,8 +5,7 @@ Nothing here reads rows, except for D of files whose lists have no fixed size.
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.delta_log import live_files
 from distributed.data.plain_types import is_list, is_text, plain, plain_schema
-from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.files import READ_ERRORS, address_below, name_below, one_line, resolve
 from distributed.storage.listing import list_tree
 from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
@@ -113,8 +112,8 @@ def _address(path: str, root: str, name: str) -> str:
     """A file of a store in the store's own form: host, bucket and ``?options`` of a URI stay."""
     if "://" not in path:
         return name
-    base, mark, options = path.partition("?")
-    return base.rstrip("/") + quote(name[len(root.rstrip("/")) :]) + mark + options
+    below = name[len(root.rstrip("/")) :].lstrip("/")
+    return address_below(path, below) if below else path
 
 
 def folder_columns(address: str, path: str) -> dict[str, str | None]:
@@ -125,9 +124,8 @@ def folder_columns(address: str, path: str) -> dict[str, str | None]:
         address: of a file, see ``list_files``.
         path: the folder that was listed; its own name and those above it do not count.
     """
-    base = path.partition("?")[0] if "://" in path else str(Path(path).expanduser().absolute())
-    below = address.partition("?")[0].removeprefix(base.rstrip("/"))
-    parts = [part.partition("=") for part in unquote(below).split("/")[:-1]]
+    folders = name_below(address, path).split("/")[:-1]
+    parts = [unquote(folder).partition("=") for folder in folders]
     return {
         key: None if value == _NULL_FOLDER else value for key, mark, value in parts if key and mark
     }

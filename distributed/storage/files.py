@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -88,6 +89,28 @@ def resolve(path: str) -> tuple[pafs.FileSystem, str]:
         return pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable location ({one_line(error)})") from error
+
+
+def address_below(path: str, name: str) -> str:
+    """The address of a file of a folder, in the folder's form: host, bucket and ``?options`` of a URI stay.
+
+    Args:
+        name: below the folder, as it is in the file system; odd characters are escaped where a URI needs it.
+    """
+    if "://" not in path:
+        return f"{path.rstrip('/')}/{name}"
+    base, mark, options = path.partition("?")
+    return f"{base.rstrip('/')}/{quote(name)}{mark}{options}"
+
+
+def name_below(address: str, path: str) -> str:
+    """The name that ``address_below`` made an address of, also where the folder's path is relative; empty for
+    the folder itself."""
+    if "://" not in path:
+        base = str(Path(path).expanduser().absolute())
+        return address.removeprefix(base).lstrip("/") if address.startswith(base) else address
+    base = path.partition("?")[0].rstrip("/")
+    return unquote(address.partition("?")[0].removeprefix(base)).lstrip("/")
 
 
 def one_line(error: Exception) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ from distributed.ingest.sources.table_facts import (
     text_ids,
 )
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm
+from distributed.runtime.progress import counted
+from distributed.storage.files import name_below
 from drel_core.errors import InputError
 
 _IMAGE_NAMES = ("image", "img", "picture", "jpg", "png")
@@ -167,6 +170,7 @@ class PictureParquet:
         for unit in units:
             facts.add(unread.columns(unit, (IMAGE_ID, TAGS)), unit.path, unit.file_row)
         notes.append(facts.separators.finish(path) or "")
+        notes.append(unsaid_note(path, [_below(unit.path, path) for unit in units]) or "")
         fault_B = facts.faults(None)
         return replace(
             unread,
@@ -188,8 +192,7 @@ class PictureParquet:
         table = read_table(unit, [*given.values(), *tops])
         made = {one: column_of(table, name) for one, name in given.items()}
         if IMAGE_ID in wanted and not names.id:
-            below = unit.path[len(self.root.rstrip("/")) :].lstrip("/") or Path(unit.path).name
-            base = below.partition("?")[0].removesuffix(".parquet")
+            base = _below(unit.path, self.root).removesuffix(".parquet")
             made[IMAGE_ID] = pa.array(
                 [f"{base}-{row}" for row in range(unit.file_row, unit.file_row + unit.rows)]
             )
@@ -234,7 +237,7 @@ class PictureParquet:
             part = pa.table({IMAGE_ID: ids, IMAGE: image.cast(pa.binary()), TAGS: tags})
             part = part.filter(good)
             parts.append(part)
-            splits += [split_of(unit.path, self.root)] * len(part)
+            splits += [split_of(_below(unit.path, self.root))] * len(part)
         table = pa.concat_tables(parts)
         return Chunk(table.append_column(SPLIT, pa.array(splits, pa.string())), rejected(out))
 
@@ -250,12 +253,29 @@ def _tell_apart(units: list[RowGroupSlice], name: str) -> bool:
     return all(values) and len(set(values)) == len(values)
 
 
-def split_of(address: str, root: str) -> str | None:
-    """train or test where the file, or a folder below the input, is named so."""
-    tail = address[len(root.rstrip("/")) :] if address.startswith(root) else address
-    for part in reversed(PurePosixPath(tail or Path(address).name).parts):
+def _below(address: str, path: str) -> str:
+    """The name of a file below the input; its own name where it is the input itself."""
+    whole = unquote(path.partition("?")[0]) if "://" in path else path
+    return name_below(address, path) or whole.rstrip("/").rpartition("/")[2]
+
+
+def split_of(name: str) -> str | None:
+    """train or test where a file below the input, or a folder of it, is named so."""
+    for part in reversed(name.split("/")):
         value = part.rpartition("=")[2]  # split=train, as Spark and Hive name folders
-        for name in ("train", "test"):
-            if value.lower().startswith(name):
-                return name
+        for split in ("train", "test"):
+            if value.lower().startswith(split):
+                return split
     return None
+
+
+def unsaid_note(path: str, names: Iterable[str]) -> str | None:
+    """A line where some files say train or test and others, such as validation, do not."""
+    of = {name: split_of(name) for name in names}
+    unsaid = [name for name, split in of.items() if split is None]
+    if not unsaid or len(unsaid) == len(of):
+        return None
+    return (
+        f"{path}: {counted(len(unsaid), 'file')} named neither train nor test (such as {unsaid[0]}); "
+        "these rows are training rows as well"
+    )

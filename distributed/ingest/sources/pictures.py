@@ -33,7 +33,7 @@ from distributed.ingest.sources.tag_files import (
 )
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm, joined_lists
 from distributed.runtime.progress import counted
-from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.files import READ_ERRORS, address_below, one_line, resolve
 from distributed.storage.listing import is_hidden, list_tree
 from drel_core.errors import InputError
 
@@ -173,8 +173,14 @@ class PictureFolder:
         for row in there.filter(pc.is_null(there.column(TAGS))).to_pylist():
             out.append((row[IMAGE_ID], f"{base}/{row['path']}", "not in the tags file"))
         good = there.filter(pc.is_valid(there.column(TAGS)))
-        full = pc.binary_join_element_wise(base + "/", good.column("path"), "")
-        table = pa.table({IMAGE_ID: good.column(IMAGE_ID), "path": full, TAGS: good.column(TAGS)})
+        full = [address_below(self.root, name) for name in good.column("path").to_pylist()]
+        table = pa.table(
+            {
+                IMAGE_ID: good.column(IMAGE_ID),
+                "path": pa.array(full, pa.string()),
+                TAGS: good.column(TAGS),
+            }
+        )
         return Chunk(table.append_column(SPLIT, pa.nulls(len(table), pa.string())), rejected(out))
 
     def describe(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from distributed.ingest.sources.base import IMAGE, IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.sources.json_text import read_json
 from distributed.ingest.sources.picture_options import TAG_NAMES, PictureOptions
-from distributed.ingest.sources.picture_parquet import split_of
+from distributed.ingest.sources.picture_parquet import split_of, unsaid_note
 from distributed.ingest.sources.pictures import SUFFIXES
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm
 from distributed.storage.files import READ_ERRORS, one_line, resolve
@@ -67,6 +67,7 @@ class WebDataset:
             InputError: no tar file, a damaged one, or tags that cannot be read.
         """
         filesystem, shards = _list_shards(path)
+        root = resolve(path)[1]
         starts, keys, places, said = [0], [], [], []
         for shard in shards:
             found = _samples(filesystem, shard, options.tags_column)
@@ -79,10 +80,7 @@ class WebDataset:
             raise InputError(f"{path}: no sample in it; give tar files of WebDataset")
         notes = []
         if len(set(names)) < len(names):  # many writers count from 0 in every tar file
-            cut = len(resolve(path)[1].rstrip("/")) + 1
-            stems = [
-                shard[cut:].removesuffix(".tar") or shard.rpartition("/")[2] for shard in shards
-            ]
+            stems = [_below(shard, root).removesuffix(".tar") for shard in shards]
             names = [f"{stem}/{key}" for stem, ks in zip(stems, keys, strict=True) for key in ks]
             notes.append(
                 f"{path}: names of samples repeat; pictures are named by tar file and sample"
@@ -90,13 +88,15 @@ class WebDataset:
         tags, note = _tag_lists(path, said, options.separator)
         place_B2 = np.array(places, np.int64).reshape(-1, 2)
         notes += [note] if note else []
+        unsaid = unsaid_note(path, [_below(shard, root) for shard in shards])
+        notes += [unsaid] if unsaid else []
         return WebDataset(
             path, tuple(shards), tuple(starts), pa.array(names), place_B2, tags, tuple(notes)
         )
 
     def read(self, start: int, rows: int) -> Chunk:
         stop = min(start + rows, self.num_rows)
-        filesystem, _ = resolve(self.root)
+        filesystem, root = resolve(self.root)
         good: list[int] = []
         images: list[bytes] = []
         splits: list[str | None] = []
@@ -117,7 +117,7 @@ class WebDataset:
                         raise InputError(f"{name}: has changed since it was opened; start again")
                     good.append(row)
                     images.append(data)
-                    splits.append(split_of(name, resolve(self.root)[1]))
+                    splits.append(split_of(_below(name, root)))
             at = last
         take = pa.array(good, pa.int64())
         table = pa.table(
@@ -132,6 +132,11 @@ class WebDataset:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "webdataset", "input": self.root}
+
+
+def _below(shard: str, root: str) -> str:
+    """The name of a tar file below the input; its own name where it is the input itself."""
+    return shard[len(root.rstrip("/")) :].lstrip("/") or shard.rpartition("/")[2]
 
 
 def _list_shards(path: str) -> tuple[pafs.FileSystem, list[str]]:

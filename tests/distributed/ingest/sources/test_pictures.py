@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,10 @@ import pytest
 from distributed.ingest.sources.picture_options import PictureOptions
 from distributed.ingest.sources.picture_parquet import PictureParquet
 from distributed.ingest.sources.pictures import PictureFolder
+from distributed.storage.files import write_bytes
 from drel_core.errors import InputError
 from tests.helpers.pictures import encoded
+from tests.helpers.s3_server import Bucket
 
 
 def folder_of(root: Path, *names: str | bytes) -> Path:
@@ -190,3 +193,18 @@ def test_a_wrong_separator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give --separator ';'"):
         opened(tmp_path, pictures, lines)
     assert rows_of(opened(tmp_path, pictures, lines, separator=";"))["1"] == ["cat", "dog"]
+
+
+def test_only_names_below_the_input_say_train_or_test(s3: Bucket) -> None:
+    """Not the folders above it, nor the options of a URI; and files of one name in two folders are two."""
+    table = pa.table({"image": [encoded(["red"], 0)], "tags": [["x"]]})
+    for name in ("a/0.parquet", "b/0.parquet", "test/0.parquet"):
+        with BytesIO() as file:
+            pq.write_table(table, file)
+            write_bytes(s3.at(f"training/{name}"), file.getvalue())
+    for root in (s3.at("training"), s3.at("training/?region=us-east-1")):
+        source = PictureParquet.open(root, PictureOptions())
+        found = source.read(0, 9).table
+        assert found.column("image_id").to_pylist() == ["a/0-0", "b/0-0", "test/0-0"]
+        assert found.column("split").to_pylist() == [None, None, "test"]
+        assert "2 files named neither train nor test (such as a/0.parquet)" in source.notes[-1]
