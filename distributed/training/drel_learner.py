@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,6 +280,20 @@ class DRELLearner:
             gathered(estimate) if self.kernel is not None else None,
         )
         return held, sum(counts[: collectives.rank()])
+
+    @torch.no_grad()
+    def spread(self, rows: Rows, block: int = 16384) -> float:
+        """The standard deviation of the towers' scores, over all ranks' rows and all tags; every rank must
+        call."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for _, score_np in self._score_blocks(rows, block):
+            value_np = score_np.double()
+            sums += torch.stack(
+                [value_np.new_tensor(value_np.numel()), value_np.sum(), value_np.square().sum()]
+            )
+        self.model.train()
+        count, total, squares = collectives.sum_over_ranks(sums).tolist()
+        return math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
 
     @property
     def adjustment(self) -> ScoreAdjustment:

@@ -38,6 +38,8 @@ from drel_core.model.sampling import mix_seed
 from drel_core.scoring.floor import beside_floor
 from drel_core.scoring.metrics import MetricCounts
 
+_SPREAD_ROWS = 1000
+
 
 def split_rows(
     selections: list[RowSelection], parts: int, most: int, seed: int
@@ -76,11 +78,24 @@ class Decided:
         decider: calibration and decisions.
         kernel_factor: the weight of the kernel's evidence; None without a kernel.
         found: metrics of these rows, the k most probable tags, beside the popularity floor.
+        spread: how far the scores that it was learned from spread on ``rows_of_both``; 0 where they are the
+            model's own.
     """
 
     decider: Decider
     kernel_factor: float | None
     found: dict[str, Any]
+    spread: float = 0.0
+
+    def for_scores(self, spread: float) -> Decided:
+        """What goes with the scores of the finished model, which spread so far on the same rows.
+
+        More rows make a model surer, of the images that it was fitted to as of all others.
+        """
+        factor = min(max(self.spread / spread, 0.1), 10.0) if spread and self.spread else 1.0
+        decider = replace(self.decider, calibration=self.decider.calibration.steeper(factor))
+        kernel_factor = None if self.kernel_factor is None else self.kernel_factor / factor
+        return replace(self, decider=decider, kernel_factor=kernel_factor)
 
     def give(self, learner: DRELLearner) -> None:
         """Let a learner use them."""
@@ -138,8 +153,7 @@ def decide_by_second_fit(
     if (saved := _saved(out, fingerprint, len(survey.count_T))) is not None:
         collectives.barrier()
         return saved
-    parts = round(1 / config.decision.held_out)
-    rest, held = split_rows(survey.train, parts, config.decision.rows, config.seed)
+    rest, held = _parts(spec)
     if collectives.rank() == 0:
         log(f"calibration: a fit without {sum(r.take for r in held)} rows, which it then scores")
     # Another start and order of rows: what is learned should not follow those of one run.
@@ -151,6 +165,8 @@ def decide_by_second_fit(
     check_finite(spec, second.model, norm, training.plan.steps * own.epochs)
     second.kernel = learner.kernel
     decided = decide_by(spec, second, make_reader(own, survey, held, blocks, True).load(), kernel)
+    if decided is not None:
+        decided = replace(decided, spread=second.spread(rows_of_both(spec, blocks)))
     if collectives.rank() == 0:
         if decided is None:
             log("calibration: none of these rows has a tag that the fit knows; scores stay scores")
@@ -160,11 +176,25 @@ def decide_by_second_fit(
                 "of": fingerprint,
                 "found": json.dumps(decided.found),
                 "kernel_factor": json.dumps(decided.kernel_factor),
+                "spread": json.dumps(decided.spread),
             }
             with out.writing(DECISION) as path:
                 decided.decider.save(path, about)
     collectives.barrier()
     return decided
+
+
+def _parts(spec: RunSpec) -> tuple[list[RowSelection], list[RowSelection]]:
+    """The rows of the second fit, and those left out of it."""
+    config = spec.config
+    parts = round(1 / config.decision.held_out)
+    return split_rows(spec.survey.train, parts, config.decision.rows, config.seed)
+
+
+def rows_of_both(spec: RunSpec, blocks: BlockSource) -> Rows:
+    """This rank's part of some rows that the run and its second fit were both fitted to."""
+    _, some = split_rows(_parts(spec)[0], 1, _SPREAD_ROWS, spec.config.seed)
+    return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 
 def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> torch.Tensor:
@@ -201,4 +231,7 @@ def _saved(out: Folder, fingerprint: str, tags: int) -> Decided | None:
         decider = Decider.load(path.parent, tags)
         if decider is None:
             return None
-        return Decided(decider, json.loads(about["kernel_factor"]), json.loads(about["found"]))
+        factor, found, spread = (
+            json.loads(about.get(name, "0")) for name in ("kernel_factor", "found", "spread")
+        )
+        return Decided(decider, factor, found, spread)

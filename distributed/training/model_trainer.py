@@ -17,7 +17,13 @@ from distributed.storage.folder import Folder
 from distributed.training import checkpoint, collectives
 from distributed.training.config import PICTURE_METHODS
 from distributed.training.drel_learner import DRELLearner
-from distributed.training.held_out_fit import decide_by, decide_by_second_fit, takes_second_fit
+from distributed.training.held_out_fit import (
+    Decided,
+    decide_by,
+    decide_by_second_fit,
+    rows_of_both,
+    takes_second_fit,
+)
 from distributed.training.kernel_fit import fit_kernel, has_room
 from distributed.training.learner import Learner
 from distributed.training.run_spec import RunSpec
@@ -39,7 +45,7 @@ class ModelIO(RunIO, Protocol):
 class ModelTrainer(Trainer[ModelIO]):
     """A run that leaves its model in ``OUT/model``. Arguments are those of ``Trainer``."""
 
-    left_out: dict[str, Any] | None = None  # figures of rows that a second fit left out
+    decided: Decided | None = None  # what a second fit's left-out rows said
     shares: dict[str, float] | None = None  # of features columns in the kernel's distances
 
     def run(self) -> bool:
@@ -94,10 +100,14 @@ class ModelTrainer(Trainer[ModelIO]):
             decided = decide_by_second_fit(self.spec, self.blocks, learner, kernel, self._log)
             if decided is not None:
                 decided.give(learner)
-                self.left_out = decided.found
+                self.decided = decided
 
     def _decide(self, learner: DRELLearner) -> None:
-        """Learn decisions from rows that the run held out, where there are any. The model is finished."""
+        """Learn decisions from rows that the run held out, where there are any; make those of a second fit
+        ready for the model, which is finished."""
+        if self.decided is not None:
+            spread = learner.spread(rows_of_both(self.spec, self.blocks))
+            self.decided.for_scores(spread).give(learner)
         held = self.validation or self.watch
         enough = self.spec.survey.held_rows >= LEAST_ROWS
         if held is None or not enough or not self.spec.config.decision.held_out:
@@ -131,7 +141,8 @@ class ModelTrainer(Trainer[ModelIO]):
             figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}
             if self.found is None:  # the best epoch was one of an earlier attempt
                 self.found = self.validation.look()
-        for name, found in (("watch", self.found), ("left_out", self.left_out)):
+        left_out = None if self.decided is None else self.decided.found
+        for name, found in (("watch", self.found), ("left_out", left_out)):
             if found is not None:
                 figures[name] = watch_figures(found)
         warnings = [*self.spec.warnings, *filter(None, [self.metrics.unmoved])]

@@ -3,15 +3,15 @@
 A loss over triplets leaves scores free to move up and down with the image and with how common the tag is.
 Logistic regression over (image, tag) pairs that the model was not fitted to settles both (Platt, 1999), in
 two steps. The first weighs score, kernel evidence and the log of the tag's share of images into ``z``. The
-second knows the image as well: the log-sum-exp of its best ``z`` is high where many tags compete, and a bend
-lets high and low odds have slopes of their own.
+second knows the image as well: the log-sum-exp of its best ``z`` is high where many tags compete, and two
+bends let low, middling and high odds have slopes of their own.
 
 Shapes: B images, n held-out images, M candidate tags of each, T tags, m = n M pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,20 +22,22 @@ from drel_core.decision.kernel import log_estimate
 
 LEVEL_TAGS = 32
 """The best tags of an image whose log-sum-exp is its level."""
+KNOTS = (-1.0, 1.0)
+"""The ``z`` at which the slope of the log odds changes, smoothly."""
 _LEAST_SLOPE = 1e-3
 _NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """``log odds = link . (z, level, softplus(z + 1), 1)`` with ``z = slope score + shift``.
+    """``log odds = link . (z, level, softplus(z + 1), softplus(z - 1), 1)`` with ``z = slope score + shift``.
 
     ``z`` orders the tags of an image; what is added is the same for all of them or grows with it.
 
     Args:
         slope: float32 ``[1]``, above 0.
         shift_T: float32 ``[T]``: of each tag, from its share of training images.
-        link: float32 ``[4]``.
+        link: float32 ``[5]``; ``[4]`` where there is one bend, at the first of ``KNOTS``.
     """
 
     slope: Tensor
@@ -54,9 +56,16 @@ class Calibration:
 
     def probability(self, z_BM: Tensor, level_B1: Tensor) -> Tensor:
         """``[B, M]`` of ``z``, which stays as it is."""
-        a, b, bend, constant = self.link.tolist()
-        odds_BM = softplus(z_BM + 1).mul_(bend) if bend else torch.zeros_like(z_BM)
-        return odds_BM.add_(z_BM, alpha=a).add_(level_B1 * b + constant).sigmoid_()
+        a, b, *bends, constant = self.link.tolist()
+        odds_BM = z_BM * a
+        for knot, bend in zip(KNOTS, bends, strict=False):
+            if bend:
+                odds_BM.add_(softplus(z_BM - knot), alpha=bend)
+        return odds_BM.add_(level_B1 * b + constant).sigmoid_()
+
+    def steeper(self, factor: float) -> Calibration:
+        """That of scores which are spread ``1 / factor`` times as far."""
+        return replace(self, slope=self.slope * factor)
 
     def extended(self, old_count_T: Tensor, count_T: Tensor) -> Calibration:
         """That of a vocabulary that grew at its end: see ``extend_by_count``."""
@@ -155,11 +164,18 @@ def _fit_link(z_nM: Tensor, hit_nM: Tensor) -> list[float]:
     """``link`` of a calibration: odds must grow with ``z``, else simpler forms are taken."""
     hit_m = hit_nM.flatten().double()
     level_nM = level(z_nM).expand_as(z_nM)
-    a, b, bend, constant = _logistic([z_nM, level_nM, softplus(z_nM + 1)], hit_m)
-    if a > 0 and a + bend > 0:
-        return [a, b, bend, constant]
-    a, b, constant = _logistic([z_nM, level_nM], hit_m)
-    return [a, b, 0.0, constant] if a > 0 else [1.0, 0.0, 0.0, 0.0]
+    at_g = torch.linspace(-20, 20, 401, dtype=torch.float64)  # beyond its ends the slope stays
+    for count in range(len(KNOTS), -1, -1):
+        knots = KNOTS[:count]
+        a, b, *bends, constant = _logistic(
+            [z_nM, level_nM, *(softplus(z_nM - knot) for knot in knots)], hit_m
+        )
+        slope_g = torch.full_like(at_g, a)
+        for knot, bend in zip(knots, bends, strict=True):
+            slope_g += bend * (at_g - knot).sigmoid()
+        if float(slope_g.min()) > 0:
+            return [a, b, *bends, *[0.0] * (len(KNOTS) - count), constant]
+    return [1.0, *[0.0] * (len(KNOTS) + 2)]
 
 
 def _logistic(columns: list[Tensor], hit_m: Tensor) -> list[float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.decision.calibration import (
+    KNOTS,
     LEVEL_TAGS,
     Calibration,
     Fitted,
@@ -233,13 +234,14 @@ class Decider:
         if not path.is_file():
             return None
         held = load_tensors(path)
-        link = held.get("link", torch.tensor([1.0, 0.0, 0.0, 0.0]))  # bundles of before have none
+        link = held.get("link", torch.tensor([1.0, 0.0, 0.0]))  # bundles of before have none
         cut_T, table_b2 = held.get("cut_T"), held.get("reliability")
         parts = {name: held[name] for name in ("shift_T", "gain_T", "offset_T")}
         if cut_T is not None:
             parts["cut_T"] = cut_T
         shapes = {tuple(part.shape) for part in parts.values()}
-        if shapes != {(num_tags,)} or held["slope"].shape != (1,) or link.shape != (4,):
+        links = {(3 + bends,) for bends in range(len(KNOTS) + 1)}
+        if shapes != {(num_tags,)} or held["slope"].shape != (1,) or link.shape not in links:
             raise InputError(
                 f"{path}: decisions of {sorted(shapes)} tags, but there are {num_tags}"
             )

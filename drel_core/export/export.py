@@ -27,7 +27,7 @@ import torch
 from drel_core.bundle.format import read_info, read_vocabulary, reading, write_json
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tensor_files import save_tensors
-from drel_core.decision.calibration import LEVEL_TAGS
+from drel_core.decision.calibration import KNOTS, LEVEL_TAGS
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.errors import InputError, disk_fault
@@ -103,6 +103,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
         "L": model.latent,
         "T": len(vocabulary),
         "link": _link(method, decider),
+        "knots": list(KNOTS),
         "level_tags": LEVEL_TAGS,
         "tag_files": files,
         "programs": programs,
@@ -122,7 +123,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
 
 
 def _link(method: str, decider: Decider | None) -> list[float] | None:
-    """Log odds of ``(z, level, softplus(z + 1), 1)``; None where scores are no probabilities."""
+    """Log odds of ``(z, level, softplus(z - knot) …, 1)``; None where scores are no probabilities."""
     if decider is not None:
         return [float(weight) for weight in decider.calibration.link]
     return [1.0, 0.0, 0.0, 0.0] if method == "svm" else None
@@ -282,9 +283,13 @@ def _further(about: dict[str, Any]) -> list[str]:
         ]
     if (link := about["link"]) is None:
         return [*lines, "    score = z"]
-    a, b, bend, constant = (f"{weight:.6g}" for weight in link)
+    a, b, *bends, constant = (f"{weight:.6g}" for weight in link)
+    bent = "".join(
+        f" + {bend} log(1 + exp(z - {knot:g}))"
+        for knot, bend in zip(about["knots"], bends, strict=False)
+    )
     return [
         *lines,
         f"    level = log-sum-exp of the image's {about['level_tags']} best z",
-        f"    score = sigmoid({a} z + {b} level + {bend} log(1 + exp(z + 1)) + {constant})",
+        f"    score = sigmoid({a} z + {b} level{bent} + {constant})",
     ]

@@ -275,12 +275,18 @@ def test_a_picture_that_cannot_be_read_ends_the_run_and_is_not_kept(
     ("arguments", "message"),
     [
         (["--input", "MISSING"], "no such file or folder"),
-        (["--input", "EMPTY", "--tags", "TAGS"], "no picture in it"),
+        (["--input", "EMPTY", "--tags", "TAGS", "--separator", ";"], "no picture in it"),
         (["--input", "EMPTY"], "needs --tags FILE"),
         (["--input", "PICTURES", "--tags", "NONE"], "no such file; give a CSV"),
         (["--input", "PICTURES", "--tags", "TAGS", "--tags_column", "x"], "no column 'x'"),
-        (["--input", "PICTURES", "--tags", "TAGS", "--cnn.backbone", "vgg"], "is unknown"),
-        (["--input", "PICTURES", "--tags", "TAGS", "--split", "third"], "random:N with N"),
+        (
+            ["--input", "PICTURES", "--tags", "TAGS", "--separator", ";", "--cnn.backbone", "vgg"],
+            "is unknown",
+        ),
+        (
+            ["--input", "PICTURES", "--tags", "TAGS", "--separator", ";", "--split", "third"],
+            "random:N with N",
+        ),
         (["--input", "PICTURES", "--tags", "TAGS", "--chunk_rows", "0"], "must be 1 or more"),
     ],
 )

@@ -39,11 +39,13 @@ def scores(z: np.ndarray) -> np.ndarray:
     """Of z [B, M] of each image's best tags, best first: probabilities where the model knows them."""
     if MODEL["link"] is None:
         return z
-    a, b, bend, constant = MODEL["link"]
+    a, b, *bends, constant = MODEL["link"]
     best = z[:, : MODEL["level_tags"]]
     top = best[:, :1]
     level = top + np.log(np.exp(best - top).sum(1, keepdims=True))
-    odds = a * z + b * level + bend * np.logaddexp(0, z + 1) + constant
+    odds = a * z + b * level + constant
+    for knot, bend in zip(MODEL["knots"], bends, strict=False):
+        odds = odds + bend * np.logaddexp(0, z - knot)
     return 1 / (1 + np.exp(-odds))
 
 

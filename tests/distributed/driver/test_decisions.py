@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
@@ -15,6 +17,7 @@ from distributed.driver.update_config import UpdateConfig, UpdateData
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
 from drel_core.annotators.cnn import CNNConfig
+from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.knn import KNNConfig
 from drel_core.annotators.load import load_bundle
 from drel_core.decision.decider import DECISION, Decider, DecisionConfig
@@ -33,6 +36,7 @@ def learn(
     validation: float = 0.2,
     held_out: float = 0.2,
     workers: str = "1",
+    epochs: int = 3,
 ) -> list[str]:
     """Train into ``folder/v1``; the lines of progress."""
     pq.write_table(table, folder / "train.parquet")
@@ -41,7 +45,7 @@ def learn(
         out=str(folder / "v1"),
         method=method,  # type: ignore[arg-type]
         workers=workers,  # type: ignore[arg-type]
-        epochs=3,
+        epochs=epochs,
         batch_size=32,
         checkpoint=CheckpointConfig(every=10**9),
         model=ModelConfig(image_hidden=16, tag_dim=8, tag_hidden=8, latent=8),
@@ -209,3 +213,28 @@ def test_an_update_that_holds_rows_out_learns_decisions_anew(tmp_path: Path) -> 
     after = known(tmp_path, "v2")
     assert (after.calibration.shift_T != before.calibration.shift_T).all()
     assert (after.calibration.link != before.calibration.link).any()
+
+
+def test_what_a_second_fit_taught_follows_the_spread_of_the_finished_models_scores(
+    tmp_path: Path,
+) -> None:
+    learn(tmp_path, planted_table(600), validation=0.0, epochs=20)
+    out = tmp_path / "v1"
+    with safe_open(out / DECISION, "pt") as file:
+        about = file.metadata()
+        learned = float(file.get_tensor("slope"))
+    spread = json.loads(about["spread"])
+    assert spread > 0
+    # Of all rows, where those of both fits are four fifths of them.
+    annotator = load_bundle(out)
+    assert isinstance(annotator, DRELAnnotator) and annotator.decider is not None
+    table = pq.read_table(tmp_path / "train.parquet")
+    features_ND = torch.tensor(table.column("features").to_pylist())
+    image_NL = annotator.model.encode_images(features_ND, with_metric=False).detach()
+    z_NT = image_NL @ annotator.tag_TL.T + annotator.bias_T
+    calibration = annotator.decider.calibration
+    score_NT = (z_NT - calibration.shift_T) / calibration.slope
+    own = float(score_NT.double().std(correction=0))
+    ratio = float(calibration.slope) / learned
+    assert ratio == pytest.approx(spread / own, rel=0.05)
+    assert abs(ratio - 1) > 0.1, "two fits whose scores spread alike show nothing"

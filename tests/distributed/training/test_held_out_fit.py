@@ -3,6 +3,7 @@ again."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,53 @@ def test_left_out_estimates_are_those_of_a_fit_without_the_row(tmp_path: Path) -
         weight = torch.linalg.solve(system, relevant_NT[rest] - share_T)
         expected_T = kernel_NN[row, rest] @ weight + share_T
         torch.testing.assert_close(found_nT[row].double(), expected_T, rtol=1e-2, atol=2e-3)
+
+
+def test_scores_that_spread_twice_as_far_get_half_the_slope(tmp_path: Path) -> None:
+    config, data = surveyed(tmp_path)
+    config.kernel.landmarks = 100
+    first, learner = learn(config, data, "a", [])
+    spread = learner.spread(every_row(config, data))
+    assert spread > 0
+    assert learner.model.log_scale is not None
+    with torch.no_grad():
+        learner.model.log_scale += np.log(1.25)  # biases are still 0
+    assert learner.spread(every_row(config, data)) == pytest.approx(1.25 * spread)
+    assert first.kernel_factor is not None
+    second = replace(first, spread=spread).for_scores(1.25 * spread)
+    assert second.kernel_factor == pytest.approx(1.25 * first.kernel_factor)
+    # The same orders and probabilities come from the scores that spread further.
+    score_BT = torch.randn(5, len(data.count_T))
+    one, other = first.decider.calibration, second.decider.calibration
+    z_BT = one.order(score_BT.clone(), slice(None))
+    torch.testing.assert_close(z_BT, other.order(1.25 * score_BT, slice(None)))
+
+
+def test_a_spread_is_of_all_ranks_rows(tmp_path: Path) -> None:
+    config, data = surveyed(tmp_path)
+    torch.manual_seed(0)
+    learner = build_drel_learner(config, data, CPU)
+    rows = every_row(config, data)
+    learner.model.eval()
+    image_NL = learner.model.encode_images(rows.features_BD.float(), with_metric=False)
+    tag_TL1 = learner.model.encode_tags(
+        learner.table.rows(torch.arange(len(data.count_T))), with_metric=True
+    )
+    expected = float(learner.model.score(image_NL, tag_TL1).detach().double().std(correction=0))
+    assert learner.spread(rows) == pytest.approx(expected, rel=1e-5)
+    one, other = spawn_ranks(2, spread_of_half, tmp_path, str(tmp_path))
+    assert one == other == pytest.approx(expected, rel=1e-5)
+
+
+def every_row(config: TrainConfig, data: StoreSurvey) -> Rows:
+    return load_rows(data.train, config.data.columns, data.names)
+
+
+def spread_of_half(folder: str) -> float:
+    config, data = surveyed(Path(folder) / str(collectives.rank()))
+    rows, rank = every_row(config, data), collectives.rank()
+    torch.manual_seed(0)
+    learner = build_drel_learner(config, data, CPU)
+    half = len(rows) // 3  # ranks need not have equally many
+    part = slice(0, half) if rank == 0 else slice(half, len(rows))
+    return learner.spread(Rows(rows.features_BD[part], rows.tags[part]))

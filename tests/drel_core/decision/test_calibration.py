@@ -78,9 +78,10 @@ def test_probabilities_of_an_image_keep_the_order_of_z() -> None:
     assert (probability_BM >= 0).all() and (probability_BM <= 1).all()
 
 
-def test_the_formula_of_a_probability() -> None:
+@pytest.mark.parametrize("bends", [(), (0.3,), (0.3, -0.2)])
+def test_the_formula_of_a_probability(bends: tuple[float, ...]) -> None:
     calibration = Calibration(
-        torch.tensor([0.5]), torch.tensor([0.1, -0.2, 0.3]), torch.tensor([1.1, -0.4, 0.3, 0.7])
+        torch.tensor([0.5]), torch.tensor([0.1, -0.2, 0.3]), torch.tensor([1.1, -0.4, *bends, 0.7])
     )
     score = [1.0, 4.0, -2.0]
     z = [0.5 * s + shift for s, shift in zip(score, (0.1, -0.2, 0.3), strict=True)]
@@ -90,7 +91,9 @@ def test_the_formula_of_a_probability() -> None:
     of_level = np.log(np.exp(z_best).sum())
     best_BM = torch.tensor([z_best])
     for place, one in enumerate(z_best):
-        odds = 1.1 * one - 0.4 * of_level + 0.3 * np.log1p(np.exp(one + 1)) + 0.7
+        odds = 1.1 * one - 0.4 * of_level + 0.7
+        for knot, bend in zip((-1, 1), bends, strict=False):
+            odds += bend * np.log1p(np.exp(one - knot))
         chance = calibration.probability(best_BM, level(best_BM))[0, place]
         assert float(chance) == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-5)
 
