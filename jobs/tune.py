@@ -21,7 +21,7 @@ from distributed.storage.owner import owned
 from distributed.storage.resume import Plan, claim
 from distributed.storage.s3 import unreachable
 from distributed.training.config import TrainConfig
-from distributed.training.size_rule import apply_size_rule
+from distributed.training.size_rule import DataSize, apply_size_rule
 from drel_core.errors import InputError
 from jobs.cli import run_job
 from jobs.train import parse, training_parser
@@ -74,7 +74,7 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     survey = survey_store(store, config.data.on_bad_row, validation, power=power_of(config.model))
     if not survey.validation_rows:
         raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")
-    config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
+    config, settings = apply_size_rule(config, DataSize.of(survey))
     config.patience = config.epochs  # ASHA decides
     domains(space, config)
     mark = fingerprint(config, survey).also({"space": space, "trials": extra.trials})

@@ -33,7 +33,7 @@ from distributed.storage.owner import owned
 from distributed.storage.resume import CONTENT, Plan, check_same, digest, read_note, write_note
 from distributed.training.config import PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
-from distributed.training.size_rule import apply_size_rule
+from distributed.training.size_rule import DataSize, apply_size_rule
 from distributed.training.watch import watch_plan
 from drel_core.annotators.cnn import picture_preprocessing
 from drel_core.auto import AUTO
@@ -126,7 +126,7 @@ def _run(
             "give one for each, or leave it out"
         )
     survey = _survey(config, store)
-    config, settings = apply_size_rule(config, survey.train_rows, len(survey.names))
+    config, settings = apply_size_rule(config, DataSize.of(survey))
     test_survey = None
     if test is not None:
         test_survey = survey_store(

@@ -2,16 +2,19 @@
 
 What regularises helps a few thousand images and harms a million, and a million images do not train 30
 times. The rule has one number for both ends, the strength ``s = min(1, 20,000 / rows)``, and was chosen over
-stores of 4,500 to a million rows (docs/log.md).
+stores of 4,500 to a million rows (docs/log.md). Dropout and noise keep the towers from learning images by
+heart, which is easy where an image has many features: theirs is ``min(s, max(0.2, 8 D / rows))``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from distributed.data.replay_buffer import reservoir_rows
+from distributed.data.survey import StoreSurvey
 from distributed.training.config import TrainConfig, option, with_option
 from drel_core.auto import AUTO
 
@@ -19,75 +22,75 @@ _FULL = 20_000  # rows up to which all regularisation is in force
 _LEAST = 0.02  # a smaller share of units dropped, or of noise, does nothing and costs time
 
 
-def _strength(rows: int) -> float:
-    return min(1.0, _FULL / rows)
+_ROWS_PER_FEATURE = 8  # up to which dropout and noise are in full force
+_NOISE = 0.2  # what stays of them with any number of features
 
 
-def _share(full: float, least: float = 0.0) -> Callable[[int, int], float]:
-    """``full`` times the strength; 0 where that is below ``least``."""
+@dataclass(frozen=True)
+class DataSize:
+    """Training images, T and D."""
 
-    def value(rows: int, tags: int) -> float:
-        share = round(full * _strength(rows), 4)
-        return share if share >= least else 0.0
+    rows: int
+    tags: int
+    dim: int
 
-    return value
+    @staticmethod
+    def of(survey: StoreSurvey) -> DataSize:
+        return DataSize(survey.train_rows, len(survey.names), survey.image_dim)
+
+    @property
+    def strength(self) -> float:
+        return min(1.0, _FULL / self.rows)
+
+    @property
+    def noise(self) -> float:
+        """The strength of dropout and noise."""
+        return min(self.strength, max(_NOISE, _ROWS_PER_FEATURE * self.dim / self.rows))
 
 
-def epochs(rows: int, tags: int = 0) -> int:
+def _least(share: float) -> float:
+    share = round(share, 4)
+    return share if share >= _LEAST else 0.0
+
+
+def epochs(rows: int) -> int:
     """30 up to 10,000 rows, 8 for 100,000, 2 for a million."""
     return max(1, min(30, round(30 * (10_000 / rows) ** 0.6)))
 
 
-def batch_size(rows: int, tags: int = 0, power: float = 1.0) -> int:
+def batch_size(rows: int, power: float = 1.0) -> int:
     """128 up to 10,000 rows, then with the rows: 1024 for 100,000, 4096 for a million; with a power of them
     where one is given."""
     doublings = round(power * math.log2(max(rows, 10_000) / 10_000))
     return int(128 * 2 ** min(doublings, 5))
 
 
-def _scale(rows: int, tags: int) -> float:
-    """``2 log T``: a cosine of 1/2 then tells a tag from all others."""
-    return round(2 * math.log(max(tags, 10)), 2)
-
-
-def _landmarks(rows: int, tags: int) -> int:
-    return 5000 if rows <= _FULL else 0
-
-
-def _reservoir(rows: int, tags: int) -> int:
-    return reservoir_rows(rows)
-
-
-_RULE: dict[str, Callable[[int, int], float]] = {
-    "epochs": epochs,
-    "batch_size": batch_size,
-    "model.input_dropout": _share(0.5, _LEAST),
-    "model.input_noise": _share(0.3, _LEAST),
-    "model.dropout": _share(0.3, _LEAST),
-    "model.scale": _scale,
-    "loss.tag_weight_power": _share(0.5, _LEAST),
-    "optim.weight_decay": _share(1.0),
-    "kernel.landmarks": _landmarks,
-    "reservoir.rows": _reservoir,
+_RULE: dict[str, Callable[[DataSize], float]] = {
+    "epochs": lambda size: epochs(size.rows),
+    "batch_size": lambda size: batch_size(size.rows),
+    "model.input_dropout": lambda size: _least(0.5 * size.noise),
+    "model.input_noise": lambda size: _least(0.3 * size.noise),
+    "model.dropout": lambda size: _least(0.3 * size.noise),
+    # A cosine of 1/2 then tells a tag from all others.
+    "model.scale": lambda size: round(2 * math.log(max(size.tags, 10)), 2),
+    "loss.tag_weight_power": lambda size: _least(0.5 * size.strength),
+    "optim.weight_decay": lambda size: round(size.strength, 4),
+    "kernel.landmarks": lambda size: 5000 if size.rows <= _FULL else 0,
+    "reservoir.rows": lambda size: reservoir_rows(size.rows),
 }
 
 
-def apply_size_rule(config: TrainConfig, rows: int, tags: int) -> tuple[TrainConfig, str]:
-    """The configuration without ``AUTO``, and a line that says what the rule gave; empty if nothing.
-
-    Args:
-        rows: training images.
-        tags: T.
-    """
-    values = {
-        name: rule(rows, tags) for name, rule in _RULE.items() if option(config, name) == AUTO
-    }
+def apply_size_rule(config: TrainConfig, size: DataSize) -> tuple[TrainConfig, str]:
+    """The configuration without ``AUTO``, and a line that says what the rule gave; empty if nothing."""
+    values = {name: rule(size) for name, rule in _RULE.items() if option(config, name) == AUTO}
     for name, value in values.items():
         config = with_option(config, name, value)
     if not values:
         return config, ""
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    return config, f"settings for {rows} rows and {tags} tags (docs/settings.md): {shown}"
+    return config, (
+        f"settings for {size.rows} rows, {size.tags} tags and D = {size.dim} (docs/settings.md): {shown}"
+    )
 
 
 def settled(config: TrainConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from benchmarks.device_workload import BEST, random_tags
 from benchmarks.gpu import Report, measure
 from benchmarks.train_step import step_flops
 from distributed.training.config import DataConfig, TrainConfig
-from distributed.training.size_rule import apply_size_rule
+from distributed.training.size_rule import DataSize, apply_size_rule
 from drel_core.auto import AUTO
 from drel_core.model.towers import ModelConfig
 from tests.helpers.torch_alone import ROOT, run_with_torch_alone
@@ -109,7 +109,7 @@ def test_the_model_measured_is_that_of_the_preset() -> None:
     preset = yaml.safe_load((ROOT / "jobs" / "presets" / "best.yaml").read_text())
     model = ModelConfig(**preset["model"])
     config = TrainConfig(data=DataConfig(train=""), out="", model=model)
-    given, _ = apply_size_rule(config, 1_000_000, 100_000)
+    given, _ = apply_size_rule(config, DataSize(1_000_000, 100_000, 256))
     assert {name: getattr(given.model, name) for name in preset["model"]} == {**BEST, "power": AUTO}
     best = FULL.steps["best"]
     assert preset["loss"]["kind"] == best.loss.kind

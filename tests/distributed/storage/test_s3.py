@@ -36,7 +36,7 @@ from distributed.storage.s3 import open_s3
 from distributed.training.build import build_learner
 from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
-from distributed.training.size_rule import apply_size_rule
+from distributed.training.size_rule import DataSize, apply_size_rule
 from drel_core.annotators.load import load_bundle
 from drel_core.decision.decider import DECISION
 from drel_core.errors import InputError
@@ -354,7 +354,7 @@ def train_once(data: str, out: str, checkpoints: str) -> None:
     store = FeatureStore.open(data)
     config = with_power(config, store)
     found = survey_store(store, "fail", Validation(0.2, config.seed), power=config.model.power)
-    config, _ = apply_size_rule(config, found.train_rows, len(found.names))
+    config, _ = apply_size_rule(config, DataSize.of(found))
 
     spec = RunSpec(config=config, survey=found, features=None, fingerprint={})
     learner = build_learner(spec, torch.device("cpu"))
