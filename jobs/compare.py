@@ -92,12 +92,7 @@ def chosen(config: CompareConfig) -> list[str]:
     names = names or [*METHODS, *(PICTURE_METHODS if pictures else ())]
     if len(set(names)) != len(names):
         raise InputError(f"--methods {','.join(names)}: names one twice")
-    others = [name for name in names if name != "popularity"]  # it is the floor of every table
-    if not others:
-        raise InputError(
-            "--methods popularity: it is the floor of every table; name what to compare with it"
-        )
-    return others
+    return [name for name in names if name != "popularity"]  # it is the floor of every table
 
 
 def without_pictures(config: CompareConfig, name: str) -> str:
@@ -208,7 +203,7 @@ def main(arguments: list[str]) -> None:
     config = build(parser, parser.parse_args(arguments), CompareConfig)
     names, out = chosen(config), Folder.of(config.out)
     out.check("--out")
-    if all(without_pictures(config, name) for name in names):
+    if names and all(without_pictures(config, name) for name in names):
         raise InputError(f"--methods {','.join(names)}: {without_pictures(config, names[0])}")
     for name in names:  # a wrong name or option is told before hours of training
         if not without_pictures(config, name):

@@ -234,13 +234,13 @@ class Decider:
         if not path.is_file():
             return None
         held = load_tensors(path)
-        link = held.get("link", torch.tensor([1.0, 0.0, 0.0]))  # bundles of before have none
+        link = held.get("link", torch.tensor([1.0, 0.0, 0.0, 0.0]))  # bundles of before have none
         cut_T, table_b2 = held.get("cut_T"), held.get("reliability")
         parts = {name: held[name] for name in ("shift_T", "gain_T", "offset_T")}
         if cut_T is not None:
             parts["cut_T"] = cut_T
         shapes = {tuple(part.shape) for part in parts.values()}
-        links = {(3 + bends,) for bends in range(len(KNOTS) + 1)}
+        links = {(4,), (3 + len(KNOTS),)}  # one bend in earlier bundles
         if shapes != {(num_tags,)} or held["slope"].shape != (1,) or link.shape not in links:
             raise InputError(
                 f"{path}: decisions of {sorted(shapes)} tags, but there are {num_tags}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ ARRAY_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".hdf")
 _READ_FAULTS = (
     *(OSError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, struct.error),
     *(zipfile.BadZipFile, zlib.error, scipy.io.matlab.MatReadError),
+    *(SyntaxError, tokenize.TokenError),  # numpy parses a header as Python's literals
 )
 _STRING_KINDS = "USO"
 

@@ -139,6 +139,14 @@ def test_each_better_epoch_is_saved_and_patience_ends_the_run(
         *("save", "validated 4", "validated 5", "validated 6"),
     ]
     assert (trainer.cursor.best_epoch, trainer.cursor.best_f1) == (3, 0.6)
+    # It was the last one in any case.
+    assert not any("stopped early" in line for line in io.lines)
+
+
+def test_patience_ends_a_run_before_its_last_epoch(spec: RunSpec, tmp_path: Path) -> None:
+    io = RecordingIO(tmp_path)
+    assert trainer_of(spec, io, [0.1, 0.5, 0.3, 0.4, 0.6, 0.6]).fit()
+    assert io.saved == [(1, 0, 0.1), (2, 0, 0.5)]
     assert io.lines[-1] == "stopped early: no better F1 for 2 epochs"
 
 
