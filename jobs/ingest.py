@@ -78,6 +78,10 @@ def main(arguments: list[str]) -> None:
     extraction: Extraction | None = None
     if config.split.startswith("column:") and config.source != "table":
         raise InputError(f"--split {config.split}: only --source table has columns for it")
+    if config.tags and config.source in ("table", "nuswide", "webdataset"):
+        raise InputError(
+            f"--tags {config.tags}: --source {config.source} has its tags in --input; leave --tags out"
+        )
     if config.source == "nuswide":
         source = NusWideSource.open(
             config.input, config.nuswide_tags, features=config.nuswide_features

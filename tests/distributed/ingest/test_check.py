@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from drel_core.errors import InputError
 from jobs import ingest
 from jobs.cli import OneLineParser
 
@@ -80,6 +81,22 @@ def test_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = parquet(tmp_path / "t.parquet", 2, tags=[[], []])
     text = said(capsys, "--source", "table", "--input", file)
     assert "usable: 0" in text and "features" not in text.splitlines()[-1]
+
+
+def test_a_tags_file_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "t.parquet", 3)
+    with pytest.raises(InputError, match="--source table has its tags in --input; leave --tags"):
+        ingest.main(
+            [
+                "--check",
+                "--source",
+                "table",
+                "--input",
+                str(file),
+                "--tags",
+                str(tmp_path / "t.csv"),
+            ]
+        )
 
 
 def test_a_flag_needs_no_value() -> None:
