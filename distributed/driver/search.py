@@ -170,19 +170,26 @@ def _name(trial: Any) -> str:
 
 
 class _Lines(tune.Callback):
-    """A line for each trial that ends or is stopped."""
+    """A line for each trial that ends or is stopped: its best epoch, which is what counts at the end."""
 
     def __init__(self, log: Log, trials: int) -> None:
-        self.log, self.trials, self.ended, self.best = log, trials, 0, -1.0
+        self.log, self.trials, self.ended = log, trials, 0
+        self.reached: dict[str, float] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        before = self.reached.get(trial.trial_id, 0.0)
+        self.reached[trial.trial_id] = max(before, float(result.get("F1", 0.0)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         last = trial.last_result or {}
         self.ended += 1
-        self.best = max(self.best, last.get("F1", -1.0))
         values = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
         self.log(
-            f"trial {self.ended}/{self.trials}  F1 {last.get('F1', 0):.3f} after "
-            f"{last.get('epoch', 0)} epochs  best {self.best:.3f}  ({values})"
+            f"trial {self.ended}/{self.trials}  validation F1 "
+            f"{self.reached.get(trial.trial_id, 0.0):.3f} in {last.get('epoch', 0)} epochs  "
+            f"best so far {max(self.reached.values(), default=0.0):.3f}  ({values})"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -190,7 +197,7 @@ class _Lines(tune.Callback):
         self.log(f"trial {self.ended}/{self.trials} failed: {trial.error_file}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"trials": self.trials, "ended": self.ended, "best": self.best}
+        return {"trials": self.trials, "ended": self.ended, "reached": self.reached}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, log=print)

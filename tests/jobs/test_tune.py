@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -58,6 +59,11 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path, ray_job: Jo
     assert "going on with the trials" in again.stdout
     trials = json.loads((out / "trials.json").read_text("utf-8"))
     assert len(trials) == 3
+    said = line + again.stdout
+    reached = [float(f1) for f1 in re.findall(r"validation F1 ([0-9.]+) in", said)]
+    assert len(reached) == 3, said
+    for name in (r"best so far ([0-9.]+)", r"best F1 ([0-9.]+)"):
+        assert float(re.findall(name, said)[-1]) == max(reached), said
     assert [t["F1"] for t in trials] == sorted((t["F1"] for t in trials), reverse=True)
     best = yaml.safe_load((out / "best.yaml").read_text("utf-8"))
     assert best["model"]["latent"] == trials[0]["values"]["model.latent"]
