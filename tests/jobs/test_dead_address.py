@@ -57,7 +57,9 @@ def test_joining_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_in_the_middle_of_imports_is_no_traceback(signum: signal.Signals) -> None:
     """Sent from within the imports, when torch begins to be imported."""
     hook = (
-        "import os, runpy, sys\n"
+        "import os, runpy, signal, sys\n"
+        # Where the tests run in the background of a shell, children inherit that it is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Send:\n"
         "    def find_spec(self, name, *rest):\n"
         f"        if name == 'torch': os.kill(os.getpid(), {int(signum)})\n"

@@ -61,7 +61,7 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path, ray_job: Jo
     assert len(trials) == 3
     said = line + again.stdout
     reached = [float(f1) for f1 in re.findall(r"validation F1 ([0-9.]+) in", said)]
-    assert len(reached) == 3, said
+    assert len(reached) >= 3, said  # one that ended just before the kill may be told again
     for name in (r"best so far ([0-9.]+)", r"best F1 ([0-9.]+)"):
         assert float(re.findall(name, said)[-1]) == max(reached), said
     assert [t["F1"] for t in trials] == sorted((t["F1"] for t in trials), reverse=True)
