@@ -22,10 +22,9 @@ from distributed.data.feature_store import (
     read_table,
 )
 from distributed.data.feature_sums import FeatureSums, feature_sums
+from distributed.data.plain_types import check_text
 from distributed.data.row_hash import hash_ids, is_drawn
 from distributed.data.tag_values import clean_values
-from distributed.storage.files import one_line
-from drel_core.errors import InputError
 
 BadRow = tuple[int, str]
 """Row number of the file and what is wrong with it."""
@@ -119,8 +118,8 @@ def survey_unit(
         one_chunk(table.column(name))  # the table has the file's order
         for name in (columns.image_id, columns.tags, *columns.blocks)
     )
-    _check_text(image_id, columns.image_id, unit)
-    _check_text(tags, columns.tags, unit)
+    check_text(image_id, columns.image_id, unit.path, unit.file_row)
+    check_text(tags, columns.tags, unit.path, unit.file_row)
     features, faults = _decoded(stored, columns)
     faults.update((row - unit.file_row, text) for row, text in known_bad)
     id_B = _check_ids(image_id, faults)
@@ -205,23 +204,13 @@ def bad_rows(
     Raises:
         InputError: ids are no text.
     """
-    _check_text(image_id, columns.image_id, unit)
+    check_text(image_id, columns.image_id, unit.path, unit.file_row)
     decoded, faults = _decoded(stored, columns)
     _check_ids(image_id, faults)
     dense, dense_B = _check_lengths(decoded, columns, dims, faults)
     sums = feature_sums(feature_matrix(dense).reshape(-1, sum(dims)), None)
     _note_values(sums, dense, columns, dims, dense_B, faults)
     return [(unit.file_row + row, text) for row, text in sorted(faults.items())], decoded
-
-
-def _check_text(column: pa.Array, name: str, unit: RowGroupSlice) -> None:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"{unit.path}: rows from {unit.file_row}: column {name!r} holds text that is not UTF-8 "
-            f"({one_line(error)}); write the file again"
-        ) from error
 
 
 def _check_ids(image_id: pa.Array, faults: Faults) -> np.ndarray:

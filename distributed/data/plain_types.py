@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.storage.files import one_line
+from drel_core.errors import InputError
+
 
 def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
@@ -131,3 +134,20 @@ def _is_tensor(kind: pa.DataType) -> bool:
         return False
     data, shape = kind.field("data").type, kind.field("shape").type
     return bool(is_list(data) and is_list(shape) and pa.types.is_integer(shape.value_type))
+
+
+def check_text(column: pa.Array | pa.ChunkedArray, name: str, where: str, first: int) -> None:
+    """
+    Args:
+        where, first: the file, and which of its rows comes first, for messages.
+
+    Raises:
+        InputError: the column holds text that is not UTF-8, as Parquet files may.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{where}: rows from {first}: column {name!r} holds text that is not UTF-8 "
+            f"({one_line(error)}); write the file again as UTF-8"
+        ) from error

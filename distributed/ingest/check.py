@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.parts import PartPlan, Read, matrix, read_chunk
-from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Source
+from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Source, by_reason
 
 _PLACES = 4
 """Where the sample is taken: evenly spread from the first rows to the last."""
@@ -115,13 +115,8 @@ def _tags(rows: pa.Table) -> list[str]:
 def _rejected(gone: pa.Table) -> list[str]:
     if not len(gone):
         return ["rejected  none of these rows"]
-    short = pc.replace_substring_regex(gone.column("reason"), r"[0-9]+", "N")
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for kind, row in zip(short.to_pylist(), gone.to_pylist(), strict=True):
-        groups.setdefault(kind, []).append(row)
     lines = [f"rejected  {len(gone)} of these rows:"]
-    for group in sorted(groups.values(), key=len, reverse=True):
-        first = group[0]
+    for count, first in by_reason(gone):
         name = f"image {first['image_id']!r}, " if first["image_id"] else ""
-        lines.append(f"  {len(group)} x {first['reason']} ({name}{first['where']})")
+        lines.append(f"  {count} x {first['reason']} ({name}{first['where']})")
     return lines

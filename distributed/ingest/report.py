@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from distributed.data.feature_store import feature_matrix, one_chunk
 from distributed.ingest.parts import part_schema, read_first_group, read_part
-from distributed.ingest.sources.base import IMAGE_ID, TAGS
+from distributed.ingest.sources.base import IMAGE_ID, TAGS, by_reason
 from distributed.runtime.progress import counted
 from distributed.storage.folder import Folder
 
@@ -169,14 +169,9 @@ def _page(name: str, seen: Overview) -> list[str]:
         return [*lines, "None."]
     lines += [f"{len(seen.gone)}, all in rejected.parquet.", "", "| reason | rows | for example |"]
     lines.append("|---|---|---|")
-    short = pc.replace_substring_regex(seen.gone.column("reason"), r"[0-9]+", "N")
-    grouped = seen.gone.append_column("kind", short).group_by("kind", use_threads=False)
-    reasons = grouped.aggregate(
-        [("reason", "count"), ("reason", "first"), (IMAGE_ID, "first"), ("where", "first")]
-    )
-    for row in sorted(reasons.to_pylist(), key=lambda row: -row["reason_count"])[:30]:
-        example = f"{row[f'{IMAGE_ID}_first'] or 'no id'}: {row['where_first']}"
-        lines.append(f"| {_cell(row['reason_first'])} | {row['reason_count']} | {_cell(example)} |")
+    for count, first in by_reason(seen.gone)[:30]:
+        example = f"{first[IMAGE_ID] or 'no id'}: {first['where']}"
+        lines.append(f"| {_cell(first['reason'])} | {count} | {_cell(example)} |")
     return lines
 
 

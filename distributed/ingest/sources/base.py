@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 IMAGE_ID, FEATURES, IMAGE, TAGS, SPLIT = "image_id", "features", "image", "tags", "split"
 REJECTED_SCHEMA = pa.schema(
@@ -61,3 +62,15 @@ def rejected(rows: list[Rejection]) -> pa.Table:
     """A table of (image_id, where, reason)."""
     columns = [[row[place] for row in rows] for place in range(3)]
     return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTED_SCHEMA)
+
+
+def by_reason(gone: pa.Table) -> list[tuple[int, dict[str, Any]]]:
+    """Rejected rows by their reasons, numbers in these apart: how many, and the first; most first."""
+    short = pc.replace_substring_regex(gone.column("reason"), r"[0-9]+", "N")
+    grouped = gone.append_column("kind", short).group_by("kind", use_threads=False)
+    names = gone.column_names
+    found = grouped.aggregate([("reason", "count"), *((name, "first") for name in names)])
+    return [
+        (row["reason_count"], {name: row[f"{name}_first"] for name in names})
+        for row in sorted(found.to_pylist(), key=lambda row: -row["reason_count"])
+    ]

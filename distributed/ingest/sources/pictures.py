@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from distributed.data.plain_types import is_text, plain_table
+from distributed.data.plain_types import check_text, is_text, plain_table
 from distributed.ingest.sources.annotations import Annotations, read_coco, read_open_images
 from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.sources.match import match
@@ -24,7 +24,7 @@ from distributed.ingest.sources.picture_options import (
     pick_column,
 )
 from distributed.ingest.sources.picture_parquet import PictureParquet
-from distributed.ingest.sources.table_facts import check_text, one_array, text_ids
+from distributed.ingest.sources.table_facts import one_array, text_ids
 from distributed.ingest.sources.tag_files import (
     TABLE_SUFFIXES,
     column_names,
@@ -83,7 +83,8 @@ def read_tags_file(
     if not (is_text(kind) or pa.types.is_integer(kind)):
         raise InputError(f"{path}: column {key!r} is {kind}; it must be text or whole numbers")
     TagForm.check(path, tags, table.schema.field(tags).type)
-    check_text(table, path, 0)
+    for name, column in zip(table.schema.names, table.columns, strict=True):
+        check_text(column, name, path, 0)
     column = one_array(table.column(tags))
     check = SeparatorCheck(options.separator)
     check.add(column)

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.data.plain_types import check_text
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm, joined_lists
-from distributed.storage.files import one_line
 from drel_core.errors import InputError
 
 OK, NO_ID, AGAIN, NO_FEATURES, NO_TAGS, NO_SPLIT, JOINED = range(7)
@@ -32,24 +32,6 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if isinstance(column, pa.Array):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def check_text(table: pa.Table | pa.RecordBatch, where: str, first: int) -> None:
-    """
-    Args:
-        where, first: the file, and which of its rows comes first, for messages.
-
-    Raises:
-        InputError: a column holds text that is not UTF-8, as Parquet files may.
-    """
-    for name, column in zip(table.schema.names, table.columns, strict=True):
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise InputError(
-                f"{where}: rows from {first}: column {name!r} holds text that is not UTF-8 "
-                f"({one_line(error)}); write the file again as UTF-8"
-            ) from error
 
 
 def digests(rows: Iterable[Any]) -> np.ndarray:
@@ -132,7 +114,8 @@ class TableFacts:
         """
         lists = []
         for batch in table.to_batches(max_chunksize=1 << 16):
-            check_text(batch, where, first)
+            for name, part in zip(batch.schema.names, batch.columns, strict=True):
+                check_text(part, name, where, first)
             self._ids.append(text_ids(batch.column(self.id_column)))
             column = batch.column(self.tags_column)
             self.separators.add(column, self._rows)
