@@ -322,6 +322,8 @@ def has_negatives(store: FeatureStore, units: int = 8, rows: int = 1024) -> list
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    if not column.num_chunks:
+        return pa.array([], column.type)
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 

@@ -2,16 +2,21 @@
 
 A folder of Parquet files, local or on s3://, each written whole or not at all: image_id, features (float32),
 add and remove (tags), at (when, UTC), model (the version that they looked at).
+
+A correction is learned once: a bundle keeps a key of each that it has learned, its parents' with them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +30,10 @@ from distributed.storage.files import READ_ERRORS, one_line, write_bytes
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag
+
+LEARNED = "learned_feedback.parquet"
+"""In a bundle, and in the folder of the update that makes one: ``key``, uint64, of each correction."""
+_LEARNED = pa.schema({"key": pa.uint64()})
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def append(folder: str, corrections: Sequence[Correction]) -> None:
 
 
 def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.Table:
-    """The last correction of every image: image_id, features, add, remove; in order of time.
+    """Every correction: image_id, features, add, remove, at, model; in order of time.
 
     Args:
         dim: D of the model that shall learn from it.
@@ -106,12 +115,52 @@ def read_feedback(folder: str, dim: int, option: str = "--from_feedback") -> pa.
             raise InputError(f"{address}: cannot be read ({one_line(error)}); remove it") from error
     table = pa.concat_tables(parts)
     order = np.argsort(table.column("at").cast(pa.int64()).to_numpy(), kind="stable")
-    table = table.take(pa.array(order))
+    return table.take(pa.array(order)).combine_chunks()
+
+
+def last_words(table: pa.Table) -> np.ndarray:
+    """bool ``[N]``: the last correction of each image. In order of time, as ``read_feedback`` gives them."""
     code = table.column("image_id").combine_chunks().dictionary_encode().indices.to_numpy()
     # The first of each image from the end is its last one.
     _, from_end = np.unique(code[::-1], return_index=True)
-    last = np.sort(len(code) - 1 - from_end)
-    return table.take(pa.array(last)).combine_chunks()
+    last_N = np.zeros(len(code), dtype=bool)
+    last_N[len(code) - 1 - from_end] = True
+    return last_N
+
+
+def correction_keys(table: pa.Table) -> np.ndarray:
+    """uint64 ``[N]``, of what each correction says, when and of which image: the same in any file."""
+    said = table.select(["image_id", "add", "remove", "model"]).to_pylist()
+    at = table.column("at").cast(pa.int64()).to_pylist()
+    keys = [
+        hashlib.blake2b(json.dumps([time, *row.values()]).encode(), digest_size=8).digest()
+        for time, row in zip(at, said, strict=True)
+    ]
+    return np.frombuffer(b"".join(keys), dtype="<u8")
+
+
+def read_learned(bundle: Path) -> np.ndarray:
+    """uint64 keys of the corrections that a bundle has learned; none where it does not say.
+
+    Raises:
+        InputError: its list is damaged.
+    """
+    path = bundle / LEARNED
+    if not path.is_file():
+        return np.empty(0, np.uint64)
+    try:
+        key = pq.read_table(path, columns=["key"], schema=_LEARNED).column("key")
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: damaged ({one_line(error)}); copy the bundle again") from error
+    found: np.ndarray = key.drop_null().to_numpy()
+    return found
+
+
+def write_learned(out: Folder, key_N: np.ndarray) -> None:
+    """Keep the keys in the folder of an update, which makes them part of its bundle."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"key": np.unique(key_N)}, schema=_LEARNED), buffer)
+    out.write(LEARNED, buffer.getvalue())
 
 
 def _clean(tags: Sequence[str]) -> set[str]:
@@ -127,12 +176,12 @@ def feedback_rows(
     that a row does not name is irrelevant to it.
 
     Args:
-        feedback: the last correction of each image.
+        feedback: one correction of an image.
         kept: the model's reservoir, which knows some images.
         dims: D of each features column, where there are several.
 
-    Raises:
-        InputError: no image has a tag.
+    Returns:
+        a row for each image that has a tag left.
     """
     known: dict[str, list[str]] = {}
     if kept is not None:
@@ -146,14 +195,12 @@ def feedback_rows(
     ):
         before = known.get(image_id, [])
         tags.append(sorted((_clean(before) | _clean(add)) - _clean(remove)))
-    keep = pa.array([bool(row) for row in tags])
-    table = pa.table(
+    keep = pa.array([bool(row) for row in tags], pa.bool_())
+    rows = pa.table(
         {
             columns.image_id: feedback.column("image_id"),
             **feature_columns(one_chunk(feedback.column("features")), columns, dims),
             columns.tags: pa.array(tags, pa.list_(pa.string())),
         }
-    ).filter(keep)
-    if not len(table):
-        raise InputError("--from_feedback: no image there has a tag left; nothing to learn")
-    return table
+    )
+    return rows.filter(keep)

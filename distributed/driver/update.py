@@ -19,7 +19,15 @@ import pyarrow.parquet as pq
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore, RowSelection
-from distributed.data.feedback import feedback_rows, read_feedback
+from distributed.data.feedback import (
+    LEARNED,
+    correction_keys,
+    feedback_rows,
+    last_words,
+    read_feedback,
+    read_learned,
+    write_learned,
+)
 from distributed.data.manifest import (
     check_same_blocks,
     check_same_dim,
@@ -50,6 +58,7 @@ from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")
+FEEDBACK = "feedback.parquet"
 
 
 def run(
@@ -134,7 +143,7 @@ def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, lo
     """What is learned, from which rows and how; says so."""
     bundle = local_bundle(place.address)
     training = training_config(config, info, out)
-    new = _new_stores(config, info, bundle, out)
+    new = _new_stores(config, info, bundle, out, log)
     surveys = [_survey(store, config, training, watched=True) for store in new]
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
@@ -215,9 +224,8 @@ def _shown(names: pa.Array, parts: Sequence[StoreSurvey]) -> np.ndarray:
 
 
 def _new_stores(
-    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder
+    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder, log: Log
 ) -> list[FeatureStore]:
-    dim, dims = info.image_dim, _dims(config, info)
     stores = []
     if config.data.new:
         store = FeatureStore.open(config.data.new, config.data.columns, "--data", part="train")
@@ -228,28 +236,59 @@ def _new_stores(
             config.data.new,
         )
         stores.append(store)
+    nothing = "give --data a store, --from_feedback a folder, or both"
     if config.from_feedback:
-        name = "feedback.parquet"
-        if not out.has(name):  # a run that is taken up again learns from what it began with
-            kept = bundle / RESERVOIR
-            table = feedback_rows(
-                read_feedback(config.from_feedback, dim),
-                pq.read_table(kept) if kept.is_file() else None,
-                config.data.columns,
-                dims,
+        rows, said = _take_feedback(config, info, bundle, out)
+        log(f"{config.from_feedback}: {said}")
+        if rows:
+            stores.append(
+                FeatureStore.open(out.file(FEEDBACK), config.data.columns, "--from_feedback")
             )
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer)
-            out.write(name, buffer.getvalue())
-        stores.append(FeatureStore.open(out.file(name), config.data.columns, "--from_feedback"))
+        nothing = f"{config.from_feedback}: {said}"
+    elif len(learned := read_learned(bundle)) and not out.has(LEARNED):
+        write_learned(out, learned)
     if not stores:
-        raise InputError(
-            "nothing to learn from; give --data a store, --from_feedback a folder, or both"
-        )
+        raise InputError(f"nothing to learn from; {nothing}")
     for store in stores:
-        check_same_dim(store.path, store.image_dim, "the model takes", dim)
+        check_same_dim(store.path, store.image_dim, "the model takes", info.image_dim)
         check_same_blocks(store, info.blocks)
     return stores
+
+
+def _take_feedback(
+    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder
+) -> tuple[int, str]:
+    """Keep the rows that feedback makes in ``out``: a run that is taken up again learns from what it began
+    with.
+
+    Returns:
+        their number, and what to say.
+    """
+    if out.has(FEEDBACK):
+        with out.local(FEEDBACK) as path:
+            rows = pq.read_metadata(path).num_rows
+        return rows, f"goes on with {counted(rows, 'image')} that this run began with"
+    said = read_feedback(config.from_feedback, info.image_dim)
+    key_N, learned = correction_keys(said), read_learned(bundle)
+    new_N = ~np.isin(key_N, learned)
+    kept = bundle / RESERVOIR
+    table = feedback_rows(
+        said.filter(pa.array(last_words(said) & new_N)),
+        pq.read_table(kept) if kept.is_file() else None,
+        config.data.columns,
+        _dims(config, info),
+    )
+    text = counted(int(new_N.sum()), "correction")
+    if not new_N.all():
+        text += f", without {int((~new_N).sum())} that the model has learned before"
+    text += f": {counted(len(table), 'image')} with a tag"
+    if not len(table) and not config.data.new:
+        return 0, text
+    write_learned(out, np.concatenate([learned, key_N]))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    out.write(FEEDBACK, buffer.getvalue())
+    return len(table), text
 
 
 def _codebook(bundle: Path) -> np.ndarray | None:

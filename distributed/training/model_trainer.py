@@ -12,6 +12,7 @@ import torch
 
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
+from distributed.data.feedback import LEARNED
 from distributed.runtime.progress import Log
 from distributed.storage.folder import Folder
 from distributed.training import checkpoint, collectives
@@ -185,6 +186,8 @@ def write_model(
     collectives.barrier()
     if collectives.rank() == 0:
         writer.download_parts()
+        if spec.parent is not None and (made := Folder.of(config.out)).has(LEARNED):
+            made.fetch(LEARNED, writer.folder)
         about = {
             **described,
             **spec.origin,
