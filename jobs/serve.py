@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
             f"{config.model}: its scores are no probabilities, so that it can only decide by top; train it "
             "with --data.validation 0.1"
         )
+    announce_trial(config, info)
     from distributed.serving.auth import read_token
     from distributed.serving.proxy import choose_ingress
 
@@ -85,6 +86,8 @@ def _for_replicas(config: ScorerConfig, has_token: bool) -> ScorerConfig:
     return config.model_copy(
         update={
             "model": Folder.of(config.model).address,
+            "canary": Folder.of(config.canary).address if config.canary else "",
+            "shadow": Folder.of(config.shadow).address if config.shadow else "",
             "feedback": Folder.of(config.feedback).address if config.feedback else "",
             "token_file": Folder.of(config.token_file).address if config.token_file else "",
             "require_token": has_token,  # a node without the token would answer everybody
@@ -137,6 +140,26 @@ def _announce(http: HttpConfig, info: BundleInfo, has_token: bool) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def announce_trial(config: ScorerConfig, live: BundleInfo) -> None:
+    """One line on the second model. That it cannot be read is no reason not to serve the first."""
+    trial = config.trial
+    if trial is None:
+        return
+    try:
+        version = read_info(local_bundle(trial.path)).version
+    except InputError as error:
+        reason = f"{error}; {live.version} answers everything, and it is looked for again"
+        print(f"warning: {trial.mode} refused: {reason}", file=sys.stderr, flush=True)
+        return
+    if version == live.version:
+        done = f"{version} is the version that answers"
+    elif trial.mode == "canary":
+        done = f"{version} answers {trial.share:.2%} of the requests"
+    else:
+        done = f"{version} is compared with what {live.version} answers"
+    print(f"{trial.mode}: {done} (GET /v1/trial)", flush=True)
 
 
 def _free_port(host: str, port: int) -> int:

@@ -6,6 +6,7 @@ replaces it between two batches; every answer names the version that made it.
 """
 
 # No `from __future__ import annotations`: Serve looks at the class of build_app's argument.
+import logging
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from distributed.serving.config import ScorerConfig
 from distributed.serving.proxy import TakesWhole
 from distributed.serving.service import ScorerService
 from drel_core.errors import InputError
+
+_LOG = logging.getLogger("ray.serve")
 
 
 @serve.deployment(
@@ -49,12 +52,20 @@ class Scorer(TakesWhole):
         return create_app(self.service)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve's ``user_config``: {"model": PATH} moves this replica to another bundle.
+        """Serve's ``user_config``: {"model": PATH} moves this replica to another bundle, {"canary": PATH,
+        "share": S} or {"shadow": PATH} tries one beside it.
 
-        The first one must load. A later one that does not load is refused, and the old one stays.
+        The first model must load. A later one that does not load is refused, and the old one stays.
         """
-        path = user_config.get("model") or self.config.model
-        await self.service.model.follow(path, self.config.poll_seconds)
+        try:
+            config = self.config.changed_by(user_config)
+        except InputError as error:
+            if not self.service.model.version:
+                raise
+            # Serve would stop a replica that raises here, and start none that it could not configure.
+            _LOG.error("refused: %s; everything goes on as before", error)
+            return
+        await self.service.model.follow(config.model, config.poll_seconds, config.trial)
 
     async def check_health(self) -> None:
         if not self.service.model.is_watched:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from drel_core.decision.decider import Decide
+from drel_core.errors import InputError
+
+_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """A second version to look at.
+
+    Attributes:
+        mode: canary: it answers a share of the requests; shadow: it answers none.
+        path: what ``--model`` could be.
+        share: of the requests that a canary answers.
+    """
+
+    mode: Literal["canary", "shadow"]
+    path: str
+    share: float = 1.0
 
 
 class ScorerConfig(BaseModel):
@@ -24,6 +43,13 @@ class ScorerConfig(BaseModel):
     decide: Decide = "top"
     """how tags are chosen where a request does not say it. top: the most probable; macro: those that \
     maximise expected macro F1, which finds rare tags; threshold: as many as are worth saying"""
+    canary: str = ""
+    """a second model, which answers a share of the requests (the same picture is always answered by the \
+    same model) and is compared with the first: /v1/trial"""
+    share: float = _SHARE
+    """of the requests that --canary answers"""
+    shadow: str = ""
+    """a second model, which answers nobody: it scores what was answered, and is compared: /v1/trial"""
     replicas: str = "1"
     """processes that score: N, or MIN:MAX to follow the load"""
     feedback: str = ""
@@ -56,10 +82,47 @@ class ScorerConfig(BaseModel):
         for name in ("max_rows", "max_body_mib", "queue_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.canary and self.shadow:
+            raise ValueError(
+                "canary and shadow: give one of them; a scorer tries one model at a time"
+            )
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}; it must be above 0, and 1 at most")
+        if self.share != _SHARE and not self.canary:
+            raise ValueError("share is for canary; name the model that is to answer it")
         # poll_seconds: false for NaN too
         if self.threads < 0 or not self.poll_seconds > 0:
             raise ValueError("threads must be 0 or more, poll_seconds above 0")
         return self
+
+    @property
+    def trial(self) -> TrialPlan | None:
+        """What to look at beside ``model``."""
+        if self.canary:
+            return TrialPlan("canary", self.canary, self.share)
+        return TrialPlan("shadow", self.shadow) if self.shadow else None
+
+    def changed_by(self, user_config: dict[str, Any]) -> ScorerConfig:
+        """With what Serve's ``user_config`` says: model, and canary with share, or shadow. Where it says
+        anything of a trial, it says all of it: {"canary": ""} ends one.
+
+        Raises:
+            InputError: it says something else, or a value that is not allowed.
+        """
+        trial = {"canary": "", "shadow": "", "share": _SHARE}
+        known = ("model", *trial)
+        for name in user_config:
+            if name not in known:
+                raise InputError(f"user_config: {name}: not known; known are {', '.join(known)}")
+        reset = trial if trial.keys() & user_config.keys() else {}
+        given = {name: value for name, value in user_config.items() if value or name != "model"}
+        try:
+            return ScorerConfig.model_validate({**self.model_dump(), **reset, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ")
+            where = "".join(f"{part}: " for part in first["loc"])
+            raise InputError(f"user_config: {where}{message}") from None
 
     @property
     def min_replicas(self) -> int:

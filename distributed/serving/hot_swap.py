@@ -8,38 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+import math
+import time
+from typing import Any
 
 import numpy as np
 from ray.serve.metrics import Gauge, Histogram
 
 from distributed.bundles.locate import find_bundle
 from distributed.serving.batcher import Batcher
-from distributed.serving.model import Best, ServedModel
+from distributed.serving.beside import Beside, Work
+from distributed.serving.config import TrialPlan
+from distributed.serving.drift import Drift
+from distributed.serving.metrics import DriftMetrics
+from distributed.serving.model import ServedModel, check_same_rows
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.schemas import ApiError
-from drel_core.errors import InputError
-from drel_core.images.pictures import BadPicture
+from distributed.serving.scoring import INLINE_SECONDS, Scored, score_batch
+from distributed.serving.trial import Trial
 
 _LOG = logging.getLogger("ray.serve")
 
-# A thread that scores and the event loop hand the interpreter's lock to each other at every operation,
-# and each waits up to 5 ms for it. Work that is shorter than this is done in the event loop.
-_INLINE_SECONDS = 0.003
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The answer to a request: the version that scored it, scores and tag ids ``[B, k]``, best first.
-
-    Attributes:
-        keep_Bk: bool, the tags to say; None for all.
-    """
-
-    model: ServedModel
-    score_Bk: np.ndarray
-    tag_Bk: np.ndarray
-    keep_Bk: np.ndarray | None = None
+# What may wait to be compared or looked at.
+_BESIDE_BYTES = 32 << 20
+# Looking for drift takes at most this share of a replica's time.
+_DRIFT_SHARE = 0.02
+_DRIFT_ROWS = 16
+_DRIFT_SECONDS = 0.1  # at least so long between two looks
 
 
 class HotSwapModel:
@@ -59,6 +54,12 @@ class HotSwapModel:
         self._served: ServedModel | None = None
         self._queued_rows = 0
         self._batcher = Batcher(self._score_batch, lambda request: request.rows, max_rows)
+        self._beside = Beside(lambda: self._queued_rows == 0, _BESIDE_BYTES)
+        self.trial = Trial(backbone, max_rows, self._beside, self._observe)
+        self._drift: Drift | None = None
+        self._drift_metrics = DriftMetrics()
+        self._next_look = 0.0
+        self._trial_task: asyncio.Task[None] | None = None
         self._swap = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._batch_rows = Histogram(
@@ -71,8 +72,11 @@ class HotSwapModel:
             "drel_model_info", description="1 for the version that answers.", tag_keys=("model",)
         )
 
-    async def follow(self, path: str, poll_seconds: float) -> None:
+    async def follow(self, path: str, poll_seconds: float, plan: TrialPlan | None = None) -> None:
         """Load the bundle at ``path``, and from then on every newer one that is published there.
+
+        Args:
+            plan: what to try beside it; it is loaded after this has returned.
 
         Raises:
             Exception: the first bundle does not load. A later one that does not load is refused, and the old
@@ -82,6 +86,13 @@ class HotSwapModel:
         await self._load_newest(first=self._served is None)
         if self._watcher is None:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(poll_seconds))
+        self.trial.plan(plan)
+        self._trial_task = asyncio.get_running_loop().create_task(self._look_at_trial())
+
+    async def _look_at_trial(self) -> None:
+        """Under the lock, so that no two models are loaded at the same time."""
+        async with self._swap:
+            await self.trial.look(self.ready())
 
     @property
     def is_watched(self) -> bool:
@@ -92,13 +103,15 @@ class HotSwapModel:
         async with self._swap:
             old = self._served
             try:
-                _, version = await asyncio.to_thread(find_bundle, self.path)
+                place, version = await asyncio.to_thread(find_bundle, self.path)
                 if old is not None and version == old.version:
                     self.refused = None
                     return
-                fresh = await asyncio.to_thread(ServedModel, self.path, self.backbone)
+                fresh = self.trial.loaded(place.address, version)
+                if fresh is None:
+                    fresh = await asyncio.to_thread(ServedModel, self.path, self.backbone)
                 if old is not None:
-                    _check_same_rows(self.path, old, fresh)
+                    check_same_rows(self.path, old, fresh)
             except Exception as error:  # whatever is wrong with a newer bundle, the old one answers
                 if first:
                     raise
@@ -108,6 +121,8 @@ class HotSwapModel:
                 self.refused = reason
                 return
             self._served, self.refused = fresh, None
+            self._drift, self._next_look = Drift(fresh, self._drift_metrics), 0.0
+            self._beside.clear()  # what waits holds the old version
             if old is not None:
                 self._version.set(0, {"model": old.version})
                 _LOG.info("moved from version %s to %s", old.version, fresh.version)
@@ -120,6 +135,7 @@ class HotSwapModel:
             await asyncio.sleep(poll_seconds)
             try:
                 await self._load_newest()
+                await self._look_at_trial()
             except Exception:  # the watcher must outlive whatever a file system does
                 _LOG.exception("looking for a new version failed")
 
@@ -154,86 +170,61 @@ class HotSwapModel:
                 503, "overloaded", f"{self._queued_rows} rows wait already; try again in a moment"
             )
         self._queued_rows += request.rows
+        result: Scored | ApiError | None = None
         try:
-            result = await self._batcher.submit(request)
+            if self.trial.chooses(request):
+                result = await self.trial.answer(request)
+            if result is None:
+                result = await self._batcher.submit(request)
         finally:
             self._queued_rows -= request.rows
         if isinstance(result, ApiError):
             raise result
+        self.trial.compare(request, result)
+        self._look_for_drift(result)
         return result
 
     async def _score_batch(self, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
         """All by one version of the model."""
-        served = self.ready()
-        rows = sum(request.rows for request in requests)
-        has_pictures = any(request.features_BD is None for request in requests)
-        if not has_pictures and rows * served.row_seconds < _INLINE_SECONDS:
-            return self._score_with(served, requests)
-        return await asyncio.to_thread(self._score_with, served, requests)
-
-    def _score_with(
-        self, served: ServedModel, requests: list[ScoreRequest]
-    ) -> list[Scored | ApiError]:
-        rows_or_errors = [_features(served, request) for request in requests]
-        rows = [found for found in rows_or_errors if not isinstance(found, ApiError)]
-        if not rows:
-            return [found for found in rows_or_errors if isinstance(found, ApiError)]
-        features_BD = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        self._batch_rows.observe(len(features_BD), {"model": served.version})
-        best = served.best(features_BD, max(map(served.depth, requests)))
-        results: list[Scored | ApiError] = []
-        start = 0
-        for request, found in zip(requests, rows_or_errors, strict=True):
-            if isinstance(found, ApiError):
-                results.append(found)
-                continue
-            end = start + len(found)
-            results.append(_chosen(served, best, slice(start, end), request))
-            start = end
+        results = await score_batch(self.ready(), requests)
+        self._observe(results)
         return results
 
+    def _observe(self, results: list[Scored | ApiError]) -> None:
+        scored = [found for found in results if isinstance(found, Scored)]
+        if scored:
+            rows = sum(len(found.score_Bk) for found in scored)
+            self._batch_rows.observe(rows, {"model": scored[0].model.version})
 
-def _check_same_rows(path: str, old: ServedModel, fresh: ServedModel) -> None:
-    """Clients go on sending the rows that they send.
-
-    Raises:
-        InputError: the newer model takes others.
-    """
-    dims = tuple(f"D = {served.image_dim}" for served in (fresh, old))
-    if dims[0] == dims[1]:
-        if max(len(old.blocks), len(fresh.blocks)) < 2 or fresh.blocks == old.blocks:
+    def _look_for_drift(self, scored: Scored) -> None:
+        """At some rows of an answer now and then, beside the answers that come."""
+        drift, now = self._drift, time.monotonic()
+        if drift is None or now < self._next_look or scored.model is not drift.served:
             return
-        dims = tuple(
-            ", ".join(f"{block.name} ({block.dim})" for block in served.blocks)
-            for served in (fresh, old)
-        )
-    raise InputError(
-        f"{path}: {dims[0]}, but the scorer answers {dims[1]}; start another scorer for other features"
-    )
+        if scored.features_BD is None or not drift.served.takes_features:
+            return
+        most = max(1, min(_DRIFT_ROWS, int(INLINE_SECONDS / drift.served.row_seconds)))
+        rows_BD = scored.features_BD[:most]
+        self._next_look = math.inf  # until this one is done
 
+        def look() -> None:
+            spent = 0.0
+            try:
+                drift.prepare()
+                started = time.perf_counter()
+                drift.look(rows_BD)
+                spent = time.perf_counter() - started
+            except Exception:  # a damaged file of kept rows
+                _LOG.exception("no figures of drift for version %s", drift.served.version)
+                spent = math.inf
+            self._next_look = time.monotonic() + max(_DRIFT_SECONDS, spent / _DRIFT_SHARE)
 
-def _chosen(
-    served: ServedModel, best: Best, rows: slice, request: ScoreRequest
-) -> Scored | ApiError:
-    """The answer to one request of a batch; its error where a row has no scores, or where this version cannot
-    decide as it asks: the rest of the batch goes on."""
-    try:
-        found = served.choose(best, rows, request)
-    except ApiError as error:
-        return error
-    return Scored(served, found.score_Bk, found.tag_Bk, found.keep_Bk)
+        def again() -> None:
+            self._next_look = now + _DRIFT_SECONDS
 
+        self._beside.offer(Work(look, rows_BD.nbytes, again))
 
-def _features(served: ServedModel, request: ScoreRequest) -> np.ndarray | ApiError:
-    """float32 ``[B, D]`` of a request; its error where a picture cannot be read: the rest of the batch goes
-    on."""
-    if request.features_BD is not None:
-        return request.features_BD
-    try:
-        return served.features_of(request.pictures)
-    except BadPicture as error:
-        return ApiError(422, "bad_picture", f"images[{error.index}]: {error}")
-    except MemoryError:
-        return ApiError(503, "no_memory", "not enough memory to read these pictures; send fewer")
-    except InputError as error:
-        return ApiError(422, "no_images", str(error))
+    def drift_report(self) -> dict[str, Any]:
+        """A ``DriftResponse``. There must be a model."""
+        assert self._drift is not None
+        return self._drift.report()

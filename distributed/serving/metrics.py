@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.serve.metrics import Counter, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
 from distributed.serving.schemas import ApiError
 
@@ -28,17 +28,84 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         keys: Any = ("route", "status", "model")
+        by_model: Any = ("route", "model")
         self._requests = Counter("drel_requests", description="Requests answered.", tag_keys=keys)
         self._latency = Histogram(
             "drel_latency_ms",
             description="From a request's last byte to its answer.",
             boundaries=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000],
-            tag_keys=("route",),
+            tag_keys=by_model,
         )
 
     def record(self, route: str, status: int, version: str, seconds: float) -> None:
         self._requests.inc(1, {"route": route, "status": str(status), "model": version})
-        self._latency.observe(seconds * 1000, {"route": route})
+        self._latency.observe(seconds * 1000, {"route": route, "model": version})
+
+
+class TrialMetrics:
+    """A second version beside the one that answers. Counters: those of all replicas add up."""
+
+    def __init__(self) -> None:
+        keys: Any = ("model", "live")
+        by_mode: Any = ("model", "mode")
+
+        def counter(name: str, description: str) -> Counter:
+            return Counter(f"drel_trial_{name}", description=description, tag_keys=keys)
+
+        self.info = Gauge(
+            "drel_trial_info", description="1 for the version that is tried.", tag_keys=by_mode
+        )
+        self.counters = {
+            "rows": counter("rows", "Rows that both versions scored."),
+            "agreed": counter("agreed", "Sum of the rows' shares of common tags."),
+            "same_first": counter("same_first", "Rows whose first tag is the same."),
+            "common_tags": counter("common_tags", "Tags that both said of a row."),
+            "score_gap": counter("score_gap", "Sum of the differences of their probabilities."),
+            "scored_rows": counter("scored_rows", "Rows of which both said a tag."),
+            "live_score": counter("live_score", "Sum of the answering version's first scores."),
+            "trial_score": counter("trial_score", "Sum of the tried version's first scores."),
+            "timed_rows": counter("timed_rows", "Rows that both scored for the time alone."),
+            "live_seconds": counter("live_seconds", "Seconds of the answering version for these."),
+            "trial_seconds": counter("trial_seconds", "Seconds of the tried version for these."),
+            "failed": counter("failed", "Rows that only the answering version could score."),
+            "dropped": counter("dropped", "Rows that were not compared for lack of time."),
+        }
+
+    def add(self, model: str, live: str, **amounts: float) -> None:
+        """Count for a tried version beside the one that answers."""
+        for name, amount in amounts.items():
+            if amount > 0:  # a counter takes nothing else
+                self.counters[name].inc(amount, {"model": model, "live": live})
+
+
+class DriftMetrics:
+    """What a version is asked beside what it was trained on, see ``drift``."""
+
+    def __init__(self) -> None:
+        self._rows = Counter(
+            "drel_drift_rows", description="Rows looked at for drift.", tag_keys=("model",)
+        )
+        self._unseen = Counter(
+            "drel_drift_unseen", description="Of these, unseen-looking ones.", tag_keys=("model",)
+        )
+        self._index = Gauge(
+            "drel_drift_tags",
+            description="Population stability index of recent tags against training.",
+            tag_keys=("model",),
+        )
+
+    def record(self, version: str, rows: int, unseen: int | None, index: float | None) -> None:
+        """Args:
+        unseen: None where the model keeps no rows to compare with: then no rows are counted.
+        index: None where it is not known.
+        """
+        tags = {"model": version}
+        if unseen is not None:
+            self._rows.inc(rows, tags)
+            if unseen:
+                self._unseen.inc(unseen, tags)
+        if index is not None:
+            self._index.set(index, tags)
 
 
 def counted(
@@ -50,8 +117,11 @@ def counted(
         @functools.wraps(endpoint)
         async def measured(*, service: ScorerService, **arguments: Any) -> Answer:
             started, status = time.perf_counter(), 200
+            version = service.model.version
             try:
-                return await endpoint(service=service, **arguments)
+                answer = await endpoint(service=service, **arguments)
+                version = getattr(answer, "version", version)  # a canary may have answered
+                return answer
             except ApiError as error:
                 status = error.status
                 raise
@@ -63,7 +133,7 @@ def counted(
                 raise
             finally:
                 seconds = time.perf_counter() - started
-                service.metrics.record(route, status, service.model.version, seconds)
+                service.metrics.record(route, status, version, seconds)
 
         return measured
 

@@ -256,3 +256,22 @@ class ServedModel:
             cosine_T[place] = -2.0
             best_k, tag_k = cosine_T.topk(min(limit, len(cosine_T) - 1))
         return [(self.names[t], s) for t, s in zip(tag_k.tolist(), best_k.tolist(), strict=True)]
+
+
+def check_same_rows(path: str, old: ServedModel, fresh: ServedModel) -> None:
+    """Clients go on sending the rows that they send.
+
+    Raises:
+        InputError: the newer model takes others.
+    """
+    dims = tuple(f"D = {served.image_dim}" for served in (fresh, old))
+    if dims[0] == dims[1]:
+        if max(len(old.blocks), len(fresh.blocks)) < 2 or fresh.blocks == old.blocks:
+            return
+        dims = tuple(
+            ", ".join(f"{block.name} ({block.dim})" for block in served.blocks)
+            for served in (fresh, old)
+        )
+    raise InputError(
+        f"{path}: {dims[0]}, but the scorer answers {dims[1]}; start another scorer for other features"
+    )

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fastapi.responses import Response
 from pydantic_core import to_json
 
-from distributed.serving.hot_swap import Scored
+from distributed.serving.scoring import Scored
+
+
+class ScoredResponse(Response):
+    """A JSON answer that holds scores.
+
+    Attributes:
+        version: of the model that made them; metrics count the answer as its.
+    """
+
+    def __init__(self, body: bytes, scored: Scored) -> None:
+        super().__init__(body, media_type="application/json")
+        self.version = scored.model.version
 
 
 def annotate_json(scored: Scored) -> bytes:

@@ -24,12 +24,13 @@ from distributed.serving.requests import (
     parse_infer,
     read_body,
 )
-from distributed.serving.responses import annotate_json, infer_json
+from distributed.serving.responses import ScoredResponse, annotate_json, infer_json
 from distributed.serving.schemas import (
     AnnotateQuery,
     AnnotateRequest,
     AnnotateResponse,
     ApiError,
+    DriftResponse,
     ExamplesResponse,
     FeedbackRequest,
     FeedbackResponse,
@@ -40,6 +41,7 @@ from distributed.serving.schemas import (
     NeighboursResponse,
     Status,
     TagsResponse,
+    TrialResponse,
     body_schema,
     error_responses,
 )
@@ -85,7 +87,7 @@ async def annotate(
     """Best tags of rows of features (JSON, or float32 little-endian bytes) or of pictures."""
     score_request = await _score_request(request, service, query)
     scored = await service.model.score(score_request)
-    return _json(annotate_json(scored))
+    return ScoredResponse(annotate_json(scored), scored)
 
 
 async def _score_request(
@@ -125,11 +127,8 @@ async def infer(request: Request, service: Service) -> Response:
     body = await read_body(request, service.max_body_bytes)
     dim = service.model.ready().image_dim
     score_request, identity = parse_infer(body, dim, service.config.max_rows)
-    return _json(infer_json(await service.model.score(score_request), identity))
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+    scored = await service.model.score(score_request)
+    return ScoredResponse(infer_json(scored, identity), scored)
 
 
 @model.get("/v1/model", response_model=ModelResponse, responses=error_responses(503))
@@ -191,6 +190,20 @@ async def examples(service: Service, limit: Annotated[int, Query(ge=1, le=50)] =
     """Rows to try the scorer on: images of training that the model keeps for jobs.update."""
     served = service.model.ready()
     return {"examples": await asyncio.to_thread(served.examples, limit)}
+
+
+@model.get("/v1/trial", response_model=TrialResponse, responses=error_responses(503))
+async def trial(service: Service) -> Any:
+    """The version that is tried beside the one that answers, as this replica sees it."""
+    served = service.model.ready()
+    return {"live": served.version, **service.model.trial.report()}
+
+
+@model.get("/v1/drift", response_model=DriftResponse, responses=error_responses(503))
+async def drift(service: Service) -> Any:
+    """What this replica is asked beside what its model was trained on."""
+    service.model.ready()
+    return await asyncio.to_thread(service.model.drift_report)
 
 
 @model.get("/v2/models/drel", responses=error_responses(503))

@@ -206,6 +206,59 @@ class ModelResponse(BaseModel):
     refused: str | None = Field(None, description="why a newer bundle was not taken")
 
 
+class Comparison(BaseModel):
+    """Of rows that both versions scored."""
+
+    rows: int
+    agreement: float = Field(
+        description="mean share of common tags among those that the versions say of a row"
+    )
+    same_first: float = Field(description="share of rows whose first tag is the same")
+    score_gap: float | None = Field(
+        description="mean difference of the probabilities of common tags; null unless both give some"
+    )
+    live_score: float | None = Field(description="mean probability of a row's first tag")
+    trial_score: float | None = Field(description="the same by the version that is tried")
+    live_ms: float | None = Field(
+        description="time to score a row, of rows that both were timed on"
+    )
+    trial_ms: float | None
+
+
+class TrialResponse(BaseModel):
+    live: str = Field(description="version that answers")
+    state: Literal["off", "loading", "running", "refused", "ended"] = Field(
+        description="ended: it is the version that answers"
+    )
+    mode: Literal["canary", "shadow"] | None
+    model: str | None = Field(description="version that is tried")
+    share: float | None = Field(description="of the requests that the canary answers")
+    refused: str | None = Field(description="why it is not tried")
+    compared: Comparison | None
+    failed: int = Field(description="rows that only the live version could score")
+    dropped: int = Field(description="rows that were not compared for lack of time")
+
+
+class MovedTag(BaseModel):
+    tag: str
+    share: float = Field(description="expected share among the tags of recent rows")
+    training: float = Field(description="share among the tags of training")
+
+
+class DriftResponse(BaseModel):
+    model: str
+    rows: int = Field(description="rows looked at; figures are of the last thousand or so")
+    unseen: float | None = Field(
+        description="share of unseen-looking rows; null without kept rows of training"
+    )
+    expected_unseen: float = Field(description="the same of rows like those of training")
+    tags_index: float | None = Field(
+        description="population stability index of tags against training: below .1 nothing has moved, "
+        "above .25 much has; null without probabilities"
+    )
+    moved: list[MovedTag]
+
+
 class FeedbackResponse(BaseModel):
     image_id: str
     kept: bool

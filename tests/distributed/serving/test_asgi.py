@@ -13,10 +13,10 @@ import pytest
 
 from distributed.serving.asgi import create_app
 from distributed.serving.config import ScorerConfig
-from distributed.serving.hot_swap import Scored
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.routes import ANNOTATE, FEEDBACK, INFER
 from distributed.serving.schemas import ApiError
+from distributed.serving.scoring import Scored
 from drel_core.bundle.info import FeatureBlock
 
 D = 4

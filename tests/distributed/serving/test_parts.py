@@ -23,8 +23,8 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import Correction, append, last_words, read_feedback
 from distributed.data.replay_buffer import fill_reservoir
 from distributed.data.survey import survey_store
-from distributed.serving.hot_swap import HotSwapModel, Scored
-from distributed.serving.model import Best, ServedModel, Wanted
+from distributed.serving.hot_swap import HotSwapModel
+from distributed.serving.model import ServedModel, Wanted
 from distributed.serving.requests import (
     ScoreRequest,
     binary_rows,
@@ -35,6 +35,7 @@ from distributed.serving.requests import (
     parse_infer,
 )
 from distributed.serving.schemas import MAX_K, AnnotateQuery, ApiError, FeedbackRequest
+from distributed.serving.scoring import Scored, score_batch
 from drel_core.annotators.base import choose, decision_of
 from drel_core.bundle.format import bundle_folder
 from drel_core.bundle.info import FeatureBlock
@@ -229,13 +230,12 @@ def test_requests_with_other_decisions_are_scored_together(
     path = write_drel(tmp_path / "m", tags=80, decider=random_decider(80))
     generator = np.random.default_rng(2)
     batches: list[int] = []
-    best = ServedModel.best
 
-    def counted(model: ServedModel, features_BD: np.ndarray, k: int) -> Best:
-        batches.append(len(features_BD))
-        return best(model, features_BD, k)
+    async def counted(model: ServedModel, asked: list[ScoreRequest]) -> list[Scored | ApiError]:
+        batches.append(sum(request.rows for request in asked))
+        return await score_batch(model, asked)
 
-    monkeypatch.setattr(ServedModel, "best", counted)
+    monkeypatch.setattr("distributed.serving.hot_swap.score_batch", counted)
     requests = [
         ScoreRequest(generator.normal(size=(3, 8)).astype(np.float32), [], **vars(wanted))
         for wanted in WANTED
