@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 _LOG = logging.getLogger("ray.serve")
-_LOOK_SECONDS = 0.002  # how often a busy replica is asked whether it is idle
+_LOOK_SECONDS = 0.005  # how often a busy replica is asked whether it is idle
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,13 @@ class Beside:
         # Not one of the threads that answers use.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="beside")
 
+    def has_room(self, size: int) -> bool:
+        """Whether work that keeps so many bytes would be taken."""
+        return not self._waiting or self._bytes + size <= self._most_bytes
+
     def offer(self, work: Work) -> None:
         """Take the work, or drop it."""
-        if self._waiting and self._bytes + work.size > self._most_bytes:
+        if not self.has_room(work.size):
             work.dropped()
             return
         self._waiting.append(work)

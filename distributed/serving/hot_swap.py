@@ -222,7 +222,7 @@ class HotSwapModel:
         def again() -> None:
             self._next_look = now + _DRIFT_SECONDS
 
-        self._beside.offer(Work(look, rows_BD.nbytes, again))
+        self._beside.offer(Work(look, 0, again))  # there is one at a time: it needs no room
 
     def drift_report(self) -> dict[str, Any]:
         """A ``DriftResponse``. There must be a model."""

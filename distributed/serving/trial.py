@@ -36,13 +36,20 @@ class Pair:
     """Two versions and what was seen of them so far. ``run`` is for one thread, the rest for the event
     loop."""
 
-    def __init__(self, live: ServedModel, trial: ServedModel, metrics: TrialMetrics) -> None:
+    def __init__(
+        self,
+        live: ServedModel,
+        trial: ServedModel,
+        metrics: TrialMetrics,
+        id_T: np.ndarray | None = None,
+    ) -> None:
         self.live, self.trial = live, trial
-        self._id_T = shared_ids(live, trial)
+        self._id_T = shared_ids(live, trial) if id_T is None else id_T
         self._metrics = metrics
         self.seen = Agreement()
         self.seconds = {live.version: 0.0, trial.version: 0.0}
         self.timed_rows = self.failed = self.dropped = 0
+        self._told_dropped = 0
         self._turn = 0
 
     def count(self, **amounts: float) -> None:
@@ -54,10 +61,15 @@ class Pair:
         self.failed += rows
         self.count(failed=rows)
 
-    def drop(self, rows: int) -> None:
-        """Rows that nobody had time to compare."""
-        self.dropped += rows
-        self.count(dropped=rows)
+    def anew(self) -> Pair:
+        """The same versions, and nothing seen of them yet."""
+        return Pair(self.live, self.trial, self._metrics, self._id_T)
+
+    def tell_dropped(self) -> None:
+        """In the metrics. Not at every request that is dropped: a busy replica drops most."""
+        more = self.dropped - self._told_dropped
+        self._told_dropped += more
+        self.count(dropped=more)
 
     def run(self, request: ScoreRequest, scored: Scored) -> None:
         """Score what was answered by the other version too, and compare."""
@@ -144,13 +156,13 @@ class Trial:
         """What to try from now on. ``look`` loads it."""
         if plan == self._plan:
             return
-        if self._pair and not (plan and self._plan and plan.path == self._plan.path):
-            self._close()
-        elif self._pair and plan and self._plan:
-            self._show(self._plan, 0)
-            self._show(plan, 1)
+        pair, old = self._pair, self._plan
+        self._close()
         self._plan, self._refused, self._over = plan, None, ""
-        if not self._pair:
+        if pair and plan and old and plan.path == old.path:  # it need not be loaded again
+            self._pair = pair.anew()
+            self._show(plan, 1)
+        else:
             self._state = "loading" if plan else "off"
 
     async def look(self, live: ServedModel) -> None:
@@ -159,6 +171,8 @@ class Trial:
         plan = self._plan
         if plan is None:
             return
+        if self._pair:
+            self._pair.tell_dropped()
         try:
             place, version = await asyncio.to_thread(find_bundle, plan.path)
             if plan != self._plan:  # another was asked for meanwhile
@@ -218,10 +232,11 @@ class Trial:
             self._state = "refused"
 
     def _close(self) -> None:
+        self._beside.clear()  # what waits holds the models
         if self._pair and self._plan:
+            self._pair.tell_dropped()
             self._show(self._plan, 0)
         self._pair = None
-        self._beside.clear()  # what waits holds the models
 
     def _show(self, plan: TrialPlan, value: int) -> None:
         assert self._pair
@@ -280,6 +295,9 @@ class Trial:
             return
         if self._plan.mode == "canary" and scored.model is pair.live:
             return
+        if not self._beside.has_room(_size(request, scored)):
+            pair.dropped += request.rows
+            return
         loop = asyncio.get_running_loop()
         for part, answer in pieces(request, scored, pair):
 
@@ -290,7 +308,7 @@ class Trial:
                     loop.call_soon_threadsafe(self._break, pair, error)
 
             def dropped(rows: int = part.rows) -> None:
-                pair.drop(rows)
+                pair.dropped += rows
 
             self._beside.offer(Work(do, _size(part, answer), dropped))
 

@@ -448,8 +448,11 @@ def test_the_plan_is_changed_and_ended_while_requests_come(versions: Path) -> No
 
         request = asked(rows(1))
         assert (await held.score(request)).model.version == first
+        await until(lambda: held.trial.report()["compared"] is not None)
         await follow(TrialPlan("canary", str(versions / "v2"), 1.0))
-        assert held.trial.report()["state"] == "running"  # nothing is loaded for it
+        report = held.trial.report()
+        assert report["state"] == "running"  # nothing is loaded for it
+        assert report["compared"] is None  # and what the shadow saw is not the canary's
         assert (await held.score(request)).model.version == second
         await follow(None)
         assert held.trial.report()["state"] == "off"
