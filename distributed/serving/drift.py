@@ -20,7 +20,10 @@ Shapes: B rows of traffic, N training rows, D feature size, T tags, M tags with 
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +32,13 @@ import pyarrow.parquet as pq
 import torch
 
 from distributed.data.replay_buffer import RESERVOIR
+from distributed.serving.beside import Beside, Work
 from distributed.serving.metrics import DriftMetrics
 from distributed.serving.model import ServedModel
+from distributed.serving.scoring import INLINE_SECONDS, Scored
 from drel_core.decision.cuts import DEPTH
+
+_LOG = logging.getLogger("ray.serve")
 
 EXPECTED_UNSEEN = 0.01
 """Share of rows like those of training that look unseen."""
@@ -42,6 +49,9 @@ _BINS = 20
 _RECENT_ROWS = 1000  # a row counts 1/e after so many more
 _LEAST_ROWS = 100  # before, a figure would be chance
 _MOVED = 10
+_DRAWN_ROWS = 16  # looked at together
+_MOST_SHARE = 0.02  # of a replica's time goes into looks
+_LEAST_SECONDS = 0.1  # between two looks
 
 
 class SeenFeatures:
@@ -204,6 +214,59 @@ class Drift:
 
     def _index(self) -> float | None:
         return self._tags.index() if self._tags is not None and self.rows >= _LEAST_ROWS else None
+
+
+class DriftWatch:
+    """Draws rows from the answers of the version that answers, and has them looked at. For one event loop.
+
+    Args:
+        beside: does the looking.
+    """
+
+    def __init__(self, beside: Beside) -> None:
+        self._beside, self._metrics = beside, DriftMetrics()
+        self._drift: Drift | None = None
+        self._drawn: list[np.ndarray] = []
+        self._next = 0.0
+
+    def watch(self, served: ServedModel) -> None:
+        """The version that answers from now on."""
+        self._drift, self._drawn, self._next = Drift(served, self._metrics), [], 0.0
+
+    def offer(self, scored: Scored) -> None:
+        """An answer, some of whose rows may be drawn."""
+        drift, now = self._drift, time.monotonic()
+        if drift is None or now < self._next or scored.model is not drift.served:
+            return
+        if scored.features_BD is None or not drift.served.takes_features:
+            return
+        most = max(1, min(_DRAWN_ROWS, int(INLINE_SECONDS / max(drift.served.row_seconds, 1e-9))))
+        self._drawn.append(scored.features_BD[:most].copy())  # a view would keep the whole request
+        if sum(map(len, self._drawn)) < most:
+            return
+        rows_BD, self._drawn = np.concatenate(self._drawn)[:most], []
+        self._next = math.inf  # until this look is done
+
+        def look() -> None:
+            spent = math.inf
+            try:
+                drift.prepare()
+                started = time.perf_counter()
+                drift.look(rows_BD)
+                spent = time.perf_counter() - started
+            except Exception:  # a damaged file of kept rows
+                _LOG.exception("no figures of drift for version %s", drift.served.version)
+            self._next = time.monotonic() + max(_LEAST_SECONDS, spent / _MOST_SHARE)
+
+        def again() -> None:
+            self._next = now + _LEAST_SECONDS
+
+        self._beside.offer(Work(look, 0, again))  # there is one at a time: it needs no room
+
+    def report(self) -> dict[str, Any]:
+        """A ``DriftResponse``. There must be a version."""
+        assert self._drift is not None
+        return self._drift.report()
 
 
 def kept_features(served: ServedModel, limit: int) -> np.ndarray:

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
-from typing import Any
 
 import numpy as np
 from ray.serve.metrics import Gauge, Histogram
 
 from distributed.bundles.locate import find_bundle
 from distributed.serving.batcher import Batcher
-from distributed.serving.beside import Beside, Work
+from distributed.serving.beside import Beside
 from distributed.serving.config import TrialPlan
-from distributed.serving.drift import Drift
-from distributed.serving.metrics import DriftMetrics
+from distributed.serving.drift import DriftWatch
 from distributed.serving.model import ServedModel, check_same_rows
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.schemas import ApiError
-from distributed.serving.scoring import INLINE_SECONDS, Scored, score_batch
+from distributed.serving.scoring import Scored, score_batch
 from distributed.serving.trial import Trial
 
 _LOG = logging.getLogger("ray.serve")
 
 # What may wait to be compared or looked at.
 _BESIDE_BYTES = 32 << 20
-# Looking for drift takes at most this share of a replica's time.
-_DRIFT_SHARE = 0.02
-_DRIFT_ROWS = 16
-_DRIFT_SECONDS = 0.1  # at least so long between two looks
 
 
 class HotSwapModel:
@@ -56,9 +48,7 @@ class HotSwapModel:
         self._batcher = Batcher(self._score_batch, lambda request: request.rows, max_rows)
         self._beside = Beside(lambda: self._queued_rows == 0, _BESIDE_BYTES)
         self.trial = Trial(backbone, max_rows, self._beside, self._observe)
-        self._drift: Drift | None = None
-        self._drift_metrics = DriftMetrics()
-        self._next_look = 0.0
+        self.drift = DriftWatch(self._beside)
         self._trial_task: asyncio.Task[None] | None = None
         self._swap = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
@@ -121,8 +111,8 @@ class HotSwapModel:
                 self.refused = reason
                 return
             self._served, self.refused = fresh, None
-            self._drift, self._next_look = Drift(fresh, self._drift_metrics), 0.0
             self._beside.clear()  # what waits holds the old version
+            self.drift.watch(fresh)
             if old is not None:
                 self._version.set(0, {"model": old.version})
                 _LOG.info("moved from version %s to %s", old.version, fresh.version)
@@ -181,7 +171,7 @@ class HotSwapModel:
         if isinstance(result, ApiError):
             raise result
         self.trial.compare(request, result)
-        self._look_for_drift(result)
+        self.drift.offer(result)
         return result
 
     async def _score_batch(self, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
@@ -195,36 +185,3 @@ class HotSwapModel:
         if scored:
             rows = sum(len(found.score_Bk) for found in scored)
             self._batch_rows.observe(rows, {"model": scored[0].model.version})
-
-    def _look_for_drift(self, scored: Scored) -> None:
-        """At some rows of an answer now and then, beside the answers that come."""
-        drift, now = self._drift, time.monotonic()
-        if drift is None or now < self._next_look or scored.model is not drift.served:
-            return
-        if scored.features_BD is None or not drift.served.takes_features:
-            return
-        most = max(1, min(_DRIFT_ROWS, int(INLINE_SECONDS / drift.served.row_seconds)))
-        rows_BD = scored.features_BD[:most]
-        self._next_look = math.inf  # until this one is done
-
-        def look() -> None:
-            spent = 0.0
-            try:
-                drift.prepare()
-                started = time.perf_counter()
-                drift.look(rows_BD)
-                spent = time.perf_counter() - started
-            except Exception:  # a damaged file of kept rows
-                _LOG.exception("no figures of drift for version %s", drift.served.version)
-                spent = math.inf
-            self._next_look = time.monotonic() + max(_DRIFT_SECONDS, spent / _DRIFT_SHARE)
-
-        def again() -> None:
-            self._next_look = now + _DRIFT_SECONDS
-
-        self._beside.offer(Work(look, 0, again))  # there is one at a time: it needs no room
-
-    def drift_report(self) -> dict[str, Any]:
-        """A ``DriftResponse``. There must be a model."""
-        assert self._drift is not None
-        return self._drift.report()

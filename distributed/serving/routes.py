@@ -203,7 +203,7 @@ async def trial(service: Service) -> Any:
 async def drift(service: Service) -> Any:
     """What this replica is asked beside what its model was trained on."""
     service.model.ready()
-    return await asyncio.to_thread(service.model.drift_report)
+    return await asyncio.to_thread(service.model.drift.report)
 
 
 @model.get("/v2/models/drel", responses=error_responses(503))

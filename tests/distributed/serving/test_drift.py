@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,10 @@ import pytest
 
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.serving.drift import Drift, SeenFeatures, TagShares, kept_features
+from distributed.serving.hot_swap import HotSwapModel
 from distributed.serving.metrics import DriftMetrics
 from distributed.serving.model import ServedModel
+from distributed.serving.requests import ScoreRequest
 from tests.helpers.bundles import random_decider, write_drel
 
 D = 8
@@ -162,3 +167,40 @@ def test_kept_rows_are_read_in_parts_evenly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept_features(model, 1000), kept_ND[places])
     keep(path, np.zeros((10, D + 1), np.float32))  # of another model
     assert len(kept_features(model, 1000)) == 0
+
+
+def test_rows_are_drawn_from_the_answers_and_looks_take_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_drel(tmp_path / "m", decider=random_decider(12))
+    keep(path, pictures_of(300, 0))
+    times: list[tuple[float, float]] = []
+    looked: list[np.ndarray] = []
+    sent: set[bytes] = set()
+    look = Drift.look
+
+    def slow(self: Drift, features_BD: np.ndarray) -> None:
+        started = time.perf_counter()
+        look(self, features_BD)
+        time.sleep(0.005)
+        looked.append(features_BD)
+        times.append((started, time.perf_counter()))
+
+    async def run() -> None:
+        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        await held.follow(str(path), 60)
+        until = time.perf_counter() + 60
+        while len(looked) < 3:
+            assert time.perf_counter() < until
+            row_1D = pictures_of(1, len(sent))
+            sent.add(row_1D.tobytes())
+            await held.score(ScoreRequest(row_1D, [], k=1))
+            await asyncio.sleep(0.001)
+        assert held.drift.report()["rows"] == 3 * 16
+
+    monkeypatch.setattr(Drift, "look", slow)
+    asyncio.run(run())
+    assert {len(rows_BD) for rows_BD in looked} == {16}
+    for (started, ended), (after, _) in itertools.pairwise(times):
+        assert after - ended > 49 * (ended - started)
+    assert all(row.tobytes() in sent for rows_BD in looked for row in rows_BD)
