@@ -9,10 +9,11 @@ from typing import Any
 
 from distributed.bundles.locate import local_bundle
 from distributed.storage.folder import Folder
+from distributed.storage.owner import LOCK, owned
 from distributed.storage.s3 import unreachable
 from distributed.storage.scratch import scratch_folder
 from drel_core.errors import InputError
-from drel_core.export.export import MODEL, Format, export_bundle
+from drel_core.export.export import MODEL, Format, check_out, export_bundle, work_folder
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -43,7 +44,9 @@ def main(arguments: list[str]) -> None:
     if out.remote:
         done = _export_to_s3(bundle, out, config.format)
     else:
-        done = export_bundle(bundle, out.path, config.format)
+        check_out(bundle, out.path)
+        with owned(Folder(str(work_folder(out.path))), given=out):
+            done = export_bundle(bundle, out.path, config.format)
     size = sum(out.files().values())
     programs = ", ".join(done["programs"]) or "no program: the method has no image tower"
     print(
@@ -57,8 +60,8 @@ def _export_to_s3(bundle: Path, out: Folder, form: Format) -> dict[str, Any]:
     Raises:
         InputError: ``out`` holds a finished export, or something else; S3 cannot be reached.
     """
-    with unreachable(str(out)):
-        there = set(out.files())
+    with unreachable(str(out)), owned(out):
+        there = set(out.files()) - {LOCK}
         if MODEL in there:
             raise InputError(f"{out}: --out holds files; give a new or empty folder")
         local = scratch_folder() / "export"

@@ -107,7 +107,7 @@ def ingest(
             f"--split random:{test_count}: the input has {source.num_rows} rows; use a smaller N"
         )
     reached = unreachable(target.address) if target.remote else nullcontext()
-    with reached, owned(_work_folder(target), log):
+    with reached, owned(_work_folder(target), log, target):
         return _ingest(source, extraction, options, target, log, given or Input())
 
 

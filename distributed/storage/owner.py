@@ -199,17 +199,21 @@ class _S3Place:
 
 
 @contextmanager
-def owned(out: Folder, log: Callable[[str], object] = print) -> Iterator[None]:
-    """This process alone works in ``out`` while the block runs.
+def owned(
+    folder: Folder, log: Callable[[str], object] = print, given: Folder | None = None
+) -> Iterator[None]:
+    """This process alone works in ``folder`` while the block runs.
 
     Args:
         log: takes a line where the folder is taken over from a run that is gone.
+        given: the --out for which it is held, where it is another folder; messages name it.
 
     Raises:
         InputError: another run works there; or the folder cannot be written.
     """
+    out = given or folder
     with _writable(out):
-        place: _Place = _S3Place(out) if out.remote else _LocalPlace(out.path)
+        place: _Place = _S3Place(folder) if folder.remote else _LocalPlace(folder.path)
         try:
             owner = _take(place, out, log)
         except BaseException:

@@ -53,18 +53,22 @@ def export_bundle(bundle: Path, out: Path, form: Format) -> dict[str, Any]:
     """
     info = read_info(bundle)
     check_out(bundle, out)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = work_folder(out) / "export"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         described = _write(bundle, info, partial, form)
         partial.rename(out)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{out}: --out cannot be written ({error.strerror})") from error
-        raise
+    except OSError as error:
+        raise InputError(f"{out}: --out cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(work_folder(out), ignore_errors=True)
     return described
+
+
+def work_folder(out: Path) -> Path:
+    """Where an export lies until it is whole. Whoever exports to ``out`` may hold it."""
+    return out.with_name(f".{out.name}.partial")
 
 
 def check_out(bundle: Path, out: Path) -> None:
