@@ -25,7 +25,7 @@ from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, par
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
-from distributed.storage.content import content_of
+from distributed.storage.content import content_of, content_of_each
 from distributed.storage.files import resolve
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
@@ -124,8 +124,7 @@ def _run(
 
 
 def store_content(store: FeatureStore, columns: Columns) -> dict[str, str]:
-    """A mark of each file of a store, and of the local pictures whose paths it holds: one on S3 would take a
-    request each."""
+    """A mark of each file of a store, and one of the pictures whose paths it holds."""
     marks = content_of(dict.fromkeys(unit.path for unit in store.units))
     if isinstance(columns, PictureColumns) and columns.features == columns.path:
         paths: dict[str, None] = {}
@@ -133,7 +132,7 @@ def store_content(store: FeatureStore, columns: Columns) -> dict[str, str]:
             column = read_table(unit, [columns.path]).column(0)
             if is_text(column.type):
                 paths |= dict.fromkeys(path for path in column.to_pylist() if path)
-        marks["pictures"] = digest(content_of(path for path in paths if "://" not in path))
+        marks["pictures"] = digest(content_of_each(paths))
     return marks
 
 

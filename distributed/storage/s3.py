@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ _VARIABLES = (
     "HOME",
 )
 _ROLES = ("role_arn", "sso_session", "sso_start_url")
+Answer = TypeVar("Answer")
 Keys = tuple[str, str, str]
 """Access key, secret key and session token."""
 _SHARED = (
@@ -296,8 +298,8 @@ class ConditionFailed(Exception):
     """The object is another one than the request expected."""
 
 
-class S3Object:
-    """One small object by requests with conditions, which pyarrow has none of.
+class _Requests:
+    """Requests that pyarrow has none of.
 
     Args:
         uri: as ``open_s3`` takes it.
@@ -310,7 +312,7 @@ class S3Object:
         filesystem, place = open_s3(uri)
         endpoint, region, _ = filesystem._settings
         self.uri = uri
-        self.at = dict(zip(("Bucket", "Key"), place.split("/", 1), strict=True))
+        self.bucket, _, self.key = place.partition("/")
         self.client: Any = get_session().create_client(
             "s3",
             endpoint_url=endpoint or None,
@@ -323,40 +325,40 @@ class S3Object:
             ),
         )
 
-    def read(self) -> tuple[bytes | None, str]:
-        """Content and ETag; None where it is not there."""
+    def patiently(self, read: Callable[[], Answer]) -> Answer:
+        """What ``read`` gives; a body that breaks off is asked for again.
+
+        Raises:
+            OSError: S3 does not answer.
+        """
         from botocore.exceptions import HTTPClientError
 
         for attempt in range(_OBJECT_ATTEMPTS):
             try:
-                answer = self._ask("get_object")
-                return answer["Body"].read(), answer["ETag"]
-            except FileNotFoundError:
-                return None, ""
-            except HTTPClientError as error:  # a body that broke off
+                return read()
+            except HTTPClientError as error:
                 if attempt == _OBJECT_ATTEMPTS - 1:
                     raise OSError(f"{self.uri}: S3 does not answer ({error})") from None
         raise AssertionError
 
-    def write(self, data: bytes, expected: str) -> None:
-        """Write it if its ETag is still ``expected``, "" for an object that is not there.
-
-        Raises:
-            ConditionFailed: it is not.
+    def ask(self, what: str, **given: Any) -> Any:
         """
-        condition = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
-        self._ask("put_object", Body=data, **condition)
-
-    def remove(self) -> None:
-        self._ask("delete_object")
-
-    def _ask(self, what: str, **given: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
+        Raises:
+            ConditionFailed, FileNotFoundError: what was asked for is another object, or not there.
+            InputError: S3 refuses access.
+            OSError: it does not answer.
+        """
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            HTTPClientError,
+            ResponseStreamingError,
+        )
 
         try:
             with denied(self.uri):
                 try:
-                    return getattr(self.client, what)(**self.at, **given)
+                    return getattr(self.client, what)(Bucket=self.bucket, **given)
                 except ClientError as error:
                     code = error.response["Error"]["Code"]
                     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -367,4 +369,81 @@ class S3Object:
                     shown = "NO_SUCH_BUCKET" if code == "NoSuchBucket" else code
                     raise OSError(f"HTTP status {status}, {shown}") from None
         except BotoCoreError as error:
+            if type(error) in (HTTPClientError, ResponseStreamingError):
+                raise  # a body that broke off, which botocore does not ask for again
             raise OSError(f"S3 does not answer: {error}") from None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object: its name below what was listed, its ETag, and when it was written, in seconds since 1970."""
+
+    name: str
+    etag: str
+    time: float
+
+
+def list_objects(uri: str, below: bool = True) -> list[Listed]:
+    """The object at an address, else those below it, with their ETags, which pyarrow does not list.
+
+    Args:
+        below: also what lies in folders of the folder.
+
+    Raises:
+        InputError: no such bucket, or S3 refuses access.
+        OSError: S3 does not answer.
+    """
+    requests = _Requests(uri)
+    key = requests.key
+
+    def page(**given: Any) -> Any:
+        return requests.patiently(lambda: requests.ask("list_objects_v2", **given))
+
+    def listed(name: str, one: dict[str, Any]) -> Listed:
+        return Listed(name, one["ETag"].strip('"'), one["LastModified"].timestamp())
+
+    if key:  # of all that begin like it, the object itself comes first
+        first = page(Prefix=key, MaxKeys=1).get("Contents", ())
+        if first and first[0]["Key"] == key:
+            return [listed(key.rpartition("/")[2], first[0])]
+    prefix = f"{key}/" if key else ""
+    found: list[Listed] = []
+    more: dict[str, str] = {} if below else {"Delimiter": "/"}
+    while True:
+        answer = page(Prefix=prefix, **more)
+        found += [
+            listed(one["Key"][len(prefix) :], one)
+            for one in answer.get("Contents", ())
+            if not one["Key"].endswith("/")  # which stands for a folder
+        ]
+        if not answer.get("IsTruncated"):
+            return found
+        more = {**more, "ContinuationToken": answer["NextContinuationToken"]}
+
+
+class S3Object(_Requests):
+    """One small object by requests with conditions."""
+
+    def read(self) -> tuple[bytes | None, str]:
+        """Content and ETag; None where it is not there."""
+
+        def ask() -> tuple[bytes | None, str]:
+            answer = self.ask("get_object", Key=self.key)
+            return answer["Body"].read(), answer["ETag"]
+
+        try:
+            return self.patiently(ask)
+        except FileNotFoundError:
+            return None, ""
+
+    def write(self, data: bytes, expected: str) -> None:
+        """Write it if its ETag is still ``expected``, "" for an object that is not there.
+
+        Raises:
+            ConditionFailed: it is not.
+        """
+        condition = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
+        self.ask("put_object", Key=self.key, Body=data, **condition)
+
+    def remove(self) -> None:
+        self.ask("delete_object", Key=self.key)

@@ -21,6 +21,7 @@ from distributed.data.feature_store import FeatureStore, RowGroupSlice
 from distributed.data.picture_columns import picture_columns
 from distributed.inference import annotate
 from distributed.inference.annotate import group_units, store_content
+from distributed.storage.files import write_bytes
 from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.load import load_bundle
 from drel_core.decision.decider import Decide
@@ -29,6 +30,7 @@ from jobs.annotate import main
 from tests.conftest import Job
 from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.commands import ROOT, command
+from tests.helpers.s3_server import Bucket
 from tests.helpers.stores import planted_table
 
 D = 8
@@ -306,17 +308,27 @@ def test_a_row_that_overflows_is_a_bad_row(tmp_path: Path, job: Job) -> None:
     assert found == expected_figures
 
 
-def test_pictures_that_a_store_names_are_part_of_what_it_holds(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{name}.jpg" for name in "ab"]
+@pytest.mark.parametrize("place", ["here", "s3"])
+def test_pictures_that_a_store_names_are_part_of_what_it_holds(
+    place: str, s3: Bucket, tmp_path: Path
+) -> None:
+    """Also where size and time stay."""
+    folder = str(tmp_path) if place == "here" else s3.at("pictures")
+    paths = [f"{folder}/{name}.jpg" for name in "ab"]
+
+    def write(path: str, data: bytes) -> None:
+        write_bytes(path, data)
+        if place == "here":
+            os.utime(path, (1e9, 1e9))
+
     for path in paths:
-        path.write_bytes(b"1")
-        os.utime(path, (1e9, 1e9))
-    table = pa.table({"image_id": ["a", "b"], "path": [str(path) for path in paths]})
+        write(path, b"1")
+    table = pa.table({"image_id": ["a", "b"], "path": paths})
     pq.write_table(table, tmp_path / "s.parquet")
     columns = picture_columns(str(tmp_path / "s.parquet"), Columns(), Preprocessing(size=32))
     opened = FeatureStore.open(str(tmp_path / "s.parquet"), columns, tags_needed=False)
     before = store_content(opened, columns)
     assert store_content(opened, columns) == before and set(before) == {"s.parquet", "pictures"}
-    paths[1].write_bytes(b"2")
+    write(paths[1], b"2")
     after = store_content(opened, columns)
     assert {name for name in after if after[name] != before[name]} == {"pictures"}

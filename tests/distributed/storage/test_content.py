@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
-from distributed.storage.content import content_of
+import pytest
+
+from distributed.storage import content
+from distributed.storage.content import content_of, content_of_each
 from distributed.storage.files import write_bytes
 from tests.helpers.s3_server import Bucket
 
@@ -27,6 +31,22 @@ def test_a_file_that_was_written_again_has_another_mark(tmp_path: Path) -> None:
     touch(tmp_path / "in" / "two.jpg", "3", time=1_000_000_001)  # as many bytes
     after = content_of(places)
     assert {name for name in after if after[name] != before[name]} == {"two.jpg"}
+
+
+def test_a_copy_that_keeps_size_and_time_is_noticed(tmp_path: Path) -> None:
+    touch(tmp_path / "small", "1")
+    large = bytearray(5 << 20)
+    for place in (0, (5 << 20) - 1):
+        (tmp_path / "large").write_bytes(large)
+        os.utime(tmp_path / "large", (1_000_000_000, 1_000_000_000))
+        before = content_of([str(tmp_path)])
+        touch(tmp_path / "small", "1" if place else "2")
+        large[place] = 1
+        (tmp_path / "large").write_bytes(large)
+        os.utime(tmp_path / "large", (1_000_000_000, 1_000_000_000))
+        after = content_of([str(tmp_path)])
+        assert before["large"] != after["large"] and before["small"] != after["small"]
+        assert content_of([str(tmp_path)]) == after
 
 
 def test_what_does_not_count_has_no_mark(tmp_path: Path) -> None:
@@ -77,3 +97,39 @@ def test_a_file_on_s3_is_known_by_its_etag(s3: Bucket) -> None:
     assert set(content_of([s3.at("store/two.parquet")])) == {"two.parquet"}
     write_bytes(s3.at("store/two.parquet"), b"22")
     assert content_of([s3.at("store")]) == before
+    assert content_of([s3.at("stor")]) == {} == content_of([s3.at("store/a/one")])
+    write_bytes(s3.at("store/.lock"), b"1")
+    assert set(content_of([s3.at("store/")])) == {"a/one.parquet", "two.parquet"}
+
+
+def test_many_files_on_s3_are_known_by_their_etags(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "_NAMED", 9)
+    for number in range(10):
+        write_bytes(s3.at(f"pics/{number}"), b"1")
+    s3.proxy.rate = 0.3
+    before = content_of([s3.at("pics")])
+    (name,) = before
+    assert name == "10 files"
+    write_bytes(s3.at("pics/7"), b"2")
+    assert content_of([s3.at("pics")])[name] != before[name]
+
+
+def test_single_files_are_known_wherever_they_lie(s3: Bucket, tmp_path: Path) -> None:
+    touch(tmp_path / "here.jpg", "1")
+    for name in ("a/1.jpg", "a/2.jpg", "b/c/3 %.jpg"):
+        write_bytes(s3.at(quote(name)), b"1")
+    some = [
+        s3.at("a/1.jpg"),
+        s3.at("b/c/3%20%25.jpg"),
+        s3.at("none.jpg"),
+        str(tmp_path / "here.jpg"),
+    ]
+    before = content_of_each(some)
+    assert set(before) == {some[0], s3.at("b/c/3 %.jpg"), some[3]}
+    write_bytes(s3.at("a/2.jpg"), b"2")  # nobody asked for it
+    assert content_of_each(some) == before
+    write_bytes(s3.at("b/c/3%20%25.jpg"), b"2")
+    after = content_of_each(some)
+    assert {name for name in after if after[name] != before[name]} == {s3.at("b/c/3 %.jpg")}
