@@ -171,9 +171,13 @@ def _places() -> list[str]:
     ]
 
 
-def run_job(main: Callable[[list[str]], None]) -> None:
+def run_job(main: Callable[[list[str]], None], goes_on: bool = True) -> None:
     """Run a job: 0 done, 2 the input is wrong (one line), 130 or 143 stopped (SIGINT, SIGTERM), 1
-    anything else."""
+    anything else.
+
+    Args:
+        goes_on: the same command does not begin anew after a stop.
+    """
     signal.signal(signal.SIGTERM, stop_at_once)
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -197,5 +201,6 @@ def run_job(main: Callable[[list[str]], None]) -> None:
             sys.exit(1)
         if wish is None:
             raise
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        again = "goes on from the last checkpoint" if goes_on else "begins anew"
+        print(f"stopped; the same command {again}", file=sys.stderr)
         sys.exit(128 + (wish.signum if isinstance(wish, Stopped) else signal.SIGINT))

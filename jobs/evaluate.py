@@ -76,4 +76,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, goes_on=False)

@@ -75,4 +75,4 @@ def _export_to_s3(bundle: Path, out: Folder, form: Format) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, goes_on=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -211,4 +212,4 @@ def only(config: IngestConfig, kind: type[Part]) -> Part:
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, goes_on=not any(word.startswith("--check") for word in sys.argv))

@@ -183,5 +183,5 @@ def _free_port(host: str, port: int) -> int:
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, goes_on=False)
     sys.exit(0)

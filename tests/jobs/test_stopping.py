@@ -54,6 +54,20 @@ def test_the_exit_status_is_the_signals(
     assert capsys.readouterr().err.startswith("stopped;")
 
 
+def test_what_keeps_nothing_does_not_say_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["job"])
+
+    def main(_: list[str]) -> None:
+        raise Stopped(15)
+
+    for goes_on, said in ((True, "goes on from the last checkpoint"), (False, "begins anew")):
+        with pytest.raises(SystemExit):
+            run_job(main, goes_on)
+        assert capsys.readouterr().err == f"stopped; the same command {said}\n"
+
+
 def test_other_errors_and_exits_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["job"])
 

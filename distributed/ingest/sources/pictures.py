@@ -200,12 +200,7 @@ def _opened(
     rows, unmatched = _join(pictures, others, base, file, said.names, said.tags)
     notes = [*said.notes, *([unmatched] if unmatched else [])]
     if partial:
-        lone = rows.filter(pc.is_null(rows.column("path")))
         rows = rows.filter(pc.is_valid(rows.column("path")))
-        if len(lone) and not unmatched:
-            notes.append(
-                f"{file}: {counted(len(lone), 'name')} without a picture (such as {lone[IMAGE_ID][0]})"
-            )
     return PictureFolder(path, options, rows, unreadable, tuple(notes))
 
 
@@ -282,11 +277,11 @@ def _join(
         }
     )
     note = None
+    if lone:
+        note = f"{tags_file}: {counted(len(lone), 'name')} without a picture (such as {name_K[lone[0]]!r})"
     if lone and bare:
-        note = (
-            f"{tags_file}: {counted(len(lone), 'name')} without a picture (such as {name_K[lone[0]]!r}), and "
-            f"{counted(len(bare), 'picture')} that it does not name (such as {pictures[bare[0]]!r})"
-        )
+        unnamed = counted(len(bare), "picture")
+        note = f"{note}, and {unnamed} that it does not name (such as {pictures[bare[0]]!r})"
     return table.sort_by([(IMAGE_ID, "ascending"), ("path", "ascending")]), note
 
 

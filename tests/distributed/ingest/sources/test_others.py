@@ -238,7 +238,7 @@ def test_annotations_of_coco(tmp_path: Path) -> None:
     source = coco(tmp_path)
     assert rows_of(source) == [(f"{row:03d}.jpg", tags, None) for row, tags in enumerate(TAGS)]
     assert source.notes == (
-        f"{tmp_path}/instances.json: 1 name without a picture (such as elsewhere.jpg)",
+        f"{tmp_path}/instances.json: 1 name without a picture (such as 'elsewhere.jpg')",
     )
 
 
@@ -266,7 +266,7 @@ def test_labels_of_open_images(tmp_path: Path) -> None:
     assert rows_of(source) == [(IDS[row], tags, None) for row, tags in enumerate(TAGS)]
     left_out, unmatched = source.notes
     assert "48 of 85 labels are below --confidence 0.5" in left_out
-    assert "1 name without a picture (such as ffff)" in unmatched
+    assert "1 name without a picture (such as 'ffff')" in unmatched
     sure = rows_of(open_images(tmp_path, confidence=0.3))
     assert sure[0][1] == ["blue", "white"]
     codes = open_images(tmp_path, classes="")

@@ -110,6 +110,8 @@ def test_what_has_no_partner_is_shown_by_an_example_of_each_side(tmp_path: Path)
     with pytest.raises(InputError, match=r"it has 'x', the folder '1\.jpg'"):
         opened(tmp_path, pictures, "image_id,tags\nx,cat\ny,dog\n")
     source = opened(tmp_path, pictures, "image_id,tags\nx,cat\n2,dog\n")
+    (note,) = opened(tmp_path, pictures, "image_id,tags\nx,cat\n2,dog\n1,sky\n").notes
+    assert note.endswith("1 name without a picture (such as 'x')")  # it is one of the rows
     (note,) = source.notes
     assert "1 name without a picture (such as 'x')" in note
     assert "1 picture that it does not name (such as '1.jpg')" in note
