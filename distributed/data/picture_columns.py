@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from distributed.data.columns import Columns, sibling_option
@@ -28,9 +29,12 @@ _WAITS = (0.2, 1.0, 3.0)  # seconds between attempts to read a picture
 
 @dataclass(frozen=True, kw_only=True)
 class PictureColumns(Columns):
-    """Columns of a store of pictures; ``features`` names the one with encoded pictures or their paths."""
+    """Columns of a store of pictures; ``features`` names the one with encoded pictures, their paths, or
+    a struct of both."""
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    named_by: str = ""
+    """the column, or field of a struct, that says in which files pictures lie; empty: the store holds them"""
 
     @property
     def image_dim(self) -> int:
@@ -45,24 +49,29 @@ class PictureColumns(Columns):
         return (self.features,)
 
     def check(self, name: str, column: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
-        if not (_is_binary(kind) or is_text(kind)):
+        if not (_is_binary(kind) or is_text(kind) or _is_picture_struct(kind)):
             raise InputError(
-                f"{name}: column {column!r} is {kind}; it must be binary (encoded pictures) "
-                "or string (their paths)"
+                f"{name}: column {column!r} is {kind}; it must be binary (encoded pictures), "
+                "string (their paths), or a struct of bytes and path"
             )
         return self.image_dim, np.dtype(np.uint8)
 
     def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-        paths = is_text(features.type)
+        data, path = _bytes_and_paths(features)
 
-        def load(value: pa.Scalar) -> Image.Image | None:
-            if not value.is_valid:
-                return None
-            return decode(_read(value.as_py()) if paths else value.as_buffer())
+        def load(row: int) -> Image.Image | None:
+            if data is not None and data[row].is_valid:
+                return decode(data[row].as_buffer())
+            named = None if path is None else path[row].as_py()
+            return decode(_read(named)) if named else None
 
         unusable: dict[int, BadPicture] = {}
-        pixels_BSS3 = self.preprocessing.squares(features, load, unusable)
-        nulls = features.is_null().to_numpy(zero_copy_only=False).nonzero()[0]
+        pixels_BSS3 = self.preprocessing.squares(range(len(features)), load, unusable)
+        none_B = np.ones(len(features), dtype=bool)
+        for part in (data, path):
+            if part is not None:
+                none_B &= part.is_null().to_numpy(zero_copy_only=False)
+        nulls = none_B.nonzero()[0]
         faults = dict.fromkeys(nulls.tolist(), "the picture is null")
         faults |= {row: f"the picture is unusable: {error}" for row, error in unusable.items()}
         faults = dict(sorted(faults.items()))
@@ -95,6 +104,22 @@ def _read(path: str) -> bytes:
     raise AssertionError
 
 
+def _bytes_and_paths(pictures: pa.Array) -> tuple[pa.Array | None, pa.Array | None]:
+    """What a column says of each picture; of a struct, as Hugging Face datasets write it, the bytes count
+    where they are there."""
+    if not pa.types.is_struct(pictures.type):
+        return (None, pictures) if is_text(pictures.type) else (pictures, None)
+    path = pc.struct_field(pictures, "path") if "path" in pictures.type.names else None
+    return pc.struct_field(pictures, "bytes"), path
+
+
+def _is_picture_struct(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind) or "bytes" not in kind.names:
+        return False
+    named = kind.field("path").type if "path" in kind.names else pa.string()
+    return _is_binary(kind.field("bytes").type) and is_text(named)
+
+
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
@@ -110,6 +135,8 @@ def picture_columns(
     address, schema = _first_schema(path, option)
     for column in (columns.image, columns.path):
         if column in schema.names:
+            kind = schema.field(column).type
+            inside = f"{column}.path" if pa.types.is_struct(kind) and "path" in kind.names else ""
             return PictureColumns(
                 image_id=columns.image_id,
                 tags=columns.tags,
@@ -117,6 +144,7 @@ def picture_columns(
                 path=columns.path,
                 features=column,
                 preprocessing=preprocessing,
+                named_by=column if is_text(kind) else inside,
             )
     raise InputError(
         f"{address}: no column {columns.image!r} with encoded pictures and no {columns.path!r} with "

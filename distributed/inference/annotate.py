@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore, RowGroupSlice, read_table
+from distributed.data.feature_store import FeatureStore, RowGroupSlice, one_chunk, read_table
 from distributed.data.picture_columns import PictureColumns
-from distributed.data.plain_types import is_text
 from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, part_name
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
@@ -126,12 +127,13 @@ def _run(
 def store_content(store: FeatureStore, columns: Columns) -> dict[str, str]:
     """A mark of each file of a store, and one of the pictures whose paths it holds."""
     marks = content_of(dict.fromkeys(unit.path for unit in store.units))
-    if isinstance(columns, PictureColumns) and columns.features == columns.path:
+    if isinstance(columns, PictureColumns) and columns.named_by:
         paths: dict[str, None] = {}
         for unit in store.units:
-            column = read_table(unit, [columns.path]).column(0)
-            if is_text(column.type):
-                paths |= dict.fromkeys(path for path in column.to_pylist() if path)
+            column = one_chunk(read_table(unit, [columns.named_by]).column(0))
+            if pa.types.is_struct(column.type):
+                column = pc.struct_field(column, "path")
+            paths |= dict.fromkeys(path for path in column.to_pylist() if path)
         marks["pictures"] = digest(content_of_each(paths))
     return marks
 

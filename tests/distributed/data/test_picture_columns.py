@@ -19,12 +19,15 @@ from distributed.data.epoch import EpochPlan, ShardReader, shard
 from distributed.data.feature_store import FeatureStore
 from distributed.data.picture_columns import bundle_columns, picture_columns
 from distributed.data.survey import survey_store
+from distributed.inference.annotate import store_content
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
+from tests.helpers.commands import ROOT
 from tests.helpers.pictures import encoded, picture_table, write_pictures
 
 SMALL = Preprocessing(size=32)
+OTHERS = ROOT / "tests" / "data" / "others"
 
 
 def open_store(path: Path) -> tuple[FeatureStore, Columns]:
@@ -89,6 +92,50 @@ def test_paths_give_the_same_pixels_as_bytes(tmp_path: Path) -> None:
         survey = survey_store(store, "fail", statistics=False)
         both.append(load_rows(survey.train, columns, survey.names).features_BD)
     assert torch.equal(*both)
+
+
+def test_a_struct_of_bytes_and_path_gives_the_same_pixels(tmp_path: Path) -> None:
+    """As Hugging Face datasets writes pictures: bytes, or the path of a file, or both."""
+    table = picture_table(6)
+    data = table["image"].to_pylist()
+    (tmp_path / "5.png").write_bytes(data[5])
+    structs = [{"bytes": one, "path": f"{row}.png"} for row, one in enumerate(data[:5])]
+    structs[1]["path"] = None
+    structs.append({"bytes": None, "path": str(tmp_path / "5.png")})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.set_column(1, "image", pa.array(structs)), tmp_path / "b.parquet")
+    both = []
+    for name in "ab":
+        store, columns = open_store(tmp_path / f"{name}.parquet")
+        survey = survey_store(store, "fail", statistics=False)
+        both.append(load_rows(survey.train, columns, survey.names).features_BD)
+    assert torch.equal(*both)
+    assert store_content(store, columns).keys() == {"b.parquet", "pictures"}
+    gone = [*structs[:4], {"bytes": None, "path": None}, None]
+    pq.write_table(table.set_column(1, "image", pa.array(gone)), tmp_path / "c.parquet")
+    store, _ = open_store(tmp_path / "c.parquet")
+    skipped = survey_store(store, "skip", statistics=False).skipped
+    assert [(row, text) for _, row, text in skipped] == [
+        (4, "the picture is null"),
+        (5, "the picture is null"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["single/train-00000-of-00001", "objects"])
+def test_pictures_as_datasets_wrote_them_are_read(name: str, tmp_path: Path) -> None:
+    """With ids and tags of their own, which a store has and datasets has not."""
+    table = pq.read_table(OTHERS / "hugging_face" / f"{name}.parquet", columns=["image"])
+    rows = len(table)
+    tags = [["left" if row % 2 else "right"] for row in range(rows)]
+    table = table.append_column("image_id", pa.array(map(str, range(rows)))).append_column(
+        "tags", pa.array(tags)
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    store, columns = open_store(tmp_path / "a.parquet")
+    survey = survey_store(store, "fail", statistics=False)
+    found = load_rows(survey.train, columns, survey.names).features_BD.numpy()
+    data = [one["bytes"] for one in table["image"].to_pylist()]
+    np.testing.assert_array_equal(found, np.stack([plain(one) for one in data]))
 
 
 def bad_store(tmp_path: Path) -> Path:
@@ -156,7 +203,9 @@ def test_a_store_without_pictures_is_told_apart(tmp_path: Path) -> None:
         open_store(tmp_path / "none.parquet")
     numbers = picture_table(3).set_column(1, "image", pa.array([1, 2, 3]))
     pq.write_table(numbers, tmp_path / "numbers.parquet")
-    with pytest.raises(InputError, match="int64; it must be binary"):
+    with pytest.raises(
+        InputError, match=r"int64; it must be binary .* or a struct of bytes and path"
+    ):
         open_store(tmp_path / "numbers.parquet")
 
 
