@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -31,8 +32,10 @@ class FaultProxy:
         target: port of the S3 server on 127.0.0.1.
         rate: share of requests that are spoiled; may be changed while it runs.
         kinds: the faults to choose from.
+        hold: which requests (method, path) are kept waiting for good; may be changed while it runs.
 
     Attributes:
+        held: set when one is.
         injected: faults so far by kind.
         requests: (method, path with query) of every request that came.
     """
@@ -41,6 +44,8 @@ class FaultProxy:
     rate: float = 0.0
     seed: int = 0
     kinds: tuple[str, ...] = KINDS
+    hold: Callable[[str, str], bool] | None = None
+    held: threading.Event = field(default_factory=threading.Event)
     injected: Counter[str] = field(default_factory=Counter)
     requests: list[tuple[str, str]] = field(default_factory=list)
     port: int = 0
@@ -105,6 +110,9 @@ class FaultProxy:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await _body(reader, headers)
         self.requests.append((method, path))
+        if self.hold is not None and self.hold(method, path):
+            self.held.set()
+            await asyncio.Event().wait()
         fault = self._random.choice(self.kinds) if self._random.random() < self.rate else ""
         early = self._random.random() < 0.5
         if fault:

@@ -5,37 +5,28 @@ Both run on one Ray, in a process of its own: workers must know the endpoint whe
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.parquet_files import WRITING
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
-from tests.helpers.commands import ROOT, SMALL, run_here
+from tests.helpers.commands import ROOT, run_here
+from tests.helpers.s3_jobs import SCRIPT, Command, ingest, manifest, tune, write_sources
 from tests.helpers.s3_server import Bucket
 from tests.helpers.stores import planted_table
 
-SCRIPT = """
-import importlib, json, sys
-for verb, arguments in json.loads(sys.stdin.read()):
-    importlib.import_module(f"jobs.{verb}").main(arguments)
-"""
 
-
-def jobs_on_one_ray(*commands: tuple[str, list[str]]) -> str:
+def jobs_on_one_ray(*commands: Command) -> str:
     """What the jobs print, one after another."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -48,44 +39,6 @@ def jobs_on_one_ray(*commands: tuple[str, list[str]]) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def picture(number: int) -> bytes:
-    """A PNG with corners in it, which descriptors need."""
-    coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(coarse).resize((80, 60), Image.Resampling.BICUBIC).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_sources(at: Folder) -> None:
-    """Pictures with a tags file, one of them damaged, and a feature store."""
-    lines = ["id,tags"]
-    for number in range(20):
-        at.write(f"pics/p{number:02d}.png", picture(number))
-        lines.append(f"p{number:02d},{'even' if number % 2 == 0 else 'odd'};all")
-    at.write("pics/p07.png", b"\x89PNG and no more")
-    at.write("tags.csv", "\n".join(lines).encode())
-    with at.writing("train.parquet") as path:
-        pq.write_table(planted_table(200), path, row_group_size=64)
-
-
-def ingest(at: Folder, *options: str) -> tuple[str, list[str]]:
-    arguments = ["--source", "images", "--input", at.file("pics"), "--tags", at.file("tags.csv")]
-    shape = ["--separator", ";", "--chunk_rows", "4", "--split", "random:5"]
-    features = ["--features", "cnn,lowlevel", "--lowlevel.words", "4"]
-    return "ingest", [*arguments, *shape, *features, "--out", at.file("store"), *options]
-
-
-def tune(at: Folder, space: Path) -> tuple[str, list[str]]:
-    arguments = ["--data.train", at.file("train.parquet"), "--out", at.file("search")]
-    trials = ["--trials", "2", "--epochs", "2", "--grace", "2", "--space", str(space)]
-    return "tune", [*arguments, *trials, "--checkpoint.every", "2", *SMALL]
-
-
-def manifest(at: Folder) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((at / "store").read("manifest.json") or b"")
-    return found
 
 
 @pytest.mark.ray
