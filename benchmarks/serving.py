@@ -6,7 +6,7 @@
     python -m benchmarks.serving --decide macro     the same of a model that knows probabilities
     python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
     python -m benchmarks.serving --streamed         the same without the middleware in Serve's proxies
-    python -m benchmarks.serving --part million     a million tags: time a row against matmul + topk
+    python -m benchmarks.serving --part million     a million tags: codes beside every tag, and faiss; --graph
     python -m benchmarks.serving --part swap        hot swap under load: failed requests
     python -m benchmarks.serving --part kill        kill -9 of one of two replicas under load
 
@@ -22,27 +22,33 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from benchmarks.device_workload import BEST
 from benchmarks.processes import command_line, descendants
 from distributed.bundles.locate import publish
+from distributed.data.replay_buffer import RESERVOIR
 from distributed.serving.proxy import choose_ingress
-from drel_core.annotators.drel import DRELAnnotator, write_table_part, write_towers
+from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.bundle.format import write_bundle
-from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.calibration import Calibration
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
 from drel_core.scoring.reliability import RELIABILITY_BINS
+from drel_core.scoring.tag_search import find_search
+from drel_core.scoring.topk import topk_blockwise
 
 PORT = 8391
 
@@ -98,6 +104,12 @@ def bundle(
         tuple(f"tag {tag}" for tag in range(tags)), np.ones(tags, dtype=np.int64)
     )
     write_bundle(folder, "drel", vocabulary, about)
+    # Rows that codes of many tags are tried with, as every trained bundle keeps some.
+    rows_ND = np.random.default_rng(seed).normal(size=(256, dim)).astype(np.float32)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), dim)
+    ids, none = pa.array([str(row) for row in range(256)]), pa.array([["tag 0"]] * 256)
+    kept = pa.table({"image_id": ids, "features": flat, "tags": none})
+    pq.write_table(kept, folder / RESERVOIR)
     return folder
 
 
@@ -281,35 +293,79 @@ def measure_load(
         stop()
 
 
-def measure_million(tags: int, latent: int, batch: int) -> None:
-    """Offline: the scorer's top k against torch's matmul and topk of the same sizes."""
-    torch.manual_seed(0)
-    model = best_model(1280, latent=latent).eval()
-    print(f"{tags} tags, L = {latent}, {batch} rows, {torch.get_num_threads()} threads", flush=True)
-    side = torch.randn(tags, latent + 1) / latent**0.5
-    vocabulary = Vocabulary(tuple(map(str, range(tags))), np.ones(tags, dtype=np.int64))
-    annotator = DRELAnnotator(model, side, vocabulary, BundleInfo("drel"))
-    del side
-    features_BD = torch.randn(batch, 1280)
-    with torch.inference_mode():
-        image_BL = model.encode_images(features_BD, with_metric=False)
-    ratios, ours_s, bare_s = [], [], []
-    for _ in range(5):
+def measure_million(tags: int, latent: int, batch: int, graph: bool) -> None:
+    """The scorer's top k by codes beside every tag scored, and faiss's indexes: time a row, recall, memory.
+
+    Args:
+        graph: also build the graph of HNSW, which takes minutes at a million tags.
+    """
+    import faiss
+
+    threads = torch.get_num_threads()
+    faiss.omp_set_num_threads(threads)
+    print(f"{tags:,} tags, L = {latent}, {threads} threads; random tags and images", flush=True)
+    generator = torch.Generator().manual_seed(0)
+    tag_TL = torch.randn(tags, latent, generator=generator) / latent**0.5
+    bias_T = -torch.rand(tags, generator=generator)
+    image_NL = torch.randn(max(batch, 64), latent, generator=generator)
+    exact_Nk = topk_blockwise(image_NL, tag_TL, 50, bias_T)[1]
+    print("| search | built, s | MB | 1 row, ms | a row of a batch, ms | recall at 5 | at 50 |")
+    print("|" + " --- |" * 7)
+
+    def show(name: str, built: float, size: float, best: Callable[[Tensor], Tensor]) -> None:
+        times: list[list[float]] = [[], []]
+        for _ in range(5):
+            for seen, image_BL in zip(times, (image_NL[:1], image_NL[:batch]), strict=True):
+                started = time.perf_counter()
+                best(image_BL)
+                seen.append((time.perf_counter() - started) / len(image_BL) * 1000)
+        one, many = map(statistics.median, times)
+        found_Nk = best(image_NL)
+        hit = (found_Nk[:, :, None] == exact_Nk[:, None, :]).any(1)
+        print(
+            f"| {name} | {built:.1f} | {size / 1e6:.0f} | {one:.2f} | {many:.2f} | "
+            f"{hit[:, :5].float().mean():.4f} | {hit.float().mean():.4f} |",
+            flush=True,
+        )
+
+    whole = 4.0 * tags * (latent + 1)
+    show("every tag", 0, whole, lambda x: topk_blockwise(x, tag_TL, 50, bias_T)[1])
+    started = time.perf_counter()
+    codes, search = find_search(tag_TL, bias_T, image_NL[:64])
+    built = time.perf_counter() - started
+    name = f"codes of {codes.parts // 2} bytes, {search.candidates} candidates"
+    show(name, built, codes.code_Th.numel(), lambda x: search.best(x, 50)[1])
+    del codes
+    with_bias_TM = torch.cat([tag_TL, bias_T[:, None]], 1)
+
+    def query(image_BL: Tensor) -> np.ndarray:
+        return torch.cat([image_BL, torch.ones(len(image_BL), 1)], 1).numpy()
+
+    for factory, probes in (
+        ("Flat", (0,)),
+        ("SQ8", (0,)),
+        (f"IVF{4 * round(tags**0.5)},SQ8", (64, 512)),
+        *([("HNSW32", (64, 512))] if graph else []),
+    ):
         started = time.perf_counter()
-        score_Bk, tag_Bk = annotator.annotate(features_BD, 5)
-        middle = time.perf_counter()
-        with torch.inference_mode():
-            best, place = torch.addmm(annotator.bias_T, image_BL, annotator.tag_TL.T).topk(5)
-        ended = time.perf_counter()
-        ours_s.append(middle - started)
-        bare_s.append(ended - middle)
-        ratios.append(ours_s[-1] / bare_s[-1])
-    recall = (tag_Bk[:, :, None] == place[:, None, :]).any(2).float().mean()
-    print(
-        f"scorer {statistics.median(ours_s) / batch * 1000:.2f} ms a row (towers included), matmul + topk "
-        f"{statistics.median(bare_s) / batch * 1000:.2f} ms, ratio {statistics.median(ratios):.2f}, "
-        f"recall {recall:.4f}, scores differ by {(score_Bk - best).abs().max():.1e} at most"
-    )
+        index = faiss.index_factory(latent + 1, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(with_bias_TM[:: max(1, tags // 100_000)].numpy())
+        index.add(with_bias_TM.numpy())
+        built = time.perf_counter() - started
+        size = 1.0 if factory.endswith("SQ8") else 4.0
+        for probe in probes:
+            if factory.startswith("IVF"):
+                index.nprobe = probe
+            elif factory.startswith("HNSW"):
+                index.hnsw.efSearch = probe
+            name = f"faiss {factory}" + (f", {probe}" if probe else "")
+            show(
+                name,
+                built,
+                size * tags * (latent + 1),
+                lambda x, index=index: torch.from_numpy(index.search(query(x), 50)[1]),  # type: ignore[misc]
+            )
+        del index
 
 
 def measure_swap(clients: int, seconds: float) -> None:
@@ -390,6 +446,9 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=0, help="0: the preset's; 1024 for million")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(
+        "--graph", action="store_true", help="for million: HNSW too, which takes minutes"
+    )
+    parser.add_argument(
         "--landmarks",
         type=int,
         default=0,
@@ -416,7 +475,7 @@ def main() -> None:
             given.decide,
         )
     elif given.part == "million":
-        measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch)
+        measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch, given.graph)
     elif given.part == "swap":
         measure_swap(given.clients, max(given.seconds, 12))
     else:

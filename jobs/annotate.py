@@ -14,6 +14,7 @@ from distributed.inference.open_for import open_for
 from distributed.storage.folder import Folder
 from drel_core.annotators.base import decision_of
 from drel_core.decision.decider import Decide, check_precision, most_tags
+from drel_core.scoring.tag_search import Search
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -36,6 +37,9 @@ class AnnotateConfig:
     """with decide threshold, the wanted share of said tags that are right"""
     threshold: float | None = None
     """least probability of a tag; images may end up without any"""
+    search: Search = "auto"
+    """how the best of many tags are found: by codes from 32,768 tags on where they find 99.9% of them \
+    (auto), or by scoring all (exact)"""
     workers: int = 0
     """processes; 0: one a CPU core (small stores need none)"""
     columns: Columns = field(default_factory=Columns)
@@ -65,7 +69,7 @@ def main(arguments: list[str]) -> None:
     out.check("--out")
     data = Folder.of(config.data).address
     opened = open_for(config.model, data, config.columns, tags_needed=False)
-    annotator = open_annotator(opened.address)
+    annotator = open_annotator(opened.address, config.search)
     decision_of(annotator, config.decide, config.precision, opened.address)  # told before any work
     plan = AnnotatePlan(
         opened.address,
@@ -77,6 +81,7 @@ def main(arguments: list[str]) -> None:
         config.decide,
         config.precision,
         config.on_bad_row,
+        config.search,
     )
     done = annotate.run(
         plan,

@@ -13,6 +13,7 @@ from distributed.storage.files import write_json
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import beats_floor
 from drel_core.scoring.metrics import format_decisions, format_table
+from drel_core.scoring.tag_search import Search
 from jobs.cli import OneLineParser, build, run_job
 
 
@@ -33,6 +34,9 @@ class EvaluateConfig:
     """with decide threshold, the wanted share of said tags that are right"""
     json: str | None = None
     """file to write the metrics into"""
+    search: Search = "auto"
+    """how the best of many tags are found: by codes from 32,768 tags on where they find 99.9% of them \
+    (auto), or by scoring all (exact)"""
     columns: Columns = field(default_factory=Columns)
     """names of the store's columns"""
     on_bad_row: OnBadRow = "fail"
@@ -53,7 +57,7 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(EvaluateConfig)
     config = build(parser, parser.parse_args(arguments), EvaluateConfig)
     opened = open_for(config.model, config.data, config.columns)
-    annotator = open_annotator(opened.address)
+    annotator = open_annotator(opened.address, config.search)
     survey = survey_store(opened.store, config.on_bad_row, statistics=False)
     metrics = evaluate_store(
         annotator,

@@ -84,7 +84,7 @@ def finish_bundle(
 def _opened(writer: BundleWriter) -> TrainedAnnotator:
     # Another node sees the unfinished bundle only where the output is a shared folder.
     partial = writer.folder
-    return load_bundle(partial) if writer.final.remote else open_annotator(str(partial))
+    return load_bundle(partial) if writer.final.remote else open_annotator(str(partial), "exact")
 
 
 def decider_by(

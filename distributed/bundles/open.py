@@ -8,6 +8,7 @@ import numpy as np
 import ray
 
 from distributed.bundles.locate import local_bundle
+from distributed.bundles.tag_side import may_search, open_with_side
 from distributed.runtime.ray_session import start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from drel_core.annotators.base import TrainedAnnotator
@@ -25,6 +26,7 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files, load_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.scoring.tag_lists import TagLists
+from drel_core.scoring.tag_search import Search
 
 
 class _ShardActor:
@@ -43,15 +45,20 @@ class _ShardActor:
         return self.shard.nearest(query_BD, k)
 
 
-def open_annotator(model: str) -> TrainedAnnotator:
+def open_annotator(model: str, search: Search = "auto") -> TrainedAnnotator:
     """A bundle ready to score, see ``local_bundle``; of kNN, with its shards in actors where there is much
     of them.
+
+    Args:
+        search: how the best of many tags are found.
 
     Raises:
         InputError: see ``load_bundle``.
     """
     folder = local_bundle(model)
     info = read_info(folder)
+    if search == "auto" and may_search(folder, info):
+        return open_with_side(folder, info)
     if info.method == "knn":
         parts = list(folder.glob("neighbours-*"))
         size = sum(path.stat().st_size for path in parts)

@@ -24,6 +24,7 @@ from distributed.storage.folder import Folder
 from drel_core.annotators.base import UNSCORABLE, TrainedAnnotator, choose, decision_of, row_by_row
 from drel_core.decision.decider import Chosen, Decide
 from drel_core.errors import InputError
+from drel_core.scoring.tag_search import Search
 
 _BATCH = 1024
 SCHEMA = pa.schema(
@@ -47,6 +48,7 @@ class AnnotatePlan:
         threshold: least score of a tag, or None.
         dims: D of each features column.
         decide, precision: how tags are chosen, see ``decision_of``.
+        search: how the best of many tags are found.
     """
 
     bundle: str
@@ -58,6 +60,7 @@ class AnnotatePlan:
     decide: Decide
     precision: float | None
     on_bad_row: OnBadRow
+    search: Search = "auto"
 
     def part(self, number: int) -> str:
         return Folder.of(self.out).file(part_name(number))
@@ -72,7 +75,7 @@ class PartAnnotator:
 
     def __init__(self, plan: AnnotatePlan, annotator: TrainedAnnotator | None = None) -> None:
         self.plan = plan
-        self.annotator = annotator or open_annotator(plan.bundle)
+        self.annotator = annotator or open_annotator(plan.bundle, plan.search)
         self.names = pa.array(self.annotator.vocabulary.names, pa.string())
         self.version = self.annotator.info.version
         self.decision = decision_of(self.annotator, plan.decide, plan.precision, plan.bundle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,13 @@ from distributed.data.feature_store import RowSelection
 from distributed.data.survey import OnBadRow, StoreSurvey
 from distributed.runtime.tasks import map_units
 from drel_core.annotators.base import UNSCORABLE, Annotator, Decision, decision_of, row_by_row
+from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.cuts import DEPTH
 from drel_core.decision.decider import Decide, Decider
 from drel_core.errors import InputError
-from drel_core.scoring.metrics import MetricCounts
+from drel_core.scoring.metrics import MetricCounts, fits_map
 from drel_core.scoring.reliability import (
     LEAST_PROBABILITY,
     RELIABILITY_BINS,
@@ -66,23 +67,31 @@ def evaluate_store(
     floor = PopularityAnnotator(vocabulary)
     started = time.perf_counter()
 
+    # mAP needs the scores of all tags; they are not kept where there are too many.
+    search = isinstance(annotator, DRELAnnotator) and annotator.search is not None
+    whole = not search or fits_map(survey.train_rows, len(vocabulary))
+
     def score(selection: RowSelection) -> _Counts:
         rows = load_rows(selection, columns, names)
         seen = _Counts.none(len(vocabulary), k, deciding)
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
-            score_BT = annotator.scores(rows.features_BD[start : start + _BATCH].float())
+            features_BD = rows.features_BD[start : start + _BATCH].float()
             try:
-                seen.top.update(score_BT, tags)
+                scored = _Scored.of(annotator, features_BD, k, whole)
             except NoBestScore as error:
                 bad_n = start + error.bad_B.nonzero()[:, 0].numpy()
                 _refuse(selection, bad_n, on_bad_row)
                 seen.unscorable += len(bad_n)
                 good_n = (~error.bad_B).nonzero()[:, 0]
-                score_BT, tags = score_BT[good_n], tags.select(good_n)
-                seen.top.update(score_BT, tags)
+                tags = tags.select(good_n)
+                scored = _Scored.of(annotator, features_BD[good_n], k, whole)
+            if scored.score_BT is None:
+                seen.top.update_topk(scored.tag_BM[:, :k], tags)
+            else:
+                seen.top.update(scored.score_BT, tags)
             seen.floor.update_topk(floor.topk(len(tags), k), tags)
-            deciding.count(seen, score_BT, tags, k)
+            deciding.count(seen, scored, tags, k)
         return seen
 
     found = _Counts.none(len(vocabulary), k, deciding)
@@ -141,6 +150,45 @@ class _Counts:
         self.unscorable += other.unscorable
 
 
+class _Scored(NamedTuple):
+    """A batch of images.
+
+    Attributes:
+        score_BT: of all tags; None where the best are enough.
+        best_BM, tag_BM: the best, as many as any decision needs.
+    """
+
+    score_BT: torch.Tensor | None
+    best_BM: torch.Tensor
+    tag_BM: torch.Tensor
+
+    @staticmethod
+    def of(annotator: Annotator, features_BD: torch.Tensor, k: int, whole: bool) -> _Scored:
+        """
+        Args:
+            whole: score all tags. They also are where more tags than the best may have probabilities that
+                count.
+
+        Raises:
+            NoBestScore: rows have no scores.
+        """
+        depth = max(k, DEPTH)
+        if not whole:
+            best_BM, tag_BM = annotator.annotate(features_BD, depth)
+            if annotator.decider is None or bool((best_BM[:, -1] < LEAST_PROBABILITY).all()):
+                return _Scored(None, best_BM, tag_BM)
+        score_BT = annotator.scores(features_BD)
+        return _Scored(score_BT, *topk(score_BT, depth))
+
+    def likely(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Row, tag and probability of the pairs whose probability counts: of nearly all it is too low."""
+        if self.score_BT is None:
+            row_p, place_p = (self.best_BM >= LEAST_PROBABILITY).nonzero(as_tuple=True)
+            return row_p, self.tag_BM[row_p, place_p], self.best_BM[row_p, place_p]
+        row_p, tag_p = (self.score_BT >= LEAST_PROBABILITY).nonzero(as_tuple=True)
+        return row_p, tag_p, self.score_BT[row_p, tag_p]
+
+
 @dataclass(frozen=True)
 class _Deciding:
     """The decisions beside ``top`` that an annotator can make."""
@@ -158,19 +206,17 @@ class _Deciding:
             annotator.decider, {how: decision_of(annotator, how, cuts.get(how)) for how in wanted}
         )
 
-    def count(self, seen: _Counts, score_BT: torch.Tensor, tags: TagLists, k: int) -> None:
+    def count(self, seen: _Counts, scored: _Scored, tags: TagLists, k: int) -> None:
         if self.decider is None:
             return
-        best = topk(score_BT, max(k, DEPTH))
         for how, decision in self.others.items():
             most = k if how == "macro" else DEPTH
-            chosen = self.decider.choose(*best, most, how, decision.cut_T)
+            chosen = self.decider.choose(scored.best_BM, scored.tag_BM, most, how, decision.cut_T)
             seen.decided[how].update_topk(chosen.ids, tags)
-        # Of nearly all B x T pairs the probability is too low to count.
-        row_p, tag_p = (score_BT >= LEAST_PROBABILITY).nonzero(as_tuple=True)
-        width = score_BT.shape[1]
+        row_p, tag_p, probability_p = scored.likely()
+        width = seen.top.num_tags
         hit_p = torch.isin(row_p * width + tag_p, tags.keys(width))
-        seen.reliability_b2 += reliability(score_BT[row_p, tag_p], hit_p)
+        seen.reliability_b2 += reliability(probability_p, hit_p)
 
 
 def _refuse(selection: RowSelection, bad_n: np.ndarray, on_bad_row: OnBadRow) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
+from drel_core.scoring.tag_search import Search
 
 _SHARE = 0.05
 
@@ -56,6 +57,9 @@ class ScorerConfig(BaseModel):
     """folder or s3:// prefix where feedback is kept; empty: `feedback` beside the model"""
     backbone: str = ""
     """network for pictures where the model names none, e.g. efficientnet-lite0"""
+    search: Search = "auto"
+    """how the best of many tags are found: by codes from 32,768 tags on where they find 99.9% of them \
+    (auto), or by scoring all (exact)"""
     threads: int = 0
     """CPU threads of a replica; 0: the machine's cores shared among the replicas"""
     max_rows: int = 1024

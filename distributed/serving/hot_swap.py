@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from ray.serve.metrics import Gauge, Histogram
@@ -33,13 +34,13 @@ class HotSwapModel:
     """For one event loop.
 
     Args:
-        backbone: network for pictures where the model names none.
+        load: loads the bundle at an address.
         max_rows: most rows scored together.
         queue_rows: rows that may wait.
     """
 
-    def __init__(self, backbone: str, max_rows: int, queue_rows: int) -> None:
-        self.backbone, self.queue_rows = backbone, queue_rows
+    def __init__(self, load: Callable[[str], ServedModel], max_rows: int, queue_rows: int) -> None:
+        self._load, self.queue_rows = load, queue_rows
         self.refused: str | None = None
         """why a newer bundle was not taken"""
         self.path = ""
@@ -47,7 +48,7 @@ class HotSwapModel:
         self._queued_rows = 0
         self._batcher = Batcher(self._score_batch, lambda request: request.rows, max_rows)
         self._beside = Beside(lambda: self._queued_rows == 0, _BESIDE_BYTES)
-        self.trial = Trial(backbone, max_rows, self._beside, self._observe)
+        self.trial = Trial(load, max_rows, self._beside, self._observe)
         self.drift = DriftWatch(self._beside)
         self._trial_task: asyncio.Task[None] | None = None
         self._swap = asyncio.Lock()
@@ -99,7 +100,7 @@ class HotSwapModel:
                     return
                 fresh = self.trial.loaded(place.address, version)
                 if fresh is None:
-                    fresh = await asyncio.to_thread(ServedModel, self.path, self.backbone)
+                    fresh = await asyncio.to_thread(self._load, self.path)
                 if old is not None:
                     check_same_rows(self.path, old, fresh)
             except Exception as error:  # whatever is wrong with a newer bundle, the old one answers

@@ -6,11 +6,9 @@ Shapes: B images, D feature size, k tags an image, T tags of the vocabulary, L l
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,7 @@ from distributed.bundles.open import open_annotator
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.serving.picture_reader import picture_reader
 from distributed.serving.schemas import ApiError
+from distributed.serving.tag_names import TagNames
 from drel_core.annotators.base import UNSCORABLE, Decision, decision_of, row_by_row
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
@@ -30,7 +29,7 @@ from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
 from drel_core.images.backbone import trust_backbone
-from drel_core.tag_text import TRIMMED, clean_tag
+from drel_core.scoring.tag_search import Search
 
 _KEPT_DECISIONS = 64
 
@@ -72,6 +71,7 @@ class ServedModel:
     Args:
         path: bundle, training folder, or folder of versions with ``latest``.
         backbone: network for pictures where the bundle names none.
+        search: how the best of many tags are found.
 
     Attributes:
         blocks: the features columns, in the order in which rows hold them; none where the model reads
@@ -81,12 +81,12 @@ class ServedModel:
         InputError: no bundle, a damaged one, or one whose scores are not finite.
     """
 
-    def __init__(self, path: str, backbone: str = "") -> None:
+    def __init__(self, path: str, backbone: str = "", search: Search = "auto") -> None:
         if backbone:
             trust_backbone(backbone)
         place = find_bundle(path)[0].address
         self.folder = local_bundle(place)
-        self.annotator = open_annotator(place)
+        self.annotator = open_annotator(place, search)
         self.info = self.annotator.info
         self.version = self.info.version
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
@@ -105,10 +105,7 @@ class ServedModel:
                 f"{self.folder}: the model bundle is damaged (features: {error})".splitlines()[0]
             ) from error
         self._check()
-        keys = [name.casefold() for name in self.names]
-        self._order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
-        self._keys = [keys[place] for place in self._order]
-        self._place = {name: tag for tag, name in enumerate(self.names)}
+        self.tag_names = TagNames(self.annotator.vocabulary)
 
     def _check(self) -> None:
         """Score a few rows: a model that cannot score must never replace one that can. Also measures the time
@@ -133,6 +130,14 @@ class ServedModel:
     def image_dim(self) -> int:
         """D."""
         return self.annotator.image_dim
+
+    @property
+    def search(self) -> dict[str, Any] | None:
+        """How the best tags are found by codes; None where all tags are scored."""
+        found = self.annotator.search if isinstance(self.annotator, DRELAnnotator) else None
+        if found is None:
+            return None
+        return {"candidates": found.candidates, "recall": round(found.recall, 5)}
 
     @property
     def takes_images(self) -> bool:
@@ -228,25 +233,13 @@ class ServedModel:
         rows: list[dict[str, Any]] = table.take(pa.array(places)).to_pylist()
         return rows
 
-    def find_tags(self, prefix: str, limit: int) -> list[int]:
-        """Ids of tags that begin with ``prefix`` in any case, the most frequent first."""
-        key = normalize("NFC", prefix).lstrip(TRIMMED).casefold()
-        low = bisect_left(self._keys, key)
-        high = bisect_left(self._keys, key + "\U0010ffff") if key else len(self._keys)
-        found = self._order[low:high]
-        if len(found) > limit:
-            most = np.argpartition(-self.counts[found], limit - 1)[:limit]
-            found = found[np.sort(most)]
-        tags: list[int] = found[np.argsort(-self.counts[found], kind="stable")].tolist()
-        return tags
-
     def neighbours(self, tag: str, limit: int) -> list[tuple[str, float]] | None:
         """Nearest tags by the cosine of their latents; None where the method has no latents.
 
         Raises:
             KeyError: no such tag.
         """
-        place = self._place[tag if tag in self._place else clean_tag(tag)]
+        place = self.tag_names.id_of(tag)
         if not isinstance(self.annotator, DRELAnnotator):
             return None
         tag_TL = self.annotator.tag_TL

@@ -146,6 +146,7 @@ async def describe(service: Service) -> Any:
         "takes": ["features"] * served.takes_features + ["images"] * served.takes_images,
         "decisions": served.decisions,
         "probabilities": served.annotator.decider is not None,
+        "search": served.search,
         "parent": info.parent,
         "refused": service.model.refused,
     }
@@ -160,7 +161,7 @@ async def tags(
     """Tags that begin with prefix, the most frequent first."""
     served = service.model.ready()
     names, counts = served.names, served.counts
-    found = served.find_tags(prefix, limit)
+    found = served.tag_names.beginning_with(prefix, limit)
     listed = [{"tag": names[tag], "count": int(counts[tag])} for tag in found]
     return {"model": served.version, "tags": listed}
 

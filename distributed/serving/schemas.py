@@ -202,6 +202,9 @@ class ModelResponse(BaseModel):
     takes: list[Literal["features", "images"]]
     decisions: list[Decide] = Field(description="what decide may be")
     probabilities: bool = Field(description="whether scores are calibrated probabilities")
+    search: dict[str, float] | None = Field(
+        description="candidates and recall where codes find the best tags; null where all tags are scored"
+    )
     parent: str | None = None
     refused: str | None = Field(None, description="why a newer bundle was not taken")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from distributed.serving.config import ScorerConfig
 from distributed.serving.feedback import FeedbackWriter, default_folder
 from distributed.serving.hot_swap import HotSwapModel
 from distributed.serving.metrics import RequestMetrics
+from distributed.serving.model import ServedModel
 
 
 class ScorerService:
@@ -16,7 +19,8 @@ class ScorerService:
 
     def __init__(self, config: ScorerConfig) -> None:
         self.config = config
-        self.model = HotSwapModel(config.backbone, config.max_rows, config.queue_rows)
+        load = partial(ServedModel, backbone=config.backbone, search=config.search)
+        self.model = HotSwapModel(load, config.max_rows, config.queue_rows)
         self.feedback = FeedbackWriter(config.feedback or default_folder(config.model))
         self.metrics = RequestMetrics()
 

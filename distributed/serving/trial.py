@@ -129,7 +129,7 @@ class Trial:
     """What is tried, for one event loop.
 
     Args:
-        backbone: network for pictures where the model names none.
+        load: loads the bundle at an address.
         max_rows: most rows scored together.
         beside: does the comparisons.
         observe: told of each batch that a canary answered: its results.
@@ -137,12 +137,12 @@ class Trial:
 
     def __init__(
         self,
-        backbone: str,
+        load: Callable[[str], ServedModel],
         max_rows: int,
         beside: Beside,
         observe: Callable[[list[Scored | ApiError]], None],
     ) -> None:
-        self._backbone, self._beside, self._observe = backbone, beside, observe
+        self._load, self._beside, self._observe = load, beside, observe
         self._plan: TrialPlan | None = None
         self._pair: Pair | None = None
         self._place = ""
@@ -195,7 +195,7 @@ class Trial:
         else:
             self._close()  # never a third model because of a trial
             pair = None
-            trial = await asyncio.to_thread(ServedModel, address, self._backbone)
+            trial = await asyncio.to_thread(self._load, address)
             try:
                 check_same_rows(address, live, trial)
             except Exception:

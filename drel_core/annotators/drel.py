@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +21,12 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import is_finite, load_tensors
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
-from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment
+from drel_core.decision.decider import Decider
+from drel_core.decision.kernel import KERNEL
+from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment, folded
 from drel_core.errors import InputError
 from drel_core.model.towers import DREL, ModelConfig, prior_bias
+from drel_core.scoring.tag_search import DEEPEST, TagSearch
 from drel_core.scoring.topk import check_best, topk_blockwise
 
 
@@ -59,52 +63,75 @@ def write_towers(folder: Path, model: DREL) -> None:
     )
 
 
+class TagSide(NamedTuple):
+    """The tags as images meet them: their score is ``x . y_t + b_t``.
+
+    Attributes:
+        tag_TL, bias_T: float32.
+    """
+
+    tag_TL: Tensor
+    bias_T: Tensor
+
+    @staticmethod
+    def empty(tags: int, latent: int) -> TagSide:
+        return TagSide(torch.empty(tags, latent), torch.empty(tags))
+
+
 class DRELAnnotator:
     """A trained DREL model. The tag side is encoded once, so that annotating an image costs O(T).
 
     Args:
         model: towers and M.
-        tag_TL1: encoded tags with M applied; the last column is their bias with the prior in it.
+        side: the encoded tags, with prior and calibration in them (``TagSide``).
         vocabulary: names and training counts.
         info: ``config.json``.
-        adjustment: kernel and decider; with a decider scores are probabilities.
+        adjustment: what comes on top of the scores of ``side``: the kernel.
+        decider: makes scores probabilities; None where nothing is known of them.
+
+    Attributes:
+        search: finds the best tags by codes; None where all tags are scored.
     """
 
     def __init__(
         self,
         model: DREL,
-        tag_TL1: Tensor,
+        side: TagSide,
         vocabulary: Vocabulary,
         info: BundleInfo,
         adjustment: ScoreAdjustment | None = None,
+        decider: Decider | None = None,
     ) -> None:
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.info = info
-        adjustment = adjustment or ScoreAdjustment(torch.zeros(len(vocabulary)))
-        self.decider = adjustment.decider
-        tag_TL1, self._adjustment = adjustment.folded(tag_TL1)
-        self.tag_TL = tag_TL1[:, :-1].contiguous()
-        self.bias_T = tag_TL1[:, -1].contiguous()
+        self.decider = decider
+        self._adjustment = adjustment or ScoreAdjustment(torch.zeros(len(vocabulary)))
+        self.tag_TL, self.bias_T = side
+        self.search: TagSearch | None = None
         self.name = info.method
         self.num_tags = len(vocabulary)
 
     @classmethod
-    def load(cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary) -> DRELAnnotator:
+    def load(
+        cls, folder: Path, info: BundleInfo, vocabulary: Vocabulary, side: TagSide | None = None
+    ) -> DRELAnnotator:
         """Read towers and rows, and encode the tags.
+
+        Args:
+            side: what ``encode_side`` gave of this bundle before; None: it is encoded now.
 
         Raises:
             InputError: a part is out of place, or rows and vocabulary differ in number.
             Exception: what reading damaged files raises.
         """
         model = read_towers(folder, info)
-        tag_TL1 = torch.empty(len(vocabulary), model.config.latent + 1)
-        start = 0
-        for tag_nL1 in encoded_tags(folder, info, vocabulary, model):
-            tag_TL1[start : start + len(tag_nL1)] = tag_nL1
-            start += len(tag_nL1)
         adjustment = ScoreAdjustment.load(folder, prior_of(vocabulary, model), model.image_dim)
-        return cls(model, tag_TL1, vocabulary, info, adjustment)
+        if side is None:
+            side = TagSide.empty(len(vocabulary), model.config.latent)
+            encode_side(folder, info, vocabulary, model, adjustment.decider, side)
+        left = adjustment.without_calibration()
+        return cls(model, side, vocabulary, info, left, adjustment.decider)
 
     @property
     def image_dim(self) -> int:
@@ -118,19 +145,31 @@ class DRELAnnotator:
 
     @torch.inference_mode()
     def annotate(self, features_BD: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """Scores and tag ids ``[B, min(k, T)]`` of the k best tags; no matrix of B x T scores is made."""
+        """Scores and tag ids ``[B, min(k, T)]`` of the k best tags; no matrix of B x T scores is made.
+
+        With ``search``, up to 50 tags are found by codes and scored in float32.
+        """
         image_BL, adjust = self._encode(features_BD)
         depth = k if self.decider is None else self.decider.candidates(k, "top")
-        best_BM, tag_BM = topk_blockwise(image_BL, self.tag_TL, depth, self.bias_T, adjust=adjust)
+        if self.search is not None and depth <= DEEPEST:
+            best_BM, tag_BM = self.search.best(image_BL, depth)
+        else:
+            best_BM, tag_BM = topk_blockwise(
+                image_BL, self.tag_TL, depth, self.bias_T, adjust=adjust
+            )
         if self.decider is not None:
             best_BM = self.decider.probabilities(best_BM, k)
         check_best(best_BM)
         return best_BM, tag_BM[:, :k]
 
+    @torch.inference_mode()
+    def latents(self, features_BD: Tensor) -> Tensor:
+        """``[B, L]`` of raw features."""
+        return self.model.encode_images(features_BD, with_metric=False)
+
     def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:
         """Latents ``[B, L]`` of raw features, and the function that adjusts their scores."""
-        image_BL = self.model.encode_images(features_BD, with_metric=False)
-        return image_BL, self._adjustment.for_images(self.model, features_BD)
+        return self.latents(features_BD), self._adjustment.for_images(self.model, features_BD)
 
 
 def read_towers(folder: Path, info: BundleInfo) -> DREL:
@@ -151,6 +190,52 @@ def read_towers(folder: Path, info: BundleInfo) -> DREL:
 def prior_of(vocabulary: Vocabulary, model: DREL) -> Tensor:
     """float32 ``[T]``: the frequency prior of each tag."""
     return prior_bias(torch.from_numpy(vocabulary.counts), model.config)
+
+
+def has_kernel(folder: Path) -> bool:
+    """Whether a bundle scores all tags by the kernel of an image as well."""
+    return (folder / KERNEL).is_file()
+
+
+@torch.inference_mode()
+def encode_side(
+    folder: Path,
+    info: BundleInfo,
+    vocabulary: Vocabulary,
+    model: DREL,
+    decider: Decider | None,
+    side: TagSide,
+) -> None:
+    """Fill the tag side of a bundle, with prior and calibration in it. No second copy of it is made.
+
+    Raises:
+        InputError, Exception: see ``encoded_tags``.
+    """
+    start = 0
+    for tag_nL1 in folded_tags(folder, info, vocabulary, model, decider):
+        part = slice(start, start + len(tag_nL1))
+        side.tag_TL[part], side.bias_T[part] = tag_nL1[:, :-1], tag_nL1[:, -1]
+        start = part.stop
+
+
+def folded_tags(
+    folder: Path,
+    info: BundleInfo,
+    vocabulary: Vocabulary,
+    model: DREL,
+    decider: Decider | None,
+    block: int = 65536,
+) -> Iterator[Tensor]:
+    """``encoded_tags`` with the calibration in them.
+
+    Raises:
+        InputError, Exception: see ``encoded_tags``.
+    """
+    start = 0
+    for tag_nL1 in encoded_tags(folder, info, vocabulary, model, block):
+        stop = start + len(tag_nL1)
+        yield folded(tag_nL1, decider, slice(start, stop))
+        start = stop
 
 
 def encoded_tags(

@@ -64,18 +64,15 @@ class ScoreAdjustment:
             None if self.decider is None else self.decider.to(device),
         )
 
-    def folded(self, tag_TL1: Tensor) -> tuple[Tensor, ScoreAdjustment]:
-        """Encoded tags with the calibration in them, and what is left to do: the kernel's evidence.
-
-        Args:
-            tag_TL1: with the prior in the bias.
-        """
+    def without_calibration(self) -> ScoreAdjustment:
+        """What is left to do where encoded tags have the calibration in them (``folded``): the kernel's
+        evidence."""
         if self.decider is None:
-            return tag_TL1, self
+            return self
         kernel = self.kernel
         if kernel is not None:
             kernel = replace(kernel, factor=kernel.factor * self.decider.calibration.slope)
-        return folded(tag_TL1, self.decider), replace(self, kernel=kernel, decider=None)
+        return replace(self, kernel=kernel, decider=None)
 
     def add_prior(self, tag_nL1: Tensor, tag_n: Tensor | slice) -> None:
         """Add the prior of some tags to their bias, the last column, in place."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drel_core.annotators.cnn import CNNAnnotator
-from drel_core.annotators.drel import encoded_tags, read_towers
+from drel_core.annotators.drel import folded_tags, read_towers
 from drel_core.annotators.load import load_bundle
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.annotators.svm import SVMAnnotator
@@ -135,18 +135,9 @@ def _of_drel(bundle: Path, info: BundleInfo, vocabulary: Vocabulary) -> TwoTower
         for name in ("power", "power_blocks", "activation", "latent_activation", "normalise")
     }
     block = max(1, PIECE_BYTES // (4 * (config.latent + 1)))
-    tags = _folded_pieces(
-        encoded_tags(bundle, info, vocabulary, model, block), Decider.load(bundle, len(vocabulary))
-    )
+    decider = Decider.load(bundle, len(vocabulary))
+    tags = folded_tags(bundle, info, vocabulary, model, decider, block)
     sample = torch.zeros(2, model.image_dim)
     return TwoTower(
         model.image_dim, config.latent, tags, tower, how, _Features(model).eval(), sample
     )
-
-
-def _folded_pieces(tags: Iterator[Tensor], decider: Decider | None) -> Iterator[Tensor]:
-    start = 0
-    for tag_nL1 in tags:
-        stop = start + len(tag_nL1)
-        yield folded(tag_nL1, decider, slice(start, stop))
-        start = stop

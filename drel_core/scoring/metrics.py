@@ -17,6 +17,12 @@ from drel_core.scoring.tag_lists import TagLists
 from drel_core.scoring.topk import topk
 
 _AP_BLOCK = 4 << 20  # scores sorted at a time
+_KEPT_BYTES = 1 << 30
+
+
+def fits_map(images: int, tags: int) -> bool:
+    """Whether all scores of so many images are kept, as mAP needs."""
+    return images * tags * 4 <= _KEPT_BYTES
 
 
 class MetricCounts:
@@ -29,7 +35,7 @@ class MetricCounts:
             more, mAP is None.
     """
 
-    def __init__(self, num_tags: int, k: int = 5, keep_scores_bytes: int = 1 << 30) -> None:
+    def __init__(self, num_tags: int, k: int = 5, keep_scores_bytes: int = _KEPT_BYTES) -> None:
         if k < 1:
             raise ValueError(f"k is {k}; it must be 1 or more")
         self.num_tags, self.k, self.budget = num_tags, k, keep_scores_bytes

@@ -242,7 +242,7 @@ def test_requests_with_other_decisions_are_scored_together(
     ]
 
     async def together() -> list[Scored]:
-        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        held = HotSwapModel(ServedModel, max_rows=64, queue_rows=64)
         await held.follow(str(path), poll_seconds=60)
         return await asyncio.gather(*map(held.score, requests))
 
@@ -281,7 +281,7 @@ def test_a_row_that_overflows_fails_its_request_alone(tmp_path: Path, decided: b
         rows_BD[2] = [3e38, -3e38] * 4
 
     async def together() -> list[Scored | BaseException]:
-        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        held = HotSwapModel(ServedModel, max_rows=64, queue_rows=64)
         await held.follow(str(path), poll_seconds=60)
         return await asyncio.gather(*map(held.score, requests), return_exceptions=True)
 
@@ -317,7 +317,7 @@ def test_tags_are_found_by_prefix_and_count(tmp_path: Path) -> None:
     model = ServedModel(str(write_drel(tmp_path / "m", names=names)))
 
     def found(prefix: str, limit: int) -> list[str]:
-        return [names[tag] for tag in model.find_tags(prefix, limit)]
+        return [names[tag] for tag in model.tag_names.beginning_with(prefix, limit)]
 
     assert found("sea", 10) == ["SEAT", "seal", "Sea"]  # counts rise with the place
     assert found("SEA", 2) == ["SEAT", "seal"]
@@ -356,7 +356,7 @@ def test_neighbours_are_nearest_by_cosine(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         model.neighbours("tag-99", 5)
     assert model.neighbours("\u200b tag-03\n", 5) == found
-    assert model.find_tags(" tag-03", 5) == [3]
+    assert model.tag_names.beginning_with(" tag-03", 5) == [3]
 
 
 def test_tags_of_feedback_are_kept_in_the_one_form() -> None:
@@ -489,7 +489,7 @@ def test_a_newer_model_of_other_columns_does_not_take_the_place(tmp_path: Path) 
     seen = {}
 
     async def swap() -> None:
-        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        held = HotSwapModel(ServedModel, max_rows=64, queue_rows=64)
         for name in ("v1", "v2", "v3"):
             publish(tmp_path, name)
             await held.follow(str(tmp_path), poll_seconds=60)

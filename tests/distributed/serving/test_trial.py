@@ -68,7 +68,7 @@ def trying(
     poll_seconds: float = 60,
 ) -> None:
     async def run() -> None:
-        held = HotSwapModel("", max_rows=64, queue_rows=4096)
+        held = HotSwapModel(ServedModel, max_rows=64, queue_rows=4096)
         await held.follow(str(versions), poll_seconds, plan)
         await until(lambda: held.trial.report()["state"] == state)
         await act(held)

@@ -53,14 +53,14 @@ def test_encoded_tags_can_hold_the_calibration() -> None:
     adjustment = ScoreAdjustment(torch.zeros(TAGS), kernel, decider)
     score_BT = image_BL @ tag_TL1[:, :-1].T + tag_TL1[:, -1]
     expected_BT = adjustment.for_images(model, features_BD)(score_BT, slice(None))
-    held_TL1, rest = adjustment.folded(tag_TL1)
+    held_TL1, rest = folded(tag_TL1, decider), adjustment.without_calibration()
     assert rest.decider is None
     z_BT = image_BL @ held_TL1[:, :-1].T + held_TL1[:, -1]
     found_BT = rest.for_images(model, features_BD)(z_BT, slice(None))
     torch.testing.assert_close(found_BT, expected_BT)
     torch.testing.assert_close(folded(tag_TL1[2:4], decider, slice(2, 4)), held_TL1[2:4])
     plain = ScoreAdjustment(torch.zeros(TAGS), kernel)
-    assert plain.folded(tag_TL1)[0] is tag_TL1 and plain.folded(tag_TL1)[1] is plain
+    assert folded(tag_TL1, None) is tag_TL1 and plain.without_calibration() is plain
 
 
 def test_the_prior_is_added_to_the_bias_of_the_tags_it_belongs_to() -> None:

@@ -1,0 +1,194 @@
+"""The encoded tags of a large model, made once a machine.
+
+Encoding a million tags and their codes takes longer than all else that a scorer does before it can
+answer. They are kept as plain arrays in a folder of this user's, and mapped from there: processes of a
+machine share the memory. The folder is named by the files that it was made from.
+
+Shapes: L latent size, T tags, n images.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from distributed.bundles.locate import file_lock
+from distributed.data.replay_buffer import RESERVOIR
+from distributed.storage.local_cache import cache_dir, cache_key
+from drel_core.annotators.drel import DRELAnnotator, TagSide, encode_side, has_kernel, read_towers
+from drel_core.bundle.format import read_vocabulary, reading
+from drel_core.bundle.info import BundleInfo
+from drel_core.bundle.safe_loading import check_files
+from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.decider import Decider
+from drel_core.errors import InputError
+from drel_core.scoring.tag_codes import TagCodes
+from drel_core.scoring.tag_search import LEAST_RECALL, TagSearch, find_search
+
+LEAST_TAGS = 32_768
+"""With fewer, scoring each of them is as fast."""
+_MEASURED_ROWS = 64
+_UNUSED_DAYS = 1
+_FORMAT = 1
+_ABOUT = "side.json"
+_LOG = logging.getLogger(__name__)
+
+
+def may_search(folder: Path, info: BundleInfo) -> bool:
+    """Whether codes can find a model's best tags: there are many, and no kernel scores each of them too."""
+    many = info.num_tags >= LEAST_TAGS
+    return info.method in ("drel", "wsabie") and many and not has_kernel(folder)
+
+
+def open_with_side(folder: Path, info: BundleInfo) -> DRELAnnotator:
+    """A bundle of many tags, with what this machine keeps of it; made now where it keeps nothing yet.
+
+    Args:
+        folder: on this machine; ``may_search`` holds.
+
+    Raises:
+        InputError: see ``load_bundle``.
+    """
+    check_files(folder)
+    vocabulary = read_vocabulary(folder)
+    if len(vocabulary) != info.num_tags:
+        raise InputError(
+            f"{folder}: {len(vocabulary)} tags in the vocabulary, {info.num_tags} in config.json"
+        )
+    with reading(folder):
+        try:
+            side, search = _kept(folder, info, vocabulary)
+        except OSError as error:
+            _LOG.warning(
+                "%s: its encoded tags cannot be kept on this machine (%s): each process makes its own; set "
+                "DREL_SCRATCH to a folder with room",
+                folder,
+                error,
+            )
+            annotator = DRELAnnotator.load(folder, info, vocabulary)
+            _, search = _find(folder, annotator)
+        else:
+            annotator = DRELAnnotator.load(folder, info, vocabulary, side)
+    if search is None:
+        _LOG.warning(
+            "%s: every tag is scored: the bundle keeps no rows to try codes with (reservoir.rows 0)",
+            folder,
+        )
+    elif search.recall < LEAST_RECALL:
+        _LOG.warning(
+            "%s: every tag is scored: codes found %.2f%% of the best tags, less than %.1f%%",
+            folder,
+            100 * search.recall,
+            100 * LEAST_RECALL,
+        )
+    else:
+        annotator.search = search
+    return annotator
+
+
+def _find(folder: Path, annotator: DRELAnnotator) -> tuple[TagCodes, TagSearch] | tuple[None, None]:
+    """Codes of an annotator's tags and the search by them, measured on rows that the bundle keeps; None
+    without such rows."""
+    path = folder / RESERVOIR
+    if not path.is_file():
+        return None, None
+    column = pq.read_table(path, columns=["features"]).column(0)
+    row_n = np.unique(np.linspace(0, max(len(column) - 1, 0), _MEASURED_ROWS, dtype=np.int64))
+    rows = column.take(pa.array(row_n[: len(column)])).to_numpy()
+    latent_nL = annotator.latents(torch.from_numpy(np.stack(rows)).float()) if len(rows) else None
+    if latent_nL is None or not torch.isfinite(latent_nL).all():
+        return None, None
+    return find_search(annotator.tag_TL, annotator.bias_T, latent_nL)
+
+
+def _kept(
+    folder: Path, info: BundleInfo, vocabulary: Vocabulary
+) -> tuple[TagSide, TagSearch | None]:
+    """A bundle's tag side and the search in it, mapped from this machine's files.
+
+    Raises:
+        OSError: there is no room, or it may not be written.
+        InputError, Exception: the bundle is damaged.
+    """
+    # A bundle's version is what a file in it says: the files themselves must be the same too.
+    files = sorted((path.name, path.stat()) for path in folder.glob("*.safetensors"))
+    state = [f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in files]
+    place = cache_dir("tags") / cache_key(" ".join([str(_FORMAT), info.version, *state]))
+    with file_lock(place):  # one process of a machine makes it, the others wait
+        try:
+            found = _read(place)
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ):  # nothing is there, or a cleaner of /tmp took a part
+            _make(folder, info, vocabulary, place)
+            found = _read(place)
+    os.utime(place)
+    return found
+
+
+def _make(folder: Path, info: BundleInfo, vocabulary: Vocabulary, place: Path) -> None:
+    for old in place.parent.iterdir():
+        if old.is_dir() and time.time() - old.stat().st_mtime > _UNUSED_DAYS * 86400:
+            shutil.rmtree(old, ignore_errors=True)  # a process that has mapped it goes on
+    shutil.rmtree(place, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix="make-", dir=place.parent))
+    try:
+        model = read_towers(folder, info)
+        tags, latent = len(vocabulary), model.config.latent
+        side = TagSide(
+            _new(partial / "tag.npy", (tags, latent)), _new(partial / "bias.npy", (tags,))
+        )
+        encode_side(folder, info, vocabulary, model, Decider.load(folder, tags), side)
+        codes, search = _find(folder, DRELAnnotator(model, side, vocabulary, info))
+        about: dict[str, Any] = {}
+        if codes is not None and search is not None:
+            parts = {name: part for name, part in vars(codes).items() if part is not None}
+            for name, part in parts.items():
+                np.save(partial / f"{name}.npy", part.numpy())
+            about = {"candidates": search.candidates, "recall": search.recall, "codes": list(parts)}
+        (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        partial.rename(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _read(place: Path) -> tuple[TagSide, TagSearch | None]:
+    about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
+    side = TagSide(_mapped(place / "tag.npy"), _mapped(place / "bias.npy"))
+    if not about:
+        return side, None
+    codes = TagCodes(**{name: _mapped(place / f"{name}.npy") for name in about["codes"]})
+    return side, TagSearch(codes, *side, about["candidates"], about["recall"])
+
+
+def _new(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A float32 file as a tensor that is written by filling it.
+
+    Raises:
+        OSError: there is no room.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    with open(path, "r+b") as file:
+        # A write to a mapped file that finds no room would end the process.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return torch.from_numpy(array)
+
+
+def _mapped(path: Path) -> Tensor:
+    # "c": what is written stays in this process. Nothing is; but torch takes no array that is read-only.
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
