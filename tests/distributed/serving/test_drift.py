@@ -187,7 +187,7 @@ def test_rows_are_drawn_from_the_answers_and_looks_take_a_small_share_of_the_tim
         times.append((started, time.perf_counter()))
 
     async def run() -> None:
-        held = HotSwapModel("", max_rows=64, queue_rows=64)
+        held = HotSwapModel(ServedModel, max_rows=64, queue_rows=64)
         await held.follow(str(path), 60)
         until = time.perf_counter() + 60
         while len(looked) < 3:
