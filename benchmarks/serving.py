@@ -1,14 +1,12 @@
-"""How much of a bare Ray Serve deployment's requests/s the scorer keeps, and what failures cost.
+"""How much of a bare Ray Serve deployment's requests/s the scorer keeps. What failures cost:
+``benchmarks.serving_failures``.
 
     python -m benchmarks.serving                    JSON and binary, 1, 16, 64 clients, beside constants
     python -m benchmarks.serving --tags 1000000 --latent 1024    the same with a million tags
     python -m benchmarks.serving --landmarks 4500   the same with a kernel regression, as `best` has; --dims
     python -m benchmarks.serving --decide macro     the same of a model that knows probabilities
-    python -m benchmarks.serving --haproxy          the same with Ray's HAProxy ingress and throughput mode
-    python -m benchmarks.serving --streamed         the same without the middleware in Serve's proxies
+    python -m benchmarks.serving --ingress ray      the same with Serve's own proxy
     python -m benchmarks.serving --part million     a million tags: codes beside every tag, and faiss; --graph
-    python -m benchmarks.serving --part swap        hot swap under load: failed requests
-    python -m benchmarks.serving --part kill        kill -9 of one of two replicas under load
 
 Everything runs on this machine: client, proxy and replicas share its cores.
 """
@@ -18,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -35,10 +32,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.device_workload import BEST
-from benchmarks.processes import command_line, descendants
-from distributed.bundles.locate import publish
+from benchmarks.http_client import Connection, request
 from distributed.data.replay_buffer import RESERVOIR
-from distributed.serving.proxy import choose_ingress
+from distributed.serving.ingress import chosen_ingress
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.bundle.format import write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
@@ -119,7 +115,6 @@ class Load:
 
     latencies: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    versions: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -132,54 +127,32 @@ class Load:
         )
 
 
-async def _client(port: int, sent: bytes, until: float, seen: Load, look: bool) -> None:
+async def _client(port: int, sent: bytes, until: float, seen: Load) -> None:
     """One connection that asks again as soon as it is answered."""
-    reader = writer = None
+    connection = Connection(port)
     while time.perf_counter() < until:
         started = time.perf_counter()
         try:
-            if writer is None:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            assert reader is not None
-            writer.write(sent)
-            head = await reader.readuntil(b"\r\n\r\n")
-            status = head.split(b" ", 2)[1]
-            lower = head.lower()
-            size = int(lower.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-            body = await reader.readexactly(size)
-            if status != b"200":
-                seen.failures.append(status.decode())
-                await asyncio.sleep(0.05)
-                continue
-            if look:
-                version = json.loads(body).get("model", "")
-                seen.versions[version] = seen.versions.get(version, 0) + 1
-        except (OSError, asyncio.IncompleteReadError, IndexError) as error:
+            status, _, _ = await connection.ask(sent)
+        except (OSError, EOFError) as error:
             seen.failures.append(type(error).__name__)
-            if writer is not None:
-                writer.close()
-            reader = writer = None
+            await asyncio.sleep(0.05)
+            continue
+        if status != 200:
+            seen.failures.append(str(status))
             await asyncio.sleep(0.05)
             continue
         seen.latencies.append(time.perf_counter() - started)
-    if writer is not None:
-        writer.close()
+    connection.close()
 
 
-def load(
-    path: str, body: bytes, kind: str, clients: int, seconds: float, look: bool = False
-) -> Load:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode()
+def load(path: str, body: bytes, kind: str, clients: int, seconds: float) -> Load:
+    sent = request(path, body, kind)
     seen = Load()
 
     async def every() -> None:
         until = time.perf_counter() + seconds
-        await asyncio.gather(
-            *(_client(PORT, head + body, until, seen, look) for _ in range(clients))
-        )
+        await asyncio.gather(*(_client(PORT, sent, until, seen) for _ in range(clients)))
 
     started = time.perf_counter()
     asyncio.run(every())
@@ -368,78 +341,12 @@ def measure_million(tags: int, latent: int, batch: int, graph: bool) -> None:
         del index
 
 
-def measure_swap(clients: int, seconds: float) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        bundle(folder / "v1", 1280, 374)
-        bundle(folder / "v2", 1280, 400, seed=1)
-        publish(folder, "v1")
-        serve_app(folder)
-        row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4").tobytes()
-        swap = threading_timer(seconds / 2, lambda: publish(folder, "v2"))
-        seen = load(
-            "/v1/annotate?k=400", row, "application/octet-stream", clients, seconds, look=True
-        )
-        swap.join()
-        print(
-            f"{len(seen.latencies)} requests by {clients} clients, {len(seen.failures)} failed "
-            f"{sorted(set(seen.failures))}; answers by version: {seen.versions}; "
-            f"p99 {seen.percentile(99):.0f} ms, longest {max(seen.latencies) * 1000:.0f} ms"
-        )
-        stop()
-
-
-def threading_timer(seconds: float, work: Any) -> Any:
-    import threading
-
-    timer = threading.Timer(seconds, work)
-    timer.start()
-    return timer
-
-
-def measure_kill(clients: int, seconds: float) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        serve_app(bundle(Path(place) / "m", 1280, 374), replicas="2")
-        row = np.random.default_rng(0).normal(size=(1, 1280)).astype("<f4").tobytes()
-
-        def replicas() -> list[int]:
-            return [
-                p for p in descendants(os.getpid()) if "ServeReplica:drel:scorer" in command_line(p)
-            ]
-
-        before = replicas()
-        assert len(before) == 2, before
-
-        def kill() -> None:
-            os.kill(before[0], 9)
-
-        timer = threading_timer(seconds / 4, kill)
-        seen = load("/v1/annotate", row, "application/octet-stream", clients, seconds)
-        timer.join()
-        until = time.monotonic() + 60
-        while len(replicas()) < 2 and time.monotonic() < until:
-            time.sleep(0.5)
-        later = load("/v1/annotate", row, "application/octet-stream", clients, 3)
-        print(
-            f"{len(seen.latencies)} requests answered, {len(seen.failures)} failed "
-            f"{sorted(set(seen.failures))} around the kill; afterwards {len(later.failures)} of "
-            f"{len(later.latencies)} failed, {len(replicas())} replicas run"
-        )
-        stop()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--part", choices=["load", "million", "swap", "kill"], default="load")
-    parser.add_argument("--haproxy", action="store_true")
-    parser.add_argument(
-        "--streamed",
-        action="store_true",
-        help="requests and answers are streamed, as without the proxies' middleware",
-    )
+    parser.add_argument("--part", choices=["load", "million"], default="load")
+    parser.add_argument("--ingress", choices=["haproxy", "ray"])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=16)
     parser.add_argument(
         "--tags", type=int, default=0, help="0: 374 for load, 1,000,000 for million"
     )
@@ -461,25 +368,19 @@ def main() -> None:
         help="for load: what is asked of a model that knows probabilities; else of one without",
     )
     given = parser.parse_args()
-    if not given.streamed:
-        choose_ingress(given.haproxy)
-    if given.part == "load":
-        tags = given.tags or 374
+    if given.part == "million":
+        measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch, given.graph)
+        return
+    with chosen_ingress(given.ingress, "127.0.0.1"):
         measure_load(
             given.seconds,
             given.rounds,
-            tags,
+            given.tags or 374,
             given.latent,
             given.landmarks,
             given.dims,
             given.decide,
         )
-    elif given.part == "million":
-        measure_million(given.tags or 1_000_000, given.latent or 1024, given.batch, given.graph)
-    elif given.part == "swap":
-        measure_swap(given.clients, max(given.seconds, 12))
-    else:
-        measure_kill(given.clients, max(given.seconds, 20))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from dataclasses import dataclass
+from typing import Literal
 
 from jsonargparse import Namespace
 from pydantic import ValidationError
@@ -23,6 +23,7 @@ from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_STOP_SECONDS = 8.0  # for requests that have begun; Ray needs a second after it
 
 
 @dataclass(kw_only=True)
@@ -33,8 +34,9 @@ class HttpConfig:
     """TCP port; 0 takes a free one"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0 for all"""
-    haproxy: bool = False
-    """Ray's HAProxy ingress and throughput mode: more requests/s, but it listens on all addresses"""
+    ingress: Literal["haproxy", "ray"] | None = None
+    """what takes the requests: haproxy (the default where it runs: Linux on x86_64 and arm64), or ray, \
+    Serve's own proxy, which answers fewer. With RAY_ADDRESS the nodes' environment says which"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -61,11 +63,10 @@ def main(arguments: list[str]) -> None:
         )
     announce_trial(config, info)
     from distributed.serving.auth import read_token
-    from distributed.serving.proxy import choose_ingress
+    from distributed.serving.ingress import free_port
 
     has_token = bool(read_token(config.token_file))
-    http.port = _free_port(http.host, http.port)
-    choose_ingress(http.haproxy)
+    http.port = free_port(http.host, http.port)
     _serve(_for_replicas(config, has_token), http, info)
 
 
@@ -99,30 +100,36 @@ def _for_replicas(config: ScorerConfig, has_token: bool) -> ScorerConfig:
 def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo) -> None:
     """Run the scorer until a signal asks for its end."""
     from distributed.runtime.ray_session import local_ray, start_ray
+    from distributed.serving.ingress import chosen_ingress
 
-    print("starting Ray and the scorer", flush=True)
-    start_ray(config.max_replicas)
-    import ray
-    from ray import serve
+    with chosen_ingress(http.ingress, http.host) as replica_host:
+        print("starting Ray and the scorer", flush=True)
+        start_ray(config.max_replicas)
+        import ray
+        from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
-    from distributed.serving.app import build_app
+        from distributed.serving.app import build_app
 
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
-    try:
-        serve.start(http_options={"host": http.host, "port": http.port})
-        serve.run(build_app(config), name="drel", route_prefix="/")
-    except RuntimeError as error:
-        raise InputError(f"the scorer did not start: {error}") from error
-    _announce(http, info, config.require_token)
-    stop.wait()
-    print("stopping: requests that have begun are answered", flush=True)
-    serve.delete("drel")
-    if local_ray():
-        ray.shutdown()
+        stop = threading.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, lambda *_: stop.set())
+        try:
+            serve.start(http_options={"host": replica_host, "port": http.port})
+            serve.run(build_app(config), name="drel", route_prefix="/")
+        except RuntimeError as error:
+            raise InputError(f"the scorer did not start: {error}") from error
+        _announce(http, info, config.require_token)
+        stop.wait()
+        print("stopping: requests that have begun are answered, for 8 s at most", flush=True)
+        ended = threading.Thread(target=serve.delete, args=("drel",), daemon=True)
+        ended.start()
+        ended.join(_STOP_SECONDS)
+        if ended.is_alive():
+            print("stopped with requests that were not answered", file=sys.stderr, flush=True)
+        if local_ray():
+            ray.shutdown()
 
 
 def _announce(http: HttpConfig, info: BundleInfo, has_token: bool) -> None:
@@ -132,11 +139,10 @@ def _announce(http: HttpConfig, info: BundleInfo, has_token: bool) -> None:
         "(page at /, API at /docs)",
         flush=True,
     )
-    if not has_token and (http.haproxy or http.host not in LOOPBACK):
-        where = "any address" if http.haproxy else http.host
+    if not has_token and http.host not in LOOPBACK:
         print(
-            f"warning: whoever reaches {where}, port {http.port}, may ask and give feedback; a token stops "
-            "that (--token_file, or DREL_SCORER_TOKEN)",
+            f"warning: whoever reaches {http.host}, port {http.port}, may ask and give feedback; a token "
+            "stops that (--token_file, or DREL_SCORER_TOKEN)",
             file=sys.stderr,
             flush=True,
         )
@@ -160,26 +166,6 @@ def announce_trial(config: ScorerConfig, live: BundleInfo) -> None:
     else:
         done = f"{version} is compared with what {live.version} answers"
     print(f"{trial.mode}: {done} (GET /v1/trial)", flush=True)
-
-
-def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Looked at here because Serve would share a port that is taken: two
-    scorers would answer in turn.
-
-    Raises:
-        InputError: it is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"--port {port} on {host} cannot be used ({error.strerror}); "
-                "choose another, or 0 for a free one"
-            ) from None
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

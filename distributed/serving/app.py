@@ -10,13 +10,12 @@ import logging
 from typing import Any
 
 import torch
-from fastapi import FastAPI
 from ray import serve
+from starlette.types import ASGIApp
 
 from distributed.serving.asgi import create_app
 from distributed.serving.auth import VARIABLE, read_token, require
 from distributed.serving.config import ScorerConfig
-from distributed.serving.proxy import TakesWhole
 from distributed.serving.service import ScorerService
 from drel_core.errors import InputError
 
@@ -27,14 +26,15 @@ _LOG = logging.getLogger("ray.serve")
     name="scorer",
     # Requests wait in this project's own queue, which is bounded by rows and answers 503.
     max_ongoing_requests=2048,
-    health_check_period_s=5,
+    health_check_period_s=3,
+    health_check_timeout_s=5,  # a replica that hangs is replaced after three
     graceful_shutdown_wait_loop_s=0.5,
     graceful_shutdown_timeout_s=20,
     # A line for each request would cost more than finding its tags; metrics count them.
     logging_config={"enable_access_log": False, "log_level": "INFO"},
 )
 @serve.ingress()
-class Scorer(TakesWhole):
+class Scorer:
     """One replica."""
 
     def __init__(self, config: ScorerConfig) -> None:
@@ -47,7 +47,7 @@ class Scorer(TakesWhole):
         self.config = config
         self.service = ScorerService(config)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve asks for the application here, in the replica, so that it need not pickle the routes."""
         return create_app(self.service)
 

@@ -1,18 +1,20 @@
-"""The scorer's HTTP application: routes, middlewares, and errors in the API's own form."""
+"""The scorer's HTTP application: the token first, then scoring, then all other routes. Errors have the API's
+own form."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.serving.auth import Api, BearerAuth
-from distributed.serving.proxy import SaysSo
+from distributed.serving.metrics import CLIENT_LEFT
 from distributed.serving.requests import fault, read_query
 from distributed.serving.routes import ANNOTATE, annotate, feedback, health, model, scoring
 from distributed.serving.schemas import AnnotateQuery, ApiError
@@ -21,65 +23,81 @@ from distributed.serving.service import ScorerService
 _LOG = logging.getLogger("ray.serve")
 
 
-def create_app(service: ScorerService) -> FastAPI:
-    """The application of one replica."""
-    app = Api(
-        title="DREL scorer",
-        description="Tags for images, from their features or from pictures.",
-        version="1",
-        docs_url="/docs",
-        redoc_url=None,
-    )
-    app.state.service = service
-    for router in (scoring, model, feedback, health):
-        app.include_router(router)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(Exception, _failure)
-    app.add_middleware(ShortPath, service=service)
-    app.add_middleware(ApiErrors)
-    app.add_middleware(SaysSo)
-    app.add_middleware(BearerAuth)  # added last, it runs first: nothing may answer before it
-    return app
+def create_app(service: ScorerService) -> ASGIApp:
+    """The application of one replica. Nothing answers before the token has been looked at."""
+    return BearerAuth(ScorerApp(service))
 
 
-class ApiErrors:
-    """Middleware: an ``ApiError`` of a route is the answer, whether the router called it or ``ShortPath``."""
+class ScorerApp:
+    """Every request without the token: POST /v1/annotate goes straight to its function, all else by FastAPI's
+    router, which answers fewer requests a second on its way to a function (docs/performance.md). A query that
+    is wrong goes to the router too: it says why.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    Attributes:
+        api: the router, and the description of all routes.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self.app(scope, receive, send)
-        except ApiError as error:
-            response = _error(error.status, error.code, error.message)
-            await response(scope, receive, send)
-
-
-class ShortPath:
-    """Middleware: calls the function of /v1/annotate without FastAPI's router, which answers fewer requests a
-    second on its way to the same function (docs/performance.md). A query that is wrong goes to the router,
-    which says why."""
-
-    def __init__(self, app: ASGIApp, service: ScorerService) -> None:
-        self.app, self.service = app, service
+    def __init__(self, service: ScorerService) -> None:
+        self.service, self.api = service, create_api(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             query = read_query(scope["query_string"]) if path == ANNOTATE else None
             if query is not None:
-                request = Request(scope, receive)
-                response = await annotate(request=request, service=self.service, query=query)
-                await response(scope, receive, send)
+                answer = await self._annotate(Request(scope, receive), query)
+                await answer(scope, receive, send)
                 return
-        await self.app(scope, receive, send)
+        await self.api(scope, receive, send)
+
+    async def _annotate(self, request: Request, query: AnnotateQuery) -> Response:
+        try:
+            return await annotate(request=request, service=self.service, query=query)
+        except ApiError as error:
+            return await _api_error(request, error)
+        except ClientDisconnect as error:
+            return await _client_left(request, error)
+        except Exception as error:
+            return await _failure(request, error)
+
+
+def create_api(service: ScorerService) -> FastAPI:
+    """All routes."""
+    api = Api(
+        title="DREL scorer",
+        description="Tags for images, from their features or from pictures.",
+        version="1",
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    api.state.service = service
+    for router in (scoring, model, feedback, health):
+        api.include_router(router)
+    handlers: dict[type[Exception], Any] = {
+        ApiError: _api_error,
+        ClientDisconnect: _client_left,
+        HTTPException: _http_error,
+        RequestValidationError: _validation_error,
+        Exception: _failure,
+    }
+    for kind, handler in handlers.items():
+        api.add_exception_handler(kind, handler)
+    return api
 
 
 def _error(status: int, code: str, message: str) -> JSONResponse:
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _error(error.status, error.code, error.message)
+
+
+async def _client_left(_: Request, error: Exception) -> Response:
+    """Nobody sees it."""
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

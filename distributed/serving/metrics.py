@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.serve.metrics import Counter, Gauge, Histogram
+from starlette.requests import ClientDisconnect
 
 from distributed.serving.schemas import ApiError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-_CLIENT_LEFT = 499  # nginx's status for a client that did not wait; nobody sees an answer
+CLIENT_LEFT = 499  # nginx's status for a client that did not wait; nobody sees an answer
 _PREFIXES = ("ray_drel_", "ray_serve_")
 
 
@@ -125,8 +126,8 @@ def counted(
             except ApiError as error:
                 status = error.status
                 raise
-            except asyncio.CancelledError:
-                status = _CLIENT_LEFT
+            except (asyncio.CancelledError, ClientDisconnect):
+                status = CLIENT_LEFT
                 raise
             except Exception:
                 status = 500

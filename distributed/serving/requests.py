@@ -10,6 +10,7 @@ import base64
 import binascii
 import functools
 import string
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from distributed.serving.model import ServedModel, Wanted
 from distributed.serving.schemas import (
@@ -56,6 +57,16 @@ class ScoreRequest(Wanted):
         return len(self.pictures) if self.features_BD is None else len(self.features_BD)
 
 
+def header(request: Request, name: bytes) -> str:
+    """The values of a header, joined by commas; empty without one. Starlette's own way takes 10 us.
+
+    Args:
+        name: in lower case, as ASGI has them.
+    """
+    found = [value for key, value in request.scope["headers"] if key == name]
+    return b",".join(found).decode("latin-1") if found else ""
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, unpacked where its Content-Encoding is gzip or deflate.
 
@@ -66,10 +77,15 @@ async def read_body(request: Request, limit: int) -> bytes:
         ApiError: 413, more than ``limit`` bytes. The rest is still read, up to a point, because a client
             that is cut off while it sends does not see the answer. 415, another encoding; 400, the body is
             not in the encoding that it names.
+        ClientDisconnect: the client went away before the end of the body.
     """
-    encoding = _encoding(request)
-    parts, size = [], 0
-    async for part in request.stream():
+    encoding = _encoding(header(request, b"content-encoding"))
+    parts, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size <= limit:
             parts.append(part)
@@ -85,13 +101,13 @@ async def read_body(request: Request, limit: int) -> bytes:
     return _unpacked(body, encoding, limit)
 
 
-def _encoding(request: Request) -> str:
-    """How the body is packed; empty where it is not.
+def _encoding(told: str) -> str:
+    """How the body is packed, from what Content-Encoding says; empty where it is not.
 
     Raises:
         ApiError: 415, in a way that is not known, or in several.
     """
-    told = ",".join(request.headers.getlist("content-encoding")).lower()
+    told = told.lower()
     named = [name for part in told.split(",") if (name := part.strip()) not in ("", "identity")]
     if len(named) > 1 or any(name not in _ENCODINGS for name in named):
         raise ApiError(
@@ -197,7 +213,14 @@ def feature_rows(rows: list[list[float]], dim: int, name: str = "features") -> n
                 "wrong_dimension",
                 f"{name}[{place}] has {len(row)} numbers; this model takes D = {dim}",
             )
-    return np.array(rows, dtype=np.float32).reshape(len(rows), dim)
+    # A tenth of the time that numpy takes to look at every number.
+    packed = b"".join([_doubles(dim).pack(*row) for row in rows])
+    return np.frombuffer(packed, dtype=np.float64).astype(np.float32).reshape(len(rows), dim)
+
+
+@functools.cache
+def _doubles(count: int) -> struct.Struct:
+    return struct.Struct(f"{count}d")
 
 
 def named_rows(

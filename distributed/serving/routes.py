@@ -18,6 +18,7 @@ from distributed.serving.metrics import counted, read_exporter
 from distributed.serving.requests import (
     ScoreRequest,
     check_fits,
+    header,
     parse_annotate,
     parse_binary,
     parse_either,
@@ -93,7 +94,7 @@ async def annotate(
 async def _score_request(
     request: Request, service: ScorerService, query: AnnotateQuery
 ) -> ScoreRequest:
-    kind = request.headers.get("content-type", "application/json").partition(";")[0]
+    kind = (header(request, b"content-type") or "application/json").partition(";")[0]
     kind = kind.strip().lower()  # names of media types are the same in any case
     body = await read_body(request, service.max_body_bytes)
     served, max_rows = service.model.ready(), service.config.max_rows

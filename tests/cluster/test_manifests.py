@@ -6,7 +6,9 @@ import copy
 import importlib
 import inspect
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from distributed.serving.config import ScorerConfig
+from distributed.serving.ingress import settings
 from jobs.train import parse
 from tests.cluster.rules import (
     CLUSTER,
@@ -490,6 +493,21 @@ def test_a_careless_dockerfile_is_seen(old: str, new: str) -> None:
     faults = dockerfile_faults(changed, IGNORED)
     # Without its suffix the base is another image, but still one with a version.
     assert bool(faults) == (old != "-slim-bookworm"), faults
+
+
+def test_nodes_start_the_ingress_that_the_scorer_has_elsewhere() -> None:
+    """The image's variables are those of a local scorer; what they name is there, and may be run."""
+    said = [
+        pair.partition("=")[::2]
+        for word, rest in instructions(DOCKERFILE)
+        if word == "ENV"
+        for pair in shlex.split(rest)
+    ]
+    serve = {name: value for name, value in said if name.startswith("RAY_SERVE_")}
+    guard = "distributed/serving/haproxy_guard.py"
+    assert serve == settings("/tmp/drel-ingress", f"/opt/drel/{guard}")
+    assert os.access(ROOT / guard, os.X_OK)
+    assert (ROOT / guard).read_text().startswith("#!/usr/bin/env python3\n")
 
 
 def test_the_dockerfiles_own_python_works(tmp_path: Path) -> None:

