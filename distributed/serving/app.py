@@ -7,6 +7,7 @@ replaces it between two batches; every answer names the version that made it.
 
 # No `from __future__ import annotations`: Serve looks at the class of build_app's argument.
 import logging
+import sys
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from distributed.serving.config import ScorerConfig
 from distributed.serving.service import ScorerService
 from drel_core.errors import InputError
 
+# A thread that scores needs the interpreter's lock after every operation, and waits so long for it while
+# the event loop is busy. Python's own 5 ms are longer than most batches.
+_SWITCH_SECONDS = 0.0005
 _LOG = logging.getLogger("ray.serve")
 
 
@@ -42,6 +46,7 @@ class Scorer:
         if config.require_token and not token:
             raise InputError(f"a token is required: set {VARIABLE} for the nodes, or token_file")
         require(token)
+        sys.setswitchinterval(_SWITCH_SECONDS)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
