@@ -24,6 +24,7 @@ import torch
 from benchmarks.serving import bundle
 from distributed.serving.config import TrialPlan
 from distributed.serving.hot_swap import HotSwapModel
+from distributed.serving.model import ServedModel
 from distributed.serving.requests import ScoreRequest
 
 
@@ -58,7 +59,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> None:
         "canary": TrialPlan("canary", str(tried), 0.05),
     }
     rows_ND = np.random.default_rng(0).normal(size=(2000, options.dim)).astype(np.float32)
-    held = HotSwapModel("", 1024, 4096)
+    held = HotSwapModel(ServedModel, 1024, 4096)
     await held.follow(str(live), 3600)
     for clients, think in ((1, 0.01), (16, 0.01), (16, 0.0)):
         found: dict[str, list[Any]] = {name: [] for name in plans}

@@ -133,7 +133,8 @@ class TagShares:
         """Tags that moved most: ids, shares in the traffic and in training."""
         share_T, training_T = self._both()
         part_T = _parts(share_T, training_T)
-        most = np.argsort(-part_T, kind="stable")[:_MOVED]
+        most = np.argpartition(-part_T, min(_MOVED, len(part_T)) - 1)[:_MOVED]
+        most = most[np.argsort(-part_T[most], kind="stable")]
         return [(int(tag), float(share_T[tag]), float(training_T[tag])) for tag in most]
 
     def _both(self) -> tuple[np.ndarray, np.ndarray]:

@@ -112,7 +112,8 @@ class Pair:
             return total / count if count else None
 
         # Without probabilities there are common tags and no gap.
-        has_scores = self.live.annotator.decider and self.trial.annotator.decider
+        deciders = (self.live.annotator.decider, self.trial.annotator.decider)
+        has_scores = all(decider is not None for decider in deciders)
         return {
             "rows": seen.rows,
             "agreement": seen.agreed / seen.rows,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -419,6 +421,39 @@ def test_an_update_of_the_canary_answers_and_the_trial_ends(versions: Path) -> N
         assert held.trial.report()["model"] is None
 
     trying(versions, TrialPlan("canary", str(versions / "v2"), 1.0), act, "ended")
+
+
+def test_a_newer_version_of_what_is_tried_takes_its_place_and_is_never_a_third_model(
+    versions: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place may be a folder of versions too. The older one is gone before the newer one is loaded."""
+    candidates = tmp_path_factory.mktemp("candidates")
+    for seed in (5, 6):
+        write_drel(candidates / f"c{seed}", seed=seed, decider=random_decider(TAGS))
+    publish(candidates, "c5")
+    alive: weakref.WeakSet[ServedModel] = weakref.WeakSet()
+    most: list[int] = []
+    init = ServedModel.__init__
+
+    def counted(self: ServedModel, path: str, backbone: str = "") -> None:
+        gc.collect()
+        alive.add(self)
+        most.append(len(alive))
+        init(self, path, backbone)
+
+    monkeypatch.setattr(ServedModel, "__init__", counted)
+
+    async def act(held: HotSwapModel) -> None:
+        for name in ("c5", "c6"):
+            publish(candidates, name)
+            version = version_of(candidates / name)
+            await until(lambda version=version: held.trial.report()["model"] == version)  # type: ignore[misc]
+            for row in rows(30):
+                await held.score(asked(row[None]))
+            await until(lambda: (held.trial.report()["compared"] or {"rows": 0})["rows"] == 30)
+
+    trying(versions, TrialPlan("shadow", str(candidates)), act, poll_seconds=0.05)
+    assert most == [1, 2, 2]
 
 
 def test_latest_moves_elsewhere_and_the_trial_goes_on_beside_it(versions: Path) -> None:
