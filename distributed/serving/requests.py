@@ -276,9 +276,9 @@ def binary_rows(body: bytes, dim: int) -> np.ndarray:
             f"{len(body)} bytes are no whole number of rows: a row is {dim} float32, {4 * dim} bytes",
         )
     features_BD = np.frombuffer(body, dtype="<f4").reshape(-1, dim)
-    wrong_B = ~np.isfinite(features_BD).all(1)
-    if wrong_B.any():
-        row = int(wrong_B.argmax())
+    finite_BD = np.isfinite(features_BD)
+    if not finite_BD.all():
+        row = int(finite_BD.all(1).argmin())
         raise ApiError(422, "not_finite", f"row {row} holds NaN or Inf")
     return features_BD.astype(np.float32, copy=False)
 
