@@ -552,3 +552,36 @@ def test_the_routes_say_who_answered_and_what_is_tried(versions: Path) -> None:
         assert (await ask(app, "GET", "/v1/model"))["version"] == first
 
     asyncio.run(run())
+
+
+def test_no_request_fails_while_everything_changes(versions: Path) -> None:
+    """Plans come and go, ``latest`` moves, a canary breaks."""
+    write_drel(versions / "broken", seed=8, decider=random_decider(TAGS))
+    damage(versions / "broken")
+    seen: set[str] = set()
+
+    async def act(held: HotSwapModel) -> None:
+        stop = False
+
+        async def client(number: int) -> None:
+            count = 0
+            while not stop:
+                rows_BD = rows(1 + count % 3, seed=1000 * number + count)
+                answer = await held.score(asked(rows_BD, k=1 + count % 7))
+                assert len(answer.score_Bk) == len(rows_BD)
+                seen.add(answer.model.version)
+                count += 1
+                await asyncio.sleep(0)
+
+        clients = [asyncio.create_task(client(number)) for number in range(6)]
+        for step in range(24):
+            publish(versions, ("v1", "v2")[step // 5 % 2])
+            other = str(versions / ("v2", "v1", "broken", "none")[step % 4])
+            plans = (TrialPlan("canary", other, 0.5), TrialPlan("shadow", other), None)
+            await held.follow(str(versions), 60, plans[step // 4 % 3])
+            await asyncio.sleep(0.03)
+        stop = True
+        await asyncio.gather(*clients)
+
+    trying(versions, TrialPlan("canary", str(versions / "v2"), 0.5), act, poll_seconds=60)
+    assert seen == {version_of(versions / "v1"), version_of(versions / "v2")}
