@@ -26,7 +26,7 @@ from distributed.data.parquet_files import (
 )
 from distributed.data.plain_types import plain_table
 from distributed.data.tag_values import lookup
-from distributed.storage.files import READ_ERRORS, one_line, resolve
+from distributed.storage.files import READ_ERRORS, cannot_be_read, past_short_errors, resolve
 from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
 
@@ -233,14 +233,18 @@ def read_table(unit: RowGroupSlice, columns: list[str]) -> pa.Table:
         InputError: the file is gone or out of reach, or its data pages cannot be decoded.
     """
     filesystem, name = resolve(unit.path)
-    try:
+
+    def read() -> pa.Table:
         with filesystem.open_input_file(name) as source:
             file = _parquet_file(source, unit.path)
             if unit.rows == file.metadata.row_group(unit.row_group).num_rows:
                 table = file.read_row_group(unit.row_group, columns=columns)
             else:
                 table = _range_of_group(file, unit, columns)
-            table = plain_table(table.combine_chunks())
+            return plain_table(table.combine_chunks())
+
+    try:
+        table = past_short_errors(read)
     except pa.ArrowMemoryError:
         raise
     except FileNotFoundError as error:
@@ -248,10 +252,8 @@ def read_table(unit: RowGroupSlice, columns: list[str]) -> pa.Table:
             f"{unit.path}: the file is gone since the store was opened; put it back"
         ) from error
     except (*READ_ERRORS, IndexError) as error:
-        raise InputError(
-            f"{unit.path}: rows from {unit.file_row} cannot be read ({one_line(error)}); "
-            "if the file is damaged, write it again or remove it"
-        ) from error
+        said = cannot_be_read(error, "if the file is damaged, write it again or remove it")
+        raise InputError(f"{unit.path}: rows from {unit.file_row} {said}") from error
     if table.num_rows != unit.rows:
         raise InputError(
             f"{unit.path}: {table.num_rows} rows from row {unit.file_row}, but its footer says "

@@ -17,7 +17,15 @@ import pyarrow.parquet as pq
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.delta_log import live_files
 from distributed.data.plain_types import is_list, is_text, plain, plain_schema
-from distributed.storage.files import READ_ERRORS, address_below, name_below, one_line, resolve
+from distributed.storage.files import (
+    READ_ERRORS,
+    address_below,
+    cannot_be_read,
+    name_below,
+    one_line,
+    past_short_errors,
+    resolve,
+)
 from distributed.storage.listing import list_tree
 from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
@@ -137,15 +145,21 @@ def read_footer(
     """Metadata and schema (of plain types) of a file, or an ``InputError`` that says why there is none."""
     if size == 0:
         raise InputError(f"{address}: the file is empty (0 bytes); write it again or remove it")
-    try:
+
+    def read() -> tuple[pq.FileMetaData, pa.Schema]:
         # Told the size, Arrow needs one request a file on S3.
         file = _PARQUET.make_fragment(name, filesystem, file_size=size)
         schema = file.physical_schema
         _ = schema.names  # decodes the names, here where that may fail
         return file.metadata, plain_schema(schema)
+
+    try:
+        return past_short_errors(read)
     except pa.ArrowMemoryError:
         raise
     except READ_ERRORS as error:
+        if "AWS Error" in str(error):
+            raise InputError(f"{address}: {cannot_be_read(error, '')}") from error
         raise InputError(
             f"{address}: {_fault(filesystem, name)} ({one_line(error)}); write it again or remove it"
         ) from error

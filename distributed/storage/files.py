@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -14,6 +16,8 @@ import pyarrow.fs as pafs
 
 from distributed.storage.s3 import denied, is_s3, open_s3
 from drel_core.errors import InputError
+
+Result = TypeVar("Result")
 
 
 def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
@@ -68,15 +72,51 @@ def read_bytes(path: str) -> bytes:
         OSError, ArrowException: see ``READ_ERRORS``.
     """
     filesystem, name = resolve(path)
-    with filesystem.open_input_stream(name) as stream:
-        data: bytes = stream.read()
-        return data
+
+    def read() -> bytes:
+        with filesystem.open_input_stream(name) as stream:
+            data: bytes = stream.read()
+            return data
+
+    return past_short_errors(read)
 
 
 # What Arrow raises for files that are damaged (UnicodeDecodeError: a name in the footer), gone or
 # out of reach. ArrowMemoryError is caught before them and passes through: running out of memory is
 # not the file's fault.
 READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+_CUT_SHORT = "Failed to flush response stream"
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # seconds between attempts
+
+
+def past_short_errors(read: Callable[[], Result]) -> Result:
+    """What ``read`` gives. A range on S3 that is shorter than the text of an error ends with the first one,
+    which the SDK does not repeat: it is repeated here.
+
+    Raises:
+        OSError, ArrowException: what ``read`` raised otherwise, or in the last attempt.
+    """
+    for wait in _WAITS:
+        try:
+            return read()
+        except OSError as error:
+            if _CUT_SHORT not in str(error):
+                raise
+            time.sleep(wait)
+    return read()
+
+
+def cannot_be_read(error: Exception, otherwise: str) -> str:
+    """What to say of a read that failed: S3's faults are none of the file.
+
+    Args:
+        otherwise: what to do where the file is at fault.
+    """
+    if "AWS Error" in str(error):
+        return f"cannot be read now ({one_line(error)}); the same command goes on when S3 answers"
+    return f"cannot be read ({one_line(error)}); {otherwise}"
 
 
 def resolve(path: str) -> tuple[pafs.FileSystem, str]:

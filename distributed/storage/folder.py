@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
-from distributed.storage.files import resolve, write_bytes
+from distributed.storage.files import past_short_errors, resolve, write_bytes
 from distributed.storage.listing import list_tree
 from distributed.storage.s3 import denied, is_s3, reach
 from drel_core.errors import InputError
@@ -101,18 +101,22 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """A file's content; None where it is not there."""
         filesystem, path = resolve(self.file(name))
+
+        def read() -> bytes:
+            while True:
+                with filesystem.open_input_stream(path) as stream:
+                    before, data = stream.metadata(), bytes(stream.read())
+                if not self.remote:
+                    return data
+                # Opening asks for the size and reading for so many bytes: of another object, if it was
+                # written again between the two.
+                with filesystem.open_input_stream(path) as stream:
+                    if stream.metadata() == before:
+                        return data
+
         try:
             with denied(self.address):
-                while True:
-                    with filesystem.open_input_stream(path) as stream:
-                        before, data = stream.metadata(), bytes(stream.read())
-                    if not self.remote:
-                        return data
-                    # Opening asks for the size and reading for so many bytes: of another object, if it was
-                    # written again between the two.
-                    with filesystem.open_input_stream(path) as stream:
-                        if stream.metadata() == before:
-                            return data
+                return past_short_errors(read)
         except FileNotFoundError:
             return None
 

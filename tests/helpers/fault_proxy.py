@@ -119,7 +119,8 @@ class FaultProxy:
             self.injected[fault] += 1
         if fault in STATUS:
             status, code = STATUS[fault]
-            text = b'<?xml version="1.0"?><Error><Code>%b</Code><Message>m</Message></Error>' % code
+            form = b'<?xml version="1.0"?><Error><Code>%b</Code><Message>%b</Message></Error>'
+            text = form % (code, b"m" * 300)  # as long as Amazon's own
             writer.write(_answer(status, {"Content-Type": "application/xml"}, text))
             await writer.drain()
             return True

@@ -25,11 +25,12 @@ from distributed.bundles.write import BundleWriter
 from distributed.data.blocks import inline_blocks
 from distributed.data.check_rows import Validation
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore, read_unit
+from distributed.data.feature_store import FeatureStore, read_table, read_unit
 from distributed.data.parquet_files import list_files
 from distributed.data.survey import survey_store
 from distributed.driver.train import with_power
 from distributed.serving.model import ServedModel
+from distributed.storage.files import read_bytes
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.s3 import open_s3
@@ -552,3 +553,32 @@ def test_wrong_keys_end_a_job_with_one_line(
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "S3 refuses access" in done.stderr
     assert "test-secret" not in done.stdout + done.stderr
+
+
+def test_ranges_shorter_than_the_text_of_an_error_outlast_errors(s3: Bucket) -> None:
+    at = Folder.of(s3.at("tiny"))
+    table = planted_table(4, dim=2)
+    with at.writing("a.parquet") as path:
+        pq.write_table(table, path, compression="none", use_dictionary=False)
+    s3.proxy.kinds, s3.proxy.rate = ("slow down", "internal error"), 0.3
+    for _ in range(8):
+        (unit,) = FeatureStore.open(at.address).units
+        for column in ("tags", "features"):
+            assert read_table(unit, [column]).column(0).equals(table.column(column))
+    at.write("latest", b"v1")
+    assert all(at.read("latest") == b"v1" == read_bytes(at.file("latest")) for _ in range(8))
+    assert s3.proxy.injected.total() > 10
+
+
+def test_a_store_on_an_s3_that_goes_away_is_not_called_damaged(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    at = Folder.of(s3.at("store"))
+    with at.writing("a.parquet") as path:
+        pq.write_table(planted_table(400), path)
+    (unit,) = FeatureStore.open(at.address).units
+    s3.proxy.kinds, s3.proxy.rate = ("slow down",), 1.0
+    with pytest.raises(InputError, match=r"cannot be read now .* goes on when S3 answers") as said:
+        read_table(unit, ["features"])
+    assert "damaged" not in str(said.value)
