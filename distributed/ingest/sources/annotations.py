@@ -50,34 +50,45 @@ def read_coco(path: str) -> Annotations:
         )
     name_of = _by_id(path, "categories", whole["categories"], "name")
     file_of = _by_id(path, "images", whole["images"], "file_name")
-    tags: dict[Any, dict[str, None]] = {image: {} for image in file_of}
+    tags: dict[str, dict[str, None]] = {image: {} for image in file_of}
     lost = 0
     for place, one in enumerate(whole["annotations"]):
         category, image = (
             one.get(name) if isinstance(one, dict) else None for name in ("category_id", "image_id")
         )
-        if not isinstance(category, int | str) or category not in name_of:
+        name = name_of.get(_id(category) or "")
+        if name is None:
             raise InputError(
                 f"{path}: annotation {place} is of category_id {category!r}, which categories do not name"
             )
-        if isinstance(image, int | str) and image in tags:
-            tags[image][name_of[category]] = None
+        if (found := tags.get(_id(image) or "")) is not None:
+            found[name] = None
         else:
             lost += 1
+    if lost and lost == len(whole["annotations"]):
+        raise InputError(
+            f"{path}: no annotation is of an image that it lists: the last has image_id {image!r}, the "
+            f"first image has id {next(iter(tags), None)!r}"
+        )
     notes = (f"{path}: {lost} annotations are of images that it does not list",) if lost else ()
     lists = pa.array([list(found) for found in tags.values()], pa.list_(pa.string()))
     return Annotations(pa.array(list(file_of.values()), pa.string()), TagForm().lists(lists), notes)
 
 
-def _by_id(path: str, part: str, entries: list[Any], name: str) -> dict[Any, str]:
-    found: dict[Any, str] = {}
+def _id(value: Any) -> str | None:
+    """An id as text, since tools write one as 7, "7" or 7.0; None for what is no id."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def _by_id(path: str, part: str, entries: list[Any], name: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for place, one in enumerate(entries):
         if not isinstance(one, dict) or not isinstance(one.get(name), str) or "id" not in one:
             raise InputError(f"{path}: {part} entry {place} has no id and {name}")
-        if (
-            not isinstance(one["id"], int | str)
-            or found.setdefault(one["id"], one[name]) != one[name]
-        ):
+        key = _id(one["id"])
+        if key is None or found.setdefault(key, one[name]) != one[name]:
             raise InputError(f"{path}: {part} entry {place}: id {one['id']!r} is no id of its own")
     return found
 

@@ -357,7 +357,7 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
             table = table.take(pa.array(row_S[low:high] - start))
             tags.append(facts.form.lists(one_array(table.column(0))))
             value_BD, bad = _from_lists(table.column(1), dim, np.dtype(np.float32))
-            digest_S[low:high] = digests(value_BD)
+            digest_S[low:high] = digests(value_BD + 0.0)  # -0.0 is 0.0
             digest_S[[low + row for row in bad]] = -1
         return pa.concat_arrays(tags), digest_S
 
@@ -395,7 +395,7 @@ def _equal_rows(array: ArrayFile, row_S: np.ndarray) -> np.ndarray:
     there = np.flatnonzero(row_S >= 0)
     for low in range(0, len(there), 4096):
         some = there[low : low + 4096]
-        digest_S[some] = digests(np.ascontiguousarray(array.take(row_S[some])))
+        digest_S[some] = digests(np.ascontiguousarray(array.take(row_S[some]) + 0.0))
     return digest_S
 
 
@@ -501,16 +501,37 @@ def _row_numbers(path: str, column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def _rows_by_id(path: str, ids: pa.ChunkedArray, array: ArrayFile, ids_array: str) -> np.ndarray:
-    """int64 rows of the array for the table's ids; -1 where an id is not there. Of ids that the
-    array has twice the first counts."""
+    """int64 rows of the array for the table's ids; -1 where an id is not there.
+
+    Accents may be composed or not, unless an id is there as it is written. Of ids that the array has twice,
+    with equal features, the first counts.
+
+    Raises:
+        InputError: no id is there, or rows of one id have different features.
+    """
     known = array.ids(ids_array)
     found = pc.index_in(ids, value_set=known)
+    if found.null_count:
+        composed = pc.utf8_normalize(known, "NFC")
+        found = pc.coalesce(found, pc.index_in(pc.utf8_normalize(ids, "NFC"), value_set=composed))
     if found.null_count == len(found):
         raise InputError(
             f"{path}: no image_id is in {ids_array!r} of {array.path}; the table has "
             f"{ids[0].as_py()!r}, the array file {known[0].as_py() if len(known) else None!r}"
         )
     rows: np.ndarray = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    code_F = known.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first, inverse_F = np.unique(code_F, return_index=True, return_inverse=True)
+    first_F = first[inverse_F]
+    again = np.flatnonzero(first_F != np.arange(len(code_F)))
+    again = again[np.isin(first_F[again], rows)]
+    differ = _equal_rows(array, again) != _equal_rows(array, first_F[again])
+    if differ.any():
+        row = int(again[differ][0])
+        raise InputError(
+            f"{array.path}: {ids_array!r} has {known[row].as_py()!r} in rows {first_F[row]} and {row}, with "
+            "other features; keep one of them"
+        )
     return rows
 
 

@@ -129,6 +129,11 @@ def _read_json(
             for number, line in _lines(stream):
                 row = _json_row(path, number, line)
                 for key in columns:
+                    if _mixed(row.get(key)):
+                        raise InputError(
+                            f"{path} line {number}: {key!r} is {json.dumps(row[key])[:60]}, entries of "
+                            "several types; write all of them as text"
+                        ) from error
                     kind = _json_kind(row.get(key))
                     if kind is not None and kind != schema.field(key).type:
                         raise InputError(
@@ -198,6 +203,11 @@ def _json_row(path: str, number: int, line: bytes) -> dict[str, Any]:
     return row
 
 
+def _mixed(value: Any) -> bool:
+    """Whether it is a list whose entries are of several types, as JSON has them."""
+    return isinstance(value, list) and len({type(one) for one in value if one is not None}) > 1
+
+
 def _json_kind(value: Any) -> pa.DataType | None:
     """Arrow's type for a value; None where the value does not determine it (null, empty list)."""
     if isinstance(value, list):
@@ -209,4 +219,6 @@ def _json_kind(value: Any) -> pa.DataType | None:
         return pa.bool_()
     if isinstance(value, int):
         return pa.int64()
+    if isinstance(value, dict):
+        return pa.struct([])
     return pa.float64() if isinstance(value, float) else pa.string()

@@ -16,6 +16,8 @@ from drel_core.errors import InputError
 
 _OTHERS = {",": "','", ";": "';'", "|": "'|'", "\t": "$'\\t'", "\n": "$'\\n'"}
 """What people separate tags by, as it is typed in a shell."""
+_NOTHING = r"^\s*(?i:nan|null|none|n/a|<na>)\s*$"
+"""What programs write where there is nothing: tags as well, since a name may be that."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,14 @@ class SeparatorCheck:
         rows: texts with something in them that are no written lists.
         found: how many of them hold each separator.
         example: (row, text) of the first that holds each.
+        nothing: how often a text is one of those that programs write for nothing.
     """
 
     separator: str
     rows: int = 0
     found: Counter[str] = field(default_factory=Counter)
     example: dict[str, tuple[int, str]] = field(default_factory=dict)
+    nothing: Counter[str] = field(default_factory=Counter)
 
     def add(self, column: pa.Array, first: int = 0) -> None:
         if not is_text(column.type):
@@ -131,6 +135,9 @@ class SeparatorCheck:
         plain_B = pc.invert(pc.match_substring_regex(column, MAY_BE_A_LIST))
         plain_B = pc.fill_null(pc.and_(plain_B, pc.match_substring_regex(column, r"\S")), False)
         self.rows += pc.sum(plain_B).as_py() or 0
+        empty = column.filter(pc.fill_null(pc.match_substring_regex(column, _NOTHING), False))
+        for entry in pc.value_counts(empty).to_pylist():
+            self.nothing[entry["values"].strip()] += entry["counts"]
         trimmed = pc.utf8_trim_whitespace(
             column
         )  # the line break at a text's end separates nothing
@@ -143,7 +150,7 @@ class SeparatorCheck:
             self.found[separator] += count
 
     def finish(self, path: str) -> str | None:
-        """A line where some texts look as if they were separated otherwise.
+        """A line where some texts look as if they were separated otherwise, or as if they meant nothing.
 
         Raises:
             InputError: no text holds the separator, and most of them hold another one.
@@ -152,8 +159,13 @@ class SeparatorCheck:
             ((s, self.found[s]) for s in _OTHERS if s != self.separator), key=lambda pair: pair[1]
         )
         own, most = self.found[self.separator], count * 2 > self.rows
+        empty = None
+        if self.nothing:
+            (word, times), *_ = self.nothing.most_common(1)
+            says = f"{times} rows have {word!r} for their tags"
+            empty = f"{path}: {says}; if it means none, leave the field empty"
         if not count or (own and not (most and count >= 10 * own)):
-            return None
+            return empty
         row, text = self.example[other]
         said = (
             f"{path}: {f'{own} of {self.rows} rows have' if own else 'no row has'} {self.separator!r} "
@@ -164,7 +176,7 @@ class SeparatorCheck:
         return (
             f"{said}; if it separates tags, give --separator {_OTHERS[other]}"
             if count > 1
-            else None
+            else empty
         )
 
 

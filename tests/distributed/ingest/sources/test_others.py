@@ -30,15 +30,18 @@ from distributed.ingest.sources.web_dataset import WebDataset
 from distributed.training.run_spec import RunSpec
 from drel_core.annotators.load import load_bundle
 from drel_core.errors import InputError
-from tests.helpers.commands import ROOT
+from tests.helpers.others import (
+    IDS,
+    NAMES,
+    OTHERS,
+    ROWS,
+    TAGS,
+    write_coco,
+    write_files,
+    write_open_images,
+)
 from tests.helpers.pictures import encoded
 from tests.helpers.training import small_config
-
-OTHERS = ROOT / "tests" / "data" / "others"
-ROWS = 24
-NAMES = ["blue", "green", "red", "white"]
-TAGS = [[NAMES[r % 4], NAMES[(r + 1) % 4]] if r % 2 else [NAMES[r % 4]] for r in range(ROWS)]
-IDS = [f"{row:03d}" for row in range(ROWS)]
 
 
 def single() -> Source:
@@ -55,57 +58,14 @@ def features(column: str) -> Source:
     return TableSource.open(path, TableOptions(features_column=column))
 
 
-def pictures(root: Path) -> Path:
-    """The pictures of ``objects.parquet`` as files, in two folders."""
-    table = pq.read_table(OTHERS / "hugging_face" / "objects.parquet", columns=["image"])
-    for row, image in enumerate(table.column("image").to_pylist()):
-        path = root / "pics" / ("a" if row < 12 else "b") / f"{row:03d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image["bytes"])
-    return root / "pics"
-
-
 def coco(root: Path, **changed: Any) -> PictureFolder:
-    """In the layout of instances_val2017.json."""
-    boxes = [(row, NAMES.index(tag)) for row in range(ROWS) for tag in [*TAGS[row], TAGS[row][0]]]
-    whole = {
-        "info": {"year": 2017},
-        "licenses": [],
-        "images": [
-            {"id": 1000 + row, "file_name": f"{row:03d}.jpg", "height": 20, "width": 24}
-            for row in range(ROWS)
-        ]
-        + [{"id": 7, "file_name": "elsewhere.jpg", "height": 1, "width": 1}],
-        "annotations": [
-            {
-                "id": n,
-                "image_id": 1000 + row,
-                "category_id": 90 - tag,
-                "bbox": [0, 0, 5, 5],
-                "iscrowd": 0,
-            }
-            for n, (row, tag) in enumerate(boxes)
-        ],
-        "categories": [{"id": 90 - tag, "name": name} for tag, name in enumerate(NAMES)],
-    }
-    path = root / "instances.json"
-    path.write_text(json.dumps(whole | changed))
-    return PictureFolder.open_annotated(str(pictures(root)), "coco", PictureOptions(tags=str(path)))
+    options = PictureOptions(tags=str(write_coco(root, **changed)))
+    return PictureFolder.open_annotated(str(write_files(root)), "coco", options)
 
 
 def open_images(root: Path, **options: Any) -> PictureFolder:
-    """In the layout of Open Images' train-annotations-human-imagelabels.csv."""
-    lines = ["ImageID,Source,LabelName,Confidence"]
-    for row in range(ROWS):
-        lines += [f"{row:03d},verification,/m/0{NAMES.index(tag)},1" for tag in TAGS[row]]
-        lines.append(f"{row:03d},verification,/m/0{(row + 2) % 4},0")
-        lines.append(f"{row:03d},machine,/m/0{(row + 3) % 4},0.4")
-    lines.append("ffff,verification,/m/01,1")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    text = "LabelName,DisplayName\n" + "".join(f"/m/0{n},{name}\n" for n, name in enumerate(NAMES))
-    (root / "classes.csv").write_text(text)
-    given = {"tags": str(root / "labels.csv"), "classes": str(root / "classes.csv"), **options}
-    return PictureFolder.open_annotated(str(pictures(root)), "openimages", PictureOptions(**given))
+    given = PictureOptions(**{**write_open_images(root), **options})
+    return PictureFolder.open_annotated(str(write_files(root)), "openimages", given)
 
 
 def web_dataset() -> WebDataset:
@@ -242,9 +202,23 @@ def test_annotations_of_coco(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [str, float])
+def test_ids_of_coco_of_another_type(kind: type, tmp_path: Path) -> None:
+    """As tools write them that keep numbers as text, or went through a table with nulls."""
+    whole = json.loads(write_coco(tmp_path).read_text())
+    for one in whole["annotations"]:
+        one["image_id"], one["category_id"] = kind(one["image_id"]), kind(one["category_id"])
+    source = coco(tmp_path, annotations=whole["annotations"])
+    assert rows_of(source) == [(f"{row:03d}.jpg", tags, None) for row, tags in enumerate(TAGS)]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        (
+            {"annotations": [{"image_id": "7b", "category_id": 90}]},
+            "no annotation is of an image that it lists: the last has image_id '7b', the first image has",
+        ),
         ({"categories": []}, "annotation 0 is of category_id 90, which categories do not name"),
         ({"annotations": [{"image_id": 1, "category_id": [1]}]}, r"of category_id \[1\], which"),
         ({"categories": [{"id": 1, "name": "\ud83d"}]}, "surrogates not allowed"),

@@ -414,6 +414,48 @@ def test_rows_of_one_image_are_joined(how: str, tmp_path: Path) -> None:
     assert chunk.rejected.num_rows == 0
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_zeros_of_both_signs_are_the_same_features(form: str, tmp_path: Path) -> None:
+    table = {"image_id": ["1", "1"], "tags": ["cat", "dog"]}
+    value_BD = np.array([[0.0, 1.0], [-0.0, 1.0]], np.float32)
+    np.save(tmp_path / "f.npy", value_BD)
+    path, options = tmp_path / f"t.{form}", TableOptions(features_file=str(tmp_path / "f.npy"))
+    if form == "csv":
+        write_csv(path, table)
+    else:
+        write_parquet(path, {**table, "features": value_BD.tolist()})
+        options = TableOptions()
+    chunk = TableSource.open(str(path), options).read(0, 2)
+    assert [row[:2] for row in content(chunk)] == [("1", ["cat", "dog"])]
+
+
+def test_ids_that_an_array_has_twice(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_csv(path, {"image_id": ["1", "2"], "tags": ["cat", "dog"]})
+    options = TableOptions(features_file=str(tmp_path / "f.npz"), ids_array="key")
+    value_BD, key = VALUE_BD[[0, 1, 1, 2, 3]], np.array(["1", "2", "2", "x", "x"])
+    np.savez(tmp_path / "f.npz", x=value_BD, key=key)  # x is not asked for
+    source = TableSource.open(str(path), options)
+    np.testing.assert_allclose(matrix(source.read(0, 2).table), VALUE_BD[:2])
+    value_BD[2, 0] += 1
+    np.savez(tmp_path / "f.npz", x=value_BD, key=key)
+    message = "'key' has '2' in rows 1 and 2, with other features; keep one of them"
+    refused(path, message, features_file=str(tmp_path / "f.npz"), ids_array="key")
+
+
+def test_ids_whose_accents_are_composed_or_not(tmp_path: Path) -> None:
+    """Unless both forms are ids of their own."""
+    one, other = "caf\u00e9", "cafe\u0301"
+    path = tmp_path / "t.csv"
+    write_csv(path, {"image_id": [one, "2"], "tags": ["cat", "dog"]})
+    options = TableOptions(features_file=str(tmp_path / "f.npz"), ids_array="key")
+    for key, rows in (([other, "2"], [0, 1]), ([other, "2", one], [2, 1])):
+        np.savez(tmp_path / "f.npz", x=VALUE_BD[: len(key)], key=np.array(key))
+        chunk = TableSource.open(str(path), options).read(0, 2)
+        assert chunk.rejected.num_rows == 0
+        np.testing.assert_allclose(matrix(chunk.table), VALUE_BD[rows])
+
+
 def test_joined_rows_must_have_one_split(tmp_path: Path) -> None:
     table = {"image_id": ["1", "1"], "tags": ["a", "b"], "part": ["train", "test"]}
     path = tmp_path / "t.parquet"
@@ -497,6 +539,11 @@ def test_a_bad_json_line_is_named(
         ('{"image_id": 7, "tags": ["x"]}', "'image_id' is 7, but string in the lines before"),
         ('{"image_id": "b", ', "not JSON"),
         ("[1, 2]", "not a JSON object"),
+        (
+            '{"image_id": "b", "tags": ["y", 1]}',
+            """'tags' is \\["y", 1\\], entries of several types; write all of them as text""",
+        ),
+        ('{"image_id": "b", "tags": [{"n": "y"}]}', """'tags' is .*, but list<.*string> in the"""),
     ):
         path.write_text(good + "\n" + bad + "\n")
         refused(path, f"t.jsonl line 3: {message}", features_file=npy)

@@ -88,6 +88,16 @@ def test_another_separator_in_few_rows_is_told() -> None:
     assert "2 of 5 have ';'" in note
 
 
+def test_texts_that_programs_write_for_nothing_are_told() -> None:
+    """They stay tags: somebody may be called so."""
+    note = checked(["nan", "cat", " nan", "NULL", "nan,cat", "None of these", None])
+    assert (
+        note == "t.csv: 2 rows have 'nan' for their tags; if it means none, leave the field empty"
+    )
+    assert TagForm().lists(pa.array(["nan"])).to_pylist() == [["nan"]]
+    assert checked(["cat", "<NA>"]) is not None and checked(["nanny", "", "a"]) is None
+
+
 def test_another_separator_in_most_rows_is_told_though_some_have_the_own() -> None:
     note = checked(["new york, ny;city", *["a;b"] * 9])
     assert note is not None
