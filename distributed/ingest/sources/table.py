@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
 from distributed.data.parquet_files import common_length, folder_columns, list_files, read_footer
 from distributed.data.plain_types import is_list, is_number, is_text
 from distributed.ingest.sources.array_files import ARRAY_SUFFIXES, ArrayFile
+from distributed.ingest.sources.array_rows import equal_rows, row_numbers, rows_by_id
 from distributed.ingest.sources.base import FEATURES, IMAGE_ID, SPLIT, TAGS, Chunk, rejected
+from distributed.ingest.sources.feature_values import finite_rows, list_rows
 from distributed.ingest.sources.nested_columns import class_names
 from distributed.ingest.sources.table_facts import (
     AGAIN,
@@ -154,10 +155,10 @@ class TableSource:
         good = np.flatnonzero(fault_B == OK)
         if self.array is not None:
             taken = good + start if self.array_row_B is None else self.array_row_B[good + start]
-            value_BD, bad = _finite(self.array.take(taken), self._dtype)
+            value_BD, bad = finite_rows(self.array.take(taken), self._dtype)
         else:
             lists = table.column(FEATURES).take(pa.array(good))
-            value_BD, bad = _from_lists(lists, self.dim, self._dtype)
+            value_BD, bad = list_rows(lists, self.dim, self._dtype)
         reasons |= {int(good[place]): reason for place, reason in bad.items()}
         keep = np.ones(len(good), dtype=bool)
         keep[list(bad)] = False
@@ -285,7 +286,7 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
         part = {IMAGE_ID: text_ids(table.column(options.id_column)), TAGS: lists}
         if options.row_column:
             part["row"] = pa.array(
-                _row_numbers(path, table.column(options.row_column), options.row_column)
+                row_numbers(path, table.column(options.row_column), options.row_column)
             )
         parts.append(pa.table(part))
     rows = pa.concat_tables(parts)
@@ -298,7 +299,7 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
         array_row_B = rows.column("row").to_numpy().copy()
         array_row_B[array_row_B >= array.rows] = -1
     elif options.ids_array:
-        array_row_B = _rows_by_id(path, facts.ids(), array, options.ids_array)
+        array_row_B = rows_by_id(path, facts.ids(), array, options.ids_array)
     elif count != array.rows:
         raise InputError(
             f"{path} has {count} rows, but {array.path} has {array.rows}; they must agree, or be "
@@ -309,7 +310,7 @@ def _open_joined(path: str, options: TableOptions) -> TableSource:
 
     def read(row_S: np.ndarray) -> tuple[pa.Array, np.ndarray]:
         array_row_S = row_S if array_row_B is None else array_row_B[row_S]
-        return tags.take(pa.array(row_S)), _equal_rows(array, array_row_S)
+        return tags.take(pa.array(row_S)), equal_rows(array, array_row_S)
 
     starts = _starts(units)
     joined = facts.join_repeats(fault_B, read, lambda row: _place(path, units, starts, int(row)))
@@ -356,7 +357,7 @@ def _open_parquet(path: str, options: TableOptions) -> TableSource:
             table = _read(unit, path, [options.tags_column, options.features_column])
             table = table.take(pa.array(row_S[low:high] - start))
             tags.append(facts.form.lists(one_array(table.column(0))))
-            value_BD, bad = _from_lists(table.column(1), dim, np.dtype(np.float32))
+            value_BD, bad = list_rows(table.column(1), dim, np.dtype(np.float32))
             digest_S[low:high] = digests(value_BD + 0.0)  # -0.0 is 0.0
             digest_S[[low + row for row in bad]] = -1
         return pa.concat_arrays(tags), digest_S
@@ -387,16 +388,6 @@ def _facts(path: str, options: TableOptions, classes: tuple[str, ...]) -> TableF
     return TableFacts(
         path, options.id_column, options.tags_column, _split_column(options), form, check
     )
-
-
-def _equal_rows(array: ArrayFile, row_S: np.ndarray) -> np.ndarray:
-    """A number for each row of an array file, equal where the features are; -1 where there is no such row."""
-    digest_S = np.full(len(row_S), -1, np.int64)
-    there = np.flatnonzero(row_S >= 0)
-    for low in range(0, len(there), 4096):
-        some = there[low : low + 4096]
-        digest_S[some] = digests(np.ascontiguousarray(array.take(row_S[some]) + 0.0))
-    return digest_S
 
 
 def _place(path: str, units: Sequence[RowGroupSlice], starts: Sequence[int], row: int) -> str:
@@ -489,98 +480,5 @@ def _check_types(path: str, schema: pa.Schema, options: TableOptions) -> None:
         )
 
 
-def _row_numbers(path: str, column: pa.ChunkedArray, name: str) -> np.ndarray:
-    """int64 rows of the array; -1 where there is no whole number."""
-    if not (is_text(column.type) or pa.types.is_integer(column.type)):
-        raise InputError(f"{path}: column {name!r} is {column.type}; it must hold whole numbers")
-    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    fits = pc.match_substring_regex(text, r"^\d{1,18}$")
-    number = pc.if_else(fits, text, pa.scalar("-1")).cast(pa.int64())
-    rows: np.ndarray = pc.fill_null(number, -1).to_numpy().copy()
-    return rows
-
-
-def _rows_by_id(path: str, ids: pa.ChunkedArray, array: ArrayFile, ids_array: str) -> np.ndarray:
-    """int64 rows of the array for the table's ids; -1 where an id is not there.
-
-    Accents may be composed or not, unless an id is there as it is written. Of ids that the array has twice,
-    with equal features, the first counts.
-
-    Raises:
-        InputError: no id is there, or rows of one id have different features.
-    """
-    known = array.ids(ids_array)
-    found = pc.index_in(ids, value_set=known)
-    if found.null_count:
-        composed = pc.utf8_normalize(known, "NFC")
-        found = pc.coalesce(found, pc.index_in(pc.utf8_normalize(ids, "NFC"), value_set=composed))
-    if found.null_count == len(found):
-        raise InputError(
-            f"{path}: no image_id is in {ids_array!r} of {array.path}; the table has "
-            f"{ids[0].as_py()!r}, the array file {known[0].as_py() if len(known) else None!r}"
-        )
-    rows: np.ndarray = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    code_F = known.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    _, first, inverse_F = np.unique(code_F, return_index=True, return_inverse=True)
-    first_F = first[inverse_F]
-    again = np.flatnonzero(first_F != np.arange(len(code_F)))
-    again = again[np.isin(first_F[again], rows)]
-    differ = _equal_rows(array, again) != _equal_rows(array, first_F[again])
-    if differ.any():
-        row = int(again[differ][0])
-        raise InputError(
-            f"{array.path}: {ids_array!r} has {known[row].as_py()!r} in rows {first_F[row]} and {row}, with "
-            "other features; keep one of them"
-        )
-    return rows
-
-
-# ---- columns and values
-
-
 def _no_texts() -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([], pa.string())])
-
-
-def _finite(value_BD: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, dict[int, str]]:
-    """Values as stored, and a reason for each row that cannot be."""
-    with np.errstate(over="ignore"):
-        stored_BD = value_BD.astype(dtype, copy=False)
-    bad: dict[int, str] = {}
-    for row in np.flatnonzero(~np.isfinite(stored_BD).all(axis=1)).tolist():
-        place = int(np.flatnonzero(~np.isfinite(stored_BD[row]))[0])
-        value = value_BD[row, place]
-        if np.isfinite(value):
-            bad[row] = f"features hold {value:g}, beyond float32, at position {place}"
-        else:
-            what = "NaN" if np.isnan(value) else "Inf"
-            bad[row] = f"features hold {what} at position {place}"
-    return stored_BD, bad
-
-
-def _from_lists(
-    column: pa.ChunkedArray | pa.Array, dim: int, dtype: np.dtype
-) -> tuple[np.ndarray, dict[int, str]]:
-    """``[B, D]`` of a list column; rows with a reason against them are zero."""
-    lists = one_array(column)
-    count_B = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
-    count_B = np.where(lists.is_null().to_numpy(zero_copy_only=False), -1, count_B)
-    bad = {
-        row: "features are null"
-        if count_B[row] < 0
-        else f"features have D = {count_B[row]}, the others have D = {dim}"
-        for row in np.flatnonzero(count_B != dim).tolist()
-    }
-    right = np.flatnonzero(count_B == dim)
-    flat = lists.take(pa.array(right)).flatten()
-    for place in np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False)).tolist():
-        bad.setdefault(int(right[place // dim]), f"features hold a null at position {place % dim}")
-    value_RD = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
-    stored_RD, wrong = _finite(value_RD, dtype)
-    for row, reason in wrong.items():
-        bad.setdefault(int(right[row]), reason)
-    if len(right) == len(lists):
-        return stored_RD, bad
-    value_BD = np.zeros((len(lists), dim), dtype)
-    value_BD[right] = stored_RD
-    return value_BD, bad
