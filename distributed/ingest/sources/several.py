@@ -66,6 +66,7 @@ class SeveralColumns:
         for offset, (name, chunk) in enumerate(zip(self.names[1:], chunks[1:], strict=True), 1):
             here = chunk.table.take(pc.index_in(kept, value_set=_ids(chunk.table)))
             table = table.add_column(place + offset, name, here.column(FEATURES))
+            table = _with_tags_of_both(table, here)
         return Chunk(table, self._rejected(chunks))
 
     def _rejected(self, chunks: list[Chunk]) -> pa.Table:
@@ -93,6 +94,17 @@ class SeveralColumns:
         dims = {name: one["D"] for name, one in each.items()}
         options = {name: one["options"] for name, one in each.items()}
         return {**about, "D": sum(dims.values()), "columns": dims, "options": options}
+
+
+def _with_tags_of_both(table: pa.Table, other: pa.Table) -> pa.Table:
+    """The rows of the first table, with the tags that both have. A row that repeats an image gives it tags
+    only where it has all features: each column's source alone would take them from its own."""
+    if table.column(TAGS).equals(other.column(TAGS)):
+        return table
+    pairs = zip(table.column(TAGS).to_pylist(), other.column(TAGS).to_pylist(), strict=True)
+    both = [[tag for tag in one if tag in two] for one, two in pairs]
+    place = table.column_names.index(TAGS)
+    return table.set_column(place, TAGS, pa.array(both, pa.list_(pa.string())))
 
 
 def _ids(table: pa.Table) -> pa.Array:

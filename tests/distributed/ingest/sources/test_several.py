@@ -66,6 +66,20 @@ def test_a_row_that_one_column_lacks_is_rejected_with_its_name(tmp_path: Path) -
     assert len(chunk.rejected) == 3
 
 
+@pytest.mark.parametrize("order", ["deep,low", "low,deep"])
+def test_a_repeated_row_that_one_column_lacks_gives_no_tags(order: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    table = {
+        "image_id": ["i", "i", "i"],
+        "deep": [[1.0, 2.0]] * 3,
+        "low": [[3.0], None, [3.0]],
+        "tags": [["a"], ["b"], ["c"]],
+    }
+    pq.write_table(pa.table(table), path)
+    chunk = opened(path, features_column=order).read(0, 3)
+    assert chunk.table["tags"].to_pylist() == [["a", "c"]]
+
+
 def test_files_are_joined_by_id(tmp_path: Path) -> None:
     (tmp_path / "tags.csv").write_text("image_id,tags\ni0,a\ni3,b\ni9,b\ni4,c\n")
     order = np.array([4, 2, 0, 1, 3])
