@@ -28,7 +28,7 @@ from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
 from distributed.storage.folder import Folder
-from distributed.storage.s3 import open_s3
+from distributed.storage.s3 import keep_s3
 from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from drel_core.errors import Diverged, InputError
@@ -137,7 +137,7 @@ def ray_train_storage(folder: Folder) -> tuple[Any, str]:
     if not folder.remote:
         return None, folder.address
     # What the controller cannot write ends the run, where a worker that cannot read begins again.
-    return open_s3(folder.address, _MORE_ATTEMPTS)
+    return keep_s3(folder.address, _MORE_ATTEMPTS)
 
 
 def _on_gpus(workers: Workers, device: str) -> bool:

@@ -68,13 +68,21 @@ class S3(pafs.S3FileSystem):
     (docs/log.md).
     """
 
-    def __init__(self, endpoint: str, region: str, attempts: int, keys: Keys | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        region: str,
+        attempts: int,
+        keys: Keys | None = None,
+        background: bool = True,
+    ) -> None:
         self._settings = (endpoint, region, attempts)
         super().__init__(
             endpoint_override=endpoint or None,
             region=region,
             retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts),
             allow_delayed_open=True,  # a small file is one request, there whole or not at all
+            background_writes=background,
             **dict(zip(("access_key", "secret_key", "session_token"), keys or (), strict=False)),
         )
 
@@ -83,12 +91,78 @@ class S3(pafs.S3FileSystem):
 
 
 @lru_cache(maxsize=64)
-def _open(endpoint: str, region: str, attempts: int, keys: Keys | None) -> S3:
-    return S3(endpoint, region, attempts, keys)
+def _open(
+    endpoint: str, region: str, attempts: int, keys: Keys | None, background: bool = True
+) -> S3:
+    return S3(endpoint, region, attempts, keys, background)
 
 
 def _sent(endpoint: str, region: str, attempts: int) -> S3:
     return _open(endpoint, region, attempts, _keys_of_role())
+
+
+class _Renewed(pafs.FileSystemHandler):
+    """The same, opened anew with each request: for those who keep a filesystem longer than the keys of a
+    role are good."""
+
+    def __init__(self, endpoint: str, region: str, attempts: int) -> None:
+        self.settings = (endpoint, region, attempts)
+
+    @property
+    def now(self) -> S3:
+        # Whoever copies in several threads takes those that background writes would wait for.
+        return _open(*self.settings, _keys_of_role(), background=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Renewed) and self.settings == other.settings
+
+    def __hash__(self) -> int:
+        return hash(self.settings)
+
+    def get_type_name(self) -> str:
+        return "s3"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        return self.now.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        return self.now.get_file_info(selector)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self.now.create_dir(path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        self.now.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self.now.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise OSError("a whole bucket is not deleted")
+
+    def delete_file(self, path: str) -> None:
+        self.now.delete_file(path)
+
+    def move(self, src: str, dest: str) -> None:
+        self.now.move(src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self.now.copy_file(src, dest)
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return self.now.open_input_stream(path)
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return self.now.open_input_file(path)
+
+    def open_output_stream(self, path: str, metadata: dict[str, str] | None) -> pa.NativeFile:
+        return self.now.open_output_stream(path, metadata=metadata)
+
+    def open_append_stream(self, path: str, metadata: dict[str, str] | None) -> pa.NativeFile:
+        raise OSError("S3 has no way to append")
 
 
 def is_s3(path: str) -> bool:
@@ -126,6 +200,14 @@ def open_s3(uri: str, more_attempts: int = 0) -> tuple[S3, str]:
     region = options.get("region") or ((region or "us-east-1") if endpoint else _region_of(bucket))
     filesystem = _open(endpoint, region, _attempts() + more_attempts, _keys_of_role())
     return filesystem, f"{bucket}/{unquote(key)}".rstrip("/")
+
+
+def keep_s3(uri: str, more_attempts: int = 0) -> tuple[pafs.FileSystem, str]:
+    """The same for who keeps the filesystem: its keys are renewed, also those of a profile's role."""
+    filesystem, name = open_s3(uri, more_attempts)
+    if _keys_of_role() is None:  # the SDK renews all others
+        return filesystem, name
+    return pafs.PyFileSystem(_Renewed(*filesystem._settings)), name
 
 
 @lru_cache(maxsize=16)

@@ -38,6 +38,7 @@ class FaultProxy:
         held: set when one is.
         injected: faults so far by kind.
         requests: (method, path with query) of every request that came.
+        key: access key of the last one that was signed.
     """
 
     target: int
@@ -48,6 +49,7 @@ class FaultProxy:
     held: threading.Event = field(default_factory=threading.Event)
     injected: Counter[str] = field(default_factory=Counter)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    key: str = ""
     port: int = 0
 
     @property
@@ -110,6 +112,8 @@ class FaultProxy:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await _body(reader, headers)
         self.requests.append((method, path))
+        if "Credential=" in (signed := headers.get("authorization", "")):
+            self.key = signed.partition("Credential=")[2].partition("/")[0]
         if self.hold is not None and self.hold(method, path):
             self.held.set()
             await asyncio.Event().wait()

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -30,10 +31,11 @@ from distributed.data.parquet_files import list_files
 from distributed.data.survey import survey_store
 from distributed.driver.train import with_power
 from distributed.serving.model import ServedModel
+from distributed.storage import s3 as storage
 from distributed.storage.files import read_bytes
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
-from distributed.storage.s3 import open_s3
+from distributed.storage.s3 import keep_s3, open_s3
 from distributed.training.build import build_learner
 from distributed.training.model_trainer import ModelTrainer
 from distributed.training.run_spec import RunSpec
@@ -451,6 +453,20 @@ def test_a_profile_may_take_a_role_by_another_profile(
     asked = s3.proxy.requests.count(("POST", "/"))
     assert Folder.of(s3.at("x")).files() == {"a": 1}
     assert s3.proxy.requests.count(("POST", "/")) == asked  # the keys are kept while they last
+    kept, place = keep_s3(s3.at("x"))  # as Ray Train has it for days
+    before = s3.proxy.key
+    storage._role.cache_clear()  # the keys end, and STS gives others
+    for number in range(20):
+        (tmp_path / "checkpoint").mkdir(exist_ok=True)
+        (tmp_path / "checkpoint" / str(number)).write_bytes(bytes(1 << 20))
+    kept = pickle.loads(pickle.dumps(kept))
+    pafs.copy_files(
+        str(tmp_path / "checkpoint"), f"{place}/checkpoint", destination_filesystem=kept
+    )
+    assert s3.proxy.key != before and s3.proxy.key != "base-key"
+    assert len(kept.get_file_info(pafs.FileSelector(f"{place}/checkpoint"))) == 20
+    kept.delete_dir(f"{place}/checkpoint")
+    assert kept.get_file_info(f"{place}/checkpoint/1").type == pafs.FileType.NotFound
     (tmp_path / "aws-config").write_text(
         f"[profile other]\nendpoint_url = {s3.proxy.url}\nrole_arn = arn:aws:iam::1:role/x\n"
         "source_profile = nobody\n"
