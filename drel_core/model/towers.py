@@ -5,6 +5,7 @@ Shapes: B images, D feature size, P tags, E tag-embedding size, L latent size, T
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -217,8 +218,9 @@ class DREL(nn.Module):
             self.metric_LL = nn.Parameter(torch.eye(config.latent))
         elif config.metric == "normal":
             self.metric_LL = nn.Parameter(torch.randn(config.latent, config.latent) / config.latent)
+        # math.log: on "meta", where models are loaded, torch's own imports its compiler, which takes seconds.
         self.log_scale = (
-            nn.Parameter(torch.tensor(config.scale).log()) if config.normalise else None
+            nn.Parameter(torch.tensor(math.log(config.scale))) if config.normalise else None
         )
         self.bias_head = nn.Linear(config.tag_dim, 1, bias=False) if config.tag_bias else None
         if self.bias_head is not None:
