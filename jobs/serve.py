@@ -118,8 +118,9 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo) -> None:
         try:
             serve.start(http_options={"host": replica_host, "port": http.port})
             serve.run(build_app(config), name="drel", route_prefix="/")
-        except RuntimeError as error:
-            raise InputError(f"the scorer did not start: {error}") from error
+        except (RuntimeError, ray.exceptions.RayError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise InputError(f"the scorer did not start: {why}") from error
         _announce(http, info, config.require_token)
         stop.wait()
         print("stopping: requests that have begun are answered, for 8 s at most", flush=True)

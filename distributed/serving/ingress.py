@@ -49,6 +49,8 @@ SETTINGS = {
     "RAY_SERVE_HAPROXY_MAXCONN": "16384",
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_SECONDS),
+    # On a busy machine a process alone takes longer to start than the 5 s after which Serve begins anew.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
 
 
@@ -101,6 +103,8 @@ def chosen_ingress(wanted: Ingress | None, host: str) -> Iterator[str]:
         )
     elif wanted == "ray" or not runs:
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
+        ready = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
+        os.environ.setdefault(ready, SETTINGS[ready])
         yield host
     else:
         folder = _folder_of_its_own()
