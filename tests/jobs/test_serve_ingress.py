@@ -196,8 +196,8 @@ print("tried", len(ports))
 """
 
 
-def listening(process: int) -> list[int]:
-    """TCP ports of 127.0.0.1 or all addresses on which a process listens."""
+def listening(process: int) -> list[tuple[str, int]]:
+    """Addresses, as /proc writes them, and TCP ports on which a process listens."""
     inodes = {
         found.group(1)
         for link in Path(f"/proc/{process}/fd").iterdir()
@@ -208,11 +208,11 @@ def listening(process: int) -> list[int]:
         for name in ("tcp", "tcp6")
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]
-    return [
-        int(field[1].rpartition(":")[2], 16)
-        for field in fields
-        if field[3] == "0A" and field[9] in inodes
-    ]
+    local = [field[1].split(":") for field in fields if field[3] == "0A" and field[9] in inodes]
+    return [(address, int(port, 16)) for address, port in local]
+
+
+LOOPBACK, EVERY = "0100007F", "00000000"
 
 
 def test_another_user_neither_steers_nor_reads_the_traffic(server: Server) -> None:
@@ -221,7 +221,7 @@ def test_another_user_neither_steers_nor_reads_the_traffic(server: Server) -> No
     (process, *_) = processes(server, "/bin/haproxy ")
     words = command_line(process).split()
     folder = Path(words[words.index("-f") + 1]).parent
-    assert listening(process) == [port_of(server)]  # no statistics, no metrics
+    assert listening(process) == [(LOOPBACK, port_of(server))]  # no statistics, no metrics
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
     ports = re.findall(r"server \S+ 127\.0\.0\.1:(\d+)", (folder / "haproxy.cfg").read_text())
     assert len(ports) == 3  # two replicas, and Serve's proxy where there is none
@@ -229,8 +229,15 @@ def test_another_user_neither_steers_nor_reads_the_traffic(server: Server) -> No
 
 
 def test_two_scorers_side_by_side_and_a_quick_end(server: Server, tmp_path: Path) -> None:
-    other = start(write_drel(tmp_path / "other", seed=5))
+    """The second one listens on every address: its replica does not."""
+    other = start(write_drel(tmp_path / "other", seed=5), "--host", "0.0.0.0")
     try:
+        (process, *_) = processes(other, "/bin/haproxy ")
+        (replica,) = processes(other, "ServeReplica:drel")
+        assert listening(process) == [(EVERY, port_of(other))]
+        assert LOOPBACK in {address for address, _ in listening(replica)}
+        ports = {port for address, port in listening(replica) if address == LOOPBACK}
+        assert any(30_000 <= port <= 31_000 for port in ports)
         first, second = (one.ask("/v1/model")[1]["version"] for one in (server, other))
         assert first != second
         assert {server.ask("/v1/model")[1]["version"] for _ in range(20)} == {first}
