@@ -41,7 +41,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.calibration import Calibration
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
-from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
+from drel_core.model.towers import DREL, ModelConfig
 from drel_core.scoring.reliability import RELIABILITY_BINS
 from drel_core.scoring.tag_search import find_search
 from drel_core.scoring.topk import topk_blockwise
@@ -73,7 +73,7 @@ def bundle(
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     model = best_model(dim, **changes)
-    rows = init_embedding_rows(torch.arange(tags), model.config, seed)
+    rows = torch.randn(tags, model.config.tag_dim)
     write_table_part(folder, 0, 1, 0, rows)
     write_towers(folder, model)
     if landmarks:

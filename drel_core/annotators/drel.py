@@ -30,6 +30,9 @@ from drel_core.scoring.tag_search import DEEPEST, TagSearch
 from drel_core.scoring.topk import check_best, topk_blockwise
 
 
+_CACHED = 1 << 20  # numbers that a core's cache holds: what is done to them does not wait for memory
+
+
 def table_file(part: int, parts: int) -> str:
     return f"tag_embedding-{part:05d}-of-{parts:05d}.safetensors"
 
@@ -212,7 +215,8 @@ def encode_side(
         InputError, Exception: see ``encoded_tags``.
     """
     start = 0
-    for tag_nL1 in folded_tags(folder, info, vocabulary, model, decider):
+    block = max(1, _CACHED // side.tag_TL.shape[1])
+    for tag_nL1 in folded_tags(folder, info, vocabulary, model, decider, block):
         part = slice(start, start + len(tag_nL1))
         side.tag_TL[part], side.bias_T[part] = tag_nL1[:, :-1], tag_nL1[:, -1]
         start = part.stop

@@ -69,7 +69,7 @@ class Vocabulary:
             ValueError: a name is no text or empty, or a count is no whole number from 0 up.
         """
         names, counts = state["names"], np.array(state["counts"])
-        if not all(isinstance(name, str) and name for name in names):
+        if set(map(type, names)) - {str} or not all(names):
             raise ValueError("a tag is no text, or empty")
         if counts.size and (counts.dtype != np.int64 or counts.ndim != 1 or counts.min() < 0):
             raise ValueError("counts must be whole numbers from 0 up")

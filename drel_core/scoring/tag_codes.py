@@ -26,8 +26,8 @@ _STEP = {4: 0.3352, 2: 0.9957, 1: 1.596}
 "Quantizing for minimum distortion"), by bits."""
 _DISTORTION = {4: 0.01154, 2: 0.1188, 1: 0.3634, 0: 1.0}
 """The share of the variance that each loses."""
-_BLOCK = 65536
-_SAMPLE = 32768
+_BLOCK = 4096
+_SAMPLE = 16384
 
 
 @dataclass(frozen=True)
