@@ -29,8 +29,9 @@ from drel_core.model.towers import DREL, ModelConfig, prior_bias
 from drel_core.scoring.tag_search import DEEPEST, TagSearch
 from drel_core.scoring.topk import check_best, topk_blockwise
 
-
-_CACHED = 1 << 20  # numbers that a core's cache holds: what is done to them does not wait for memory
+_CACHED = (
+    1 << 20
+)  # numbers that a core's cache holds: what is done to them does not wait for memory
 
 
 def table_file(part: int, parts: int) -> str:
