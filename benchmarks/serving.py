@@ -160,7 +160,7 @@ def load(path: str, body: bytes, kind: str, clients: int, seconds: float) -> Loa
     return seen
 
 
-def serve_app(model: Path, replicas: str = "1", poll: float = 1.0) -> None:
+def serve_app(model: Path, replicas: str = "1", poll: float = 1.0, threads: int = 1) -> None:
     from ray import serve
 
     from distributed.runtime.ray_session import start_ray
@@ -169,7 +169,7 @@ def serve_app(model: Path, replicas: str = "1", poll: float = 1.0) -> None:
 
     start_ray(int(replicas) + 1)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    config = ScorerConfig(model=str(model), replicas=replicas, poll_seconds=poll, threads=1)
+    config = ScorerConfig(model=str(model), replicas=replicas, poll_seconds=poll, threads=threads)
     serve.run(build_app(config), name="drel", route_prefix="/")
 
 
@@ -189,6 +189,7 @@ def measure_load(
     landmarks: int,
     dims: int,
     decide: str | None,
+    threads: int,
 ) -> None:
     """Beside two constants: one looks at nothing, the other reads the request's body as the scorer must.
 
@@ -220,7 +221,8 @@ def measure_load(
         at = Path(folder) / "m"
         decides = decide is not None
         serve_app(
-            bundle(at, 1280, tags, landmarks=landmarks, dims=dims, decides=decides, **changes)
+            bundle(at, 1280, tags, landmarks=landmarks, dims=dims, decides=decides, **changes),
+            threads=threads,
         )
         serve.run(Bare.bind(), name="bare", route_prefix="/bare")
         serve.run(Reader.bind(), name="reader", route_prefix="/reader")
@@ -352,6 +354,7 @@ def main() -> None:
     )
     parser.add_argument("--latent", type=int, default=0, help="0: the preset's; 1024 for million")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1, help="of the scorer, for load")
     parser.add_argument(
         "--graph", action="store_true", help="for million: HNSW too, which takes minutes"
     )
@@ -380,6 +383,7 @@ def main() -> None:
             given.landmarks,
             given.dims,
             given.decide,
+            given.threads,
         )
 
 
