@@ -56,6 +56,41 @@ def test_a_second_run_ends_and_says_who_works_there(
     assert f"error: {out}: another run works there: process {os.getpid()} on" in done.stderr
 
 
+HOLD = """
+import sys, time
+from contextlib import ExitStack
+from distributed.storage.folder import Folder
+from distributed.storage.owner import owned
+with ExitStack() as held:
+    for folder in sys.argv[1:]:
+        held.enter_context(owned(Folder(folder)))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_next_run_takes_over_from_one_that_was_killed(
+    tmp_path: Path, job: Job, inputs: dict[str, list[Any]]
+) -> None:
+    """Of the verbs that need no Ray; the others hold their folder in the same way."""
+    verbs = ("train", "annotate", "export")
+    held = [str(tmp_path / verb / HELD.get(verb, "out")) for verb in verbs]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, *held], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    for verb in verbs:
+        refused = job(verb, *inputs[verb], "--out", tmp_path / verb / "out")
+        assert refused.returncode == 2 and f"process {holder.pid} on" in refused.stderr
+    holder.kill()
+    holder.wait()
+    for verb in verbs:
+        done = job(verb, *inputs[verb], "--out", tmp_path / verb / "out")
+        assert done.returncode == 0, done.stderr
+        assert f"out: taken over from process {holder.pid} on" in done.stdout
+        assert not list((tmp_path / verb).rglob(".lock"))
+
+
 RUN_ALL = """
 import json, sys
 from tests.helpers.commands import run_here
