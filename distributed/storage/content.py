@@ -70,10 +70,11 @@ def content_of(inputs: Iterable[str], apart: Iterable[str] = ()) -> dict[str, st
 
 
 def content_of_each(addresses: Iterable[str]) -> dict[str, str]:
-    """The same of single files, many of which may lie in one folder: a folder on S3 is listed once.
+    """The same of single files, many of which may lie in one folder: a folder on S3 is listed once. What
+    lies in one that must not be listed has no mark.
 
     Raises:
-        InputError: a folder on S3 cannot be listed.
+        InputError: S3 does not answer.
     """
     found: list[_File] = []
     folders: dict[str, set[str]] = {}
@@ -88,6 +89,8 @@ def content_of_each(addresses: Iterable[str]) -> dict[str, str]:
     def inside(folder: str) -> list[_File]:
         try:
             listed = list_objects(folder, below=False)
+        except InputError:  # it may be read all the same
+            return []
         except OSError as error:
             raise InputError(f"{folder}: cannot be listed ({one_line(error)})") from error
         return [

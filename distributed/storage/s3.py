@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -484,10 +484,9 @@ def list_objects(uri: str, below: bool = True) -> list[Listed]:
     def listed(name: str, one: dict[str, Any]) -> Listed:
         return Listed(name, one["ETag"].strip('"'), one["LastModified"].timestamp())
 
-    if key:  # of all that begin like it, the object itself comes first
-        first = page(Prefix=key, MaxKeys=1).get("Contents", ())
-        if first and first[0]["Key"] == key:
-            return [listed(key.rpartition("/")[2], first[0])]
+    if key:
+        with suppress(FileNotFoundError, InputError):  # no such object, or it must not be asked for
+            return [listed(key.rpartition("/")[2], requests.ask("head_object", Key=key))]
     prefix = f"{key}/" if key else ""
     found: list[Listed] = []
     more: dict[str, str] = {} if below else {"Delimiter": "/"}
