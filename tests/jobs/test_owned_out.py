@@ -19,6 +19,7 @@ from tests.conftest import Job
 from tests.helpers.bad_disks import fill, plain_user, read_only, small_disk
 from tests.helpers.bundles import write_drel
 from tests.helpers.commands import ROOT
+from tests.helpers.s3_server import Bucket
 from tests.helpers.stores import write_planted
 
 D = 8
@@ -54,6 +55,18 @@ def test_a_second_run_ends_and_says_who_works_there(
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1
     assert f"error: {out}: another run works there: process {os.getpid()} on" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["train", "annotate", "ingest", "export"])
+def test_a_second_run_on_s3_ends_and_says_who_works_there(
+    s3: Bucket, job: Job, inputs: dict[str, list[Any]], verb: str
+) -> None:
+    out = s3.at("out")
+    with owned(Folder.of(f"{out}.partial" if verb == "ingest" else out)):
+        done = job(verb, *inputs[verb], "--out", out)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {out}: another run works there: process {os.getpid()} on" in done.stderr
+    assert Folder.of(out).files() == {}
 
 
 HOLD = """
