@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError
 from drel_core.model.towers import ModelConfig
 from tests.helpers.bundles import random_decider, write_drel
+from tests.helpers.commands import ROOT
 
 TAGS, DIM = 3000, 12
 SHAPE = ModelConfig(
@@ -209,6 +212,41 @@ def test_a_kernel_scores_all_tags(tmp_path: Path) -> None:
     assert tag_side.may_search(folder, info)
     (folder / KERNEL).touch()
     assert not tag_side.may_search(folder, info)
+
+
+MEMORY = """
+import sys
+import faiss
+from distributed.bundles import tag_side
+from distributed.bundles.open import open_annotator
+
+def anonymous():
+    for line in open("/proc/self/smaps_rollup"):
+        if line.startswith("Pss_Anon"):
+            return int(line.split()[1]) * 1024
+
+tag_side.LEAST_TAGS = 1000
+before = anonymous()
+annotator = open_annotator(sys.argv[1])
+assert annotator.search is not None
+annotator.annotate(annotator.model.mean_D[None].clone(), 5)
+print(anonymous() - before)
+"""
+
+
+def test_processes_of_a_machine_share_the_encoded_tags(tmp_path: Path) -> None:
+    tags, latent = 50_000, 256
+    shape = replace(SHAPE, latent=latent, tag_dim=latent)
+    names = tuple(f"tag {tag}" for tag in range(tags))
+    folder = write_drel(tmp_path / "m", DIM, names=names, shape=shape)
+    rows_ND = np.random.default_rng(0).normal(size=(64, DIM)).astype(np.float32)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), DIM)
+    pq.write_table(pa.table({"features": flat}), folder / RESERVOIR)
+    opened(folder)  # made
+    run = [sys.executable, "-c", MEMORY, str(folder)]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
+    # Its own: codes of at most 136 bytes a tag, names and counts; not the 1,028 bytes of each tag.
+    assert int(done.stdout) < 500 * tags
 
 
 def test_a_damaged_table_is_refused_as_ever(tmp_path: Path) -> None:
