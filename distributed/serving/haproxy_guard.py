@@ -11,7 +11,8 @@ This program rewrites that file, in the language of HAProxy's manual, and starts
 - Serve's list of routes is not shown, and a header that means something to Serve alone goes no further;
 - HAProxy's own errors have the form of the API's, with Retry-After where asking again helps;
 - a request is taken whole, within a time, before a replica hears of it;
-- only requests that failed go to the system's log.
+- only requests that failed go to the system's log;
+- HAProxy ends with the process that started it.
 
 A configuration that is not as expected is refused: HAProxy does not start, rather than start open.
 
@@ -20,10 +21,13 @@ It is a file that is run, with the standard library alone.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -42,6 +46,7 @@ _ERRORS = {
     503: ("unavailable", "no replica takes requests at the moment; ask again"),
     504: ("timeout", "no replica answered in time; ask again"),
 }
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _LEFT_OUT = ("frontend prometheus", "listen stats")
 _FRONTEND = "frontend http_frontend"
 
@@ -183,7 +188,15 @@ def main(options: list[str]) -> None:
         os.chmod(os.path.dirname(path), 0o700)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
+    _end_with_parent()
     os.execv(binary, [binary, *options])
+
+
+def _end_with_parent() -> None:
+    """HAProxy closes its port, and ends with its last request, when the process of Serve's that started it is
+    gone: it would go on by itself, with replicas that are not there, and keep the port from the next one."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
 
 
 if __name__ == "__main__":

