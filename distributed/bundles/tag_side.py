@@ -9,11 +9,11 @@ Shapes: L latent size, T tags, n images.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,14 @@ from drel_core.scoring.tag_search import LEAST_RECALL, TagSearch, find_search
 LEAST_TAGS = 32_768
 """With fewer, scoring each of them is as fast."""
 _MEASURED_ROWS = 64
+_LEAST_ROWS = 16
+"""Different ones. Codes fit few rows so well that these say nothing of other images."""
 _UNUSED_DAYS = 1
-_FORMAT = 1
+_KEPT = 4
+"""Most folders of one machine: a million tags take a gigabyte, and versions may follow each other quickly."""
+_FORMAT = 2
 _ABOUT = "side.json"
+_MAKING = ".making"
 _LOG = logging.getLogger(__name__)
 
 
@@ -83,8 +88,10 @@ def open_with_side(folder: Path, info: BundleInfo) -> DRELAnnotator:
             annotator = DRELAnnotator.load(folder, info, vocabulary, side)
     if search is None:
         _LOG.warning(
-            "%s: every tag is scored: the bundle keeps no rows to try codes with (reservoir.rows 0)",
+            "%s: every tag is scored: the bundle keeps fewer than %d rows that differ to try codes with "
+            "(reservoir.rows)",
             folder,
+            _LEAST_ROWS,
         )
     elif search.recall < LEAST_RECALL:
         _LOG.warning(
@@ -100,15 +107,18 @@ def open_with_side(folder: Path, info: BundleInfo) -> DRELAnnotator:
 
 def _find(folder: Path, annotator: DRELAnnotator) -> tuple[TagCodes, TagSearch] | tuple[None, None]:
     """Codes of an annotator's tags and the search by them, measured on rows that the bundle keeps; None
-    without such rows."""
+    where it keeps too few."""
     path = folder / RESERVOIR
     if not path.is_file():
         return None, None
     column = pq.read_table(path, columns=["features"]).column(0)
     row_n = np.unique(np.linspace(0, max(len(column) - 1, 0), _MEASURED_ROWS, dtype=np.int64))
     rows = column.take(pa.array(row_n[: len(column)])).to_numpy()
-    latent_nL = annotator.latents(torch.from_numpy(np.stack(rows)).float()) if len(rows) else None
-    if latent_nL is None or not torch.isfinite(latent_nL).all():
+    if len(rows) < _LEAST_ROWS:
+        return None, None
+    latent_nL = annotator.latents(torch.from_numpy(np.stack(rows)).float())
+    latent_nL = latent_nL[torch.isfinite(latent_nL).all(1)].unique(dim=0)
+    if len(latent_nL) < _LEAST_ROWS:
         return None, None
     return find_search(annotator.tag_TL, annotator.bias_T, latent_nL)
 
@@ -123,29 +133,28 @@ def _kept(
         InputError, Exception: the bundle is damaged.
     """
     # A bundle's version is what a file in it says: the files themselves must be the same too.
-    files = sorted((path.name, path.stat()) for path in folder.glob("*.safetensors"))
+    others = ("config.json", "vocabulary.json", RESERVOIR)
+    paths = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in others)]
+    files = [(path.name, path.stat()) for path in paths if path.exists()]
     state = [f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in files]
     place = cache_dir("tags") / cache_key(" ".join([str(_FORMAT), info.version, *state]))
     with file_lock(place):  # one process of a machine makes it, the others wait
         try:
-            found = _read(place)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-        ):  # nothing is there, or a cleaner of /tmp took a part
+            found = _read(place, info.num_tags)
+        except Exception:  # nothing is there, or a cleaner of /tmp or a full disk took a part
             _make(folder, info, vocabulary, place)
-            found = _read(place)
+            found = _read(place, info.num_tags)
     os.utime(place)
     return found
 
 
 def _make(folder: Path, info: BundleInfo, vocabulary: Vocabulary, place: Path) -> None:
-    for old in place.parent.iterdir():
-        if old.is_dir() and time.time() - old.stat().st_mtime > _UNUSED_DAYS * 86400:
-            shutil.rmtree(old, ignore_errors=True)  # a process that has mapped it goes on
     shutil.rmtree(place, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix="make-", dir=place.parent))
+    _remove_old(place.parent)
+    # Of this name alone: what a killed process left goes before there is more.
+    partial = place.with_suffix(_MAKING)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         model = read_towers(folder, info)
         tags, latent = len(vocabulary), model.config.latent
@@ -161,18 +170,47 @@ def _make(folder: Path, info: BundleInfo, vocabulary: Vocabulary, place: Path) -
                 np.save(partial / f"{name}.npy", part.numpy())
             about = {"candidates": search.candidates, "recall": search.recall, "codes": list(parts)}
         (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        for path in partial.iterdir():
+            _flush(path)
         partial.rename(place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _read(place: Path) -> tuple[TagSide, TagSearch | None]:
+def _remove_old(folder: Path) -> None:
+    """Make room for one more. A process that has mapped what goes keeps it."""
+    places = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removes as well
+            if path.is_dir():
+                places.append((path.stat().st_mtime, path))
+    places.sort(reverse=True)
+    whole = [path for _, path in places if path.suffix != _MAKING]
+    long_ago = time.time() - _UNUSED_DAYS * 86400
+    for used, path in places:
+        if used < long_ago or path in whole[_KEPT - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """A machine that goes down must not leave a file of the right size without its content.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read(place: Path, num_tags: int) -> tuple[TagSide, TagSearch | None]:
     about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
     side = TagSide(_mapped(place / "tag.npy"), _mapped(place / "bias.npy"))
-    if not about:
+    if about == {}:
         return side, None
     codes = TagCodes(**{name: _mapped(place / f"{name}.npy") for name in about["codes"]})
+    if not len(side.tag_TL) == len(side.bias_T) == len(codes.code_Th) == num_tags:
+        raise ValueError(f"{place}: not of {num_tags} tags")
     return side, TagSearch(codes, *side, about["candidates"], about["recall"])
 
 

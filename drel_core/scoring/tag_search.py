@@ -57,7 +57,9 @@ class TagSearch:
             image_nL: finite latents of images to measure with, at least one.
         """
         search = TagSearch(codes, tag_TL, bias_T, min(_CANDIDATES[-1], len(tag_TL)), 0.0)
-        exact_nk, _ = topk_blockwise(image_nL, tag_TL, DEEPEST, bias_T)
+        _, exact_tag_nk = topk_blockwise(image_nL, tag_TL, DEEPEST, bias_T)
+        # Added up as those of candidates are: two ways of adding up L products round differently.
+        exact_nk = search._scores(image_nL, exact_tag_nk)
         score_nK = search._scores(image_nL, search._candidates(image_nL))
         # Ordering candidates must not cost more than finding them.
         most = max(256, len(tag_TL) // 128)
@@ -128,9 +130,7 @@ def _recall(score_nK: Tensor, exact_nk: Tensor, k: int) -> float:
     """Share of the k best tags that are among candidates. Tags whose scores are equal stand for each
     other."""
     k = min(k, exact_nk.shape[1])
-    last_n1 = exact_nk[:, k - 1 : k]
-    # Two ways of adding up L products round differently.
-    least_n1 = last_n1 - 1e-5 * (1 + last_n1.abs())
+    least_n1 = exact_nk[:, :k].min(1, keepdim=True).values
     found_n = (score_nK >= least_n1).sum(1).clamp(max=k)
     return float(found_n.double().mean() / k)
 

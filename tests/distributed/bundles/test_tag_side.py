@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,14 +153,25 @@ def test_it_is_made_once_and_anew_for_other_files(
     assert len(kept(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("lost", ["tag.npy", "code_Th.npy", "side.json"])
-def test_it_is_made_anew_where_a_part_of_it_is_gone(tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("name", ["tag.npy", "bias.npy", "code_Th.npy", "side.json"])
+@pytest.mark.parametrize("found", [None, b"", b"null", "half", "other"])
+def test_it_is_made_anew_where_a_part_of_it_is_gone_or_damaged(
+    tmp_path: Path, name: str, found: bytes | str | None
+) -> None:
     folder = bundle(tmp_path / "m")
     opened(folder)
     (place,) = kept(tmp_path)
-    (place / lost).unlink()
+    whole = (place / name).read_bytes()
+    (place / name).unlink()
+    if found == "other":  # a part of fewer tags
+        np.save(tmp_path / "other.npy", np.zeros((5, 16), np.float32))
+        found = (tmp_path / "other.npy").read_bytes()
+    elif found == "half":
+        found = whole[: len(whole) // 2]
+    if isinstance(found, bytes):
+        (place / name).write_bytes(found)
     assert opened(folder).search is not None
-    assert kept(tmp_path) == [place] and (place / lost).is_file()
+    assert kept(tmp_path) == [place] and (place / name).read_bytes() == whole
 
 
 def test_what_nobody_used_for_a_day_goes(tmp_path: Path) -> None:
@@ -169,14 +182,87 @@ def test_what_nobody_used_for_a_day_goes(tmp_path: Path) -> None:
     assert first not in kept(tmp_path) and len(kept(tmp_path)) == 1
 
 
-def test_without_rows_to_try_codes_with_all_tags_are_scored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_versions_that_follow_each_other_quickly_do_not_fill_the_disk(tmp_path: Path) -> None:
+    for seed in range(6):
+        folder = bundle(tmp_path / str(seed), seed=seed)
+        opened(folder)
+        now = time.time() + seed - 10
+        for path in kept(tmp_path):
+            if path.stat().st_mtime > now:
+                os.utime(path, (now, now))
+    assert len(kept(tmp_path)) == tag_side._KEPT < 6
+    before = kept(tmp_path)
+    opened(folder)  # the last one is among them
+    assert kept(tmp_path) == before
+
+
+def test_processes_killed_while_making_it_leave_one_part_that_the_next_removes(
+    tmp_path: Path,
 ) -> None:
-    folder = bundle(tmp_path / "m", reservoir=0)
+    folder = bundle(tmp_path / "m")
+    code = """if True:
+        import os, signal
+        from distributed.bundles import open, tag_side
+        tag_side.LEAST_TAGS = 1000
+        tag_side._find = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        open.open_annotator(os.sys.argv[1])
+    """
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert len(kept(tmp_path)) == 1
+    assert opened(folder).search is not None
+    (place,) = kept(tmp_path)
+    assert (place / "side.json").is_file()
+
+
+def test_all_of_it_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that goes down must not leave tags of zeros that are taken for the model's."""
+    flushed: set[int] = set()
+    fsync, rename = os.fsync, Path.rename
+    missing: list[str] = []
+
+    def noted(file: int) -> None:
+        flushed.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def checked(self: Path, target: Path) -> Path:
+        missing.extend(path.name for path in self.iterdir() if path.stat().st_ino not in flushed)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", checked)
+    opened(bundle(tmp_path / "m"))
+    assert flushed and missing == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.json", RESERVOIR])
+def test_it_is_made_anew_where_a_file_beside_the_tensors_changed(tmp_path: Path, name: str) -> None:
+    folder = bundle(tmp_path / "m")
+    opened(folder)
+    os.utime(folder / name, (1, 1))
+    opened(folder)
+    assert len(kept(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("reservoir", [0, 1, 15])
+def test_without_rows_to_try_codes_with_all_tags_are_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reservoir: int
+) -> None:
+    folder = bundle(tmp_path / "m", reservoir=reservoir)
     with caplog.at_level(logging.WARNING):
         assert opened(folder).search is None
         assert opened(folder).search is None  # kept
-    assert "keeps no rows to try codes with" in caplog.text
+    assert "keeps fewer than 16 rows that differ" in caplog.text
+
+
+def test_rows_that_are_all_alike_count_as_one(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "m")
+    table = pq.read_table(folder / RESERVOIR)
+    pq.write_table(table.take(pa.array([0] * 100)), folder / RESERVOIR)
+    assert opened(folder).search is None
 
 
 def test_codes_that_find_too_little_are_not_used(

@@ -85,6 +85,20 @@ def test_codes_that_cannot_tell_tags_apart_say_so() -> None:
     assert search.recall < LEAST_RECALL
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-4])
+def test_recall_is_measured_among_scores_of_any_size(size: float) -> None:
+    """Small scores are not all equal."""
+    tag_TL, _, image_nL = side()
+    tag_TL, bias_T = size * tag_TL, torch.zeros(TAGS)
+    search = find_search(tag_TL, bias_T, image_nL[:64])[1]
+    tag_Bk = search.best(image_nL, DEEPEST)[1].tolist()
+    expected_Bk = topk_blockwise(image_nL, tag_TL, DEEPEST, bias_T)[1].tolist()
+    hits = [
+        len(set(found) & set(wanted)) for found, wanted in zip(tag_Bk, expected_Bk, strict=True)
+    ]
+    assert sum(hits) / (DEEPEST * len(hits)) == pytest.approx(search.recall, abs=3e-3)
+
+
 def test_recall_counts_equal_scores_as_one() -> None:
     exact_nk = torch.tensor([[5.0, 4.0, 3.0, 3.0]])
     assert _recall(torch.tensor([[5.0, 3.0, 3.0, 1.0]]), exact_nk, 4) == 0.75
