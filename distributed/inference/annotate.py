@@ -12,6 +12,7 @@ import pickle
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +27,8 @@ from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, par
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
-from distributed.storage.content import content_of, content_of_each
-from distributed.storage.files import resolve
+from distributed.storage.content import content_of_each
+from distributed.storage.files import name_below, resolve
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
 from distributed.storage.resume import CONTENT, Plan, claim, digest, read_note, write_note
@@ -126,7 +127,10 @@ def _run(
 
 def store_content(store: FeatureStore, columns: Columns) -> dict[str, str]:
     """A mark of each file of a store, and one of the pictures whose paths it holds."""
-    marks = content_of(dict.fromkeys(unit.path for unit in store.units))
+    found = content_of_each(dict.fromkeys(unit.path for unit in store.units))
+    marks = {
+        name_below(file, store.path) or PurePath(file).name: mark for file, mark in found.items()
+    }
     if isinstance(columns, PictureColumns) and columns.named_by:
         paths: dict[str, None] = {}
         for unit in store.units:

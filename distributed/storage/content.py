@@ -77,12 +77,12 @@ def content_of_each(addresses: Iterable[str]) -> dict[str, str]:
         InputError: S3 does not answer.
     """
     found: list[_File] = []
-    folders: dict[str, set[str]] = {}
+    folders: dict[str, dict[str, str]] = {}  # addresses by name
     for address in addresses:
         if is_s3(address):
             base, mark, options = address.partition("?")
             folder, _, name = base.rpartition("/")
-            folders.setdefault(f"{folder}{mark}{options}", set()).add(unquote(name))
+            folders.setdefault(f"{folder}{mark}{options}", {})[unquote(name)] = address
         elif "://" not in address and os.path.isfile(address):
             found.append(_local_file(address, address))
 
@@ -94,7 +94,7 @@ def content_of_each(addresses: Iterable[str]) -> dict[str, str]:
         except OSError as error:
             raise InputError(f"{folder}: cannot be listed ({one_line(error)})") from error
         return [
-            _File(f"{folder}/{one.name}", one.etag, one.time)
+            _File(folders[folder][one.name], one.etag, one.time)
             for one in listed
             if one.name in folders[folder]
         ]

@@ -35,6 +35,7 @@ _VARIABLES = (
     "AWS_SHARED_CREDENTIALS_FILE",
     "HOME",
 )
+_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _ROLES = ("role_arn", "sso_session", "sso_start_url")
 Answer = TypeVar("Answer")
 Keys = tuple[str, str, str]
@@ -380,6 +381,25 @@ class ConditionFailed(Exception):
     """The object is another one than the request expected."""
 
 
+@lru_cache(maxsize=16)
+def _client(endpoint: str, region: str, *_: str | None) -> Any:
+    """botocore's, which renews its keys; made again when a variable changes."""
+    from botocore.config import Config
+    from botocore.session import get_session
+
+    return get_session().create_client(
+        "s3",
+        endpoint_url=endpoint or None,
+        region_name=region,
+        config=Config(
+            retries={"total_max_attempts": _OBJECT_ATTEMPTS, "mode": "legacy"},
+            connect_timeout=5,
+            read_timeout=20,
+            s3={"addressing_style": "path"} if endpoint else {},
+        ),
+    )
+
+
 class _Requests:
     """Requests that pyarrow has none of.
 
@@ -388,24 +408,12 @@ class _Requests:
     """
 
     def __init__(self, uri: str) -> None:
-        from botocore.config import Config
-        from botocore.session import get_session
-
         filesystem, place = open_s3(uri)
         endpoint, region, _ = filesystem._settings
         self.uri = uri
         self.bucket, _, self.key = place.partition("/")
-        self.client: Any = get_session().create_client(
-            "s3",
-            endpoint_url=endpoint or None,
-            region_name=region,
-            config=Config(
-                retries={"total_max_attempts": _OBJECT_ATTEMPTS, "mode": "legacy"},
-                connect_timeout=5,
-                read_timeout=20,
-                s3={"addressing_style": "path"} if endpoint else {},
-            ),
-        )
+        said = (os.environ.get(name) for name in (*_VARIABLES, *_KEY_VARIABLES))
+        self.client = _client(endpoint, region, *said)
 
     def patiently(self, read: Callable[[], Answer]) -> Answer:
         """What ``read`` gives; a body that breaks off is asked for again.
