@@ -3,7 +3,8 @@
 Files are found as sources find them: behind links as well, hidden ones left out.
 
 Of a local file its bytes, when it was last written, and a hash, since a copy may keep the time (``cp -p``):
-of all of it, or of pieces of a large one. Of more than a thousand files no hash. Of a file on S3 its ETag.
+of all of it, or of pieces of a large one; where there are more than a thousand, of both ends. Of a file on S3
+its ETag.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _NAMED = 1000  # files that are named one by one
 _THREADS = 16
 _WHOLE = 1 << 20  # bytes of a file that is hashed whole
 _PIECE, _PIECES = 1 << 16, 17  # of a larger one, from its first bytes to its last
+_END = 1 << 12  # bytes of each end, of one of many files
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,16 @@ def content_of_each(addresses: Iterable[str]) -> dict[str, str]:
 
 
 def _marks(found: list[_File]) -> dict[str, str]:
-    if len(found) <= _NAMED:
-        with ThreadPoolExecutor(_THREADS) as threads:
-            whole = list(threads.map(_whole_mark, found))
+    named = len(found) <= _NAMED
+    with ThreadPoolExecutor(_THREADS) as threads:
+        whole = list(threads.map(_hashed if named else _hashed_at_ends, found))
+    if named:
         marks: dict[str, str] = {}
         for file, mark in zip(found, whole, strict=True):  # two inputs may have a file of one name
             marks[file.name] = f"{marks[file.name]}, {mark}" if file.name in marks else mark
         return marks
     last = max(found, key=lambda file: file.time)
-    every = sorted(f"{file.name} {file.mark}\n" for file in found)
+    every = sorted(f"{file.name} {mark}\n" for file, mark in zip(found, whole, strict=True))
     return {f"{len(found)} files": f"{digest(*map(str.encode, every))}, last written: {last.name}"}
 
 
@@ -168,10 +171,24 @@ def _local_file(name: str, path: str) -> _File:
     return _File(name, f"{state.st_size} bytes of {state.st_mtime_ns}", state.st_mtime, path)
 
 
-def _whole_mark(file: _File) -> str:
-    """
+def _hashed(file: _File) -> str:
+    """The mark with a hash of the file, where it is a local one.
+
     Raises:
         InputError: the file cannot be read.
+    """
+    return _with_hash(file, _WHOLE, _PIECE, _PIECES)
+
+
+def _hashed_at_ends(file: _File) -> str:
+    return _with_hash(file, 2 * _END, _END, 2)
+
+
+def _with_hash(file: _File, whole: int, piece: int, pieces: int) -> str:
+    """
+    Args:
+        whole: bytes of a file that is hashed whole.
+        piece, pieces: bytes of a piece of a larger one, and how many, from its first bytes to its last.
     """
     if not file.path:
         return file.mark
@@ -179,12 +196,12 @@ def _whole_mark(file: _File) -> str:
     try:
         with open(file.path, "rb") as source:
             size = os.fstat(source.fileno()).st_size
-            if size <= _WHOLE:
+            if size <= whole:
                 state.update(source.read())
             else:
-                for piece in range(_PIECES):
-                    source.seek((size - _PIECE) * piece // (_PIECES - 1))
-                    state.update(source.read(_PIECE))
+                for place in range(pieces):
+                    source.seek((size - piece) * place // (pieces - 1))
+                    state.update(source.read(piece))
     except OSError as error:
         raise InputError(f"{file.path}: cannot be read ({error.strerror or error})") from None
     return f"{file.mark}, {state.hexdigest()[:16]}"

@@ -84,6 +84,8 @@ def test_many_files_have_one_mark_that_names_the_last(tmp_path: Path) -> None:
     after = content_of([str(tmp_path)])
     assert set(before) == set(after) == {"1001 files"}
     assert before != after and after["1001 files"].endswith("last written: 7.jpg")
+    touch(tmp_path / "7.jpg", "2", time=1_000_000_001)  # as cp -p
+    assert content_of([str(tmp_path)]) != after
 
 
 def test_a_file_on_s3_is_known_by_its_etag(s3: Bucket) -> None:
