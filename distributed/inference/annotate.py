@@ -84,7 +84,11 @@ def _run(
         "precision": plan.precision,
         "on_bad_row": plan.on_bad_row,
     }
-    newer = {"columns": asdict(plan.columns), CONTENT: store_content(store, plan.columns)}
+    newer = {
+        "columns": asdict(plan.columns),
+        CONTENT: store_content(store, plan.columns),
+        "search": plan.search,
+    }
     done = _parts_there(plan.out, Plan(text | newer, unsaid=newer))
     finished = read_note(Folder.of(plan.out), "_done.json")
     if finished is not None:

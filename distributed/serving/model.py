@@ -29,7 +29,7 @@ from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
 from drel_core.images.backbone import trust_backbone
-from drel_core.scoring.tag_search import Search
+from drel_core.scoring.tag_search import DEEPEST, Search
 
 _KEPT_DECISIONS = 64
 
@@ -120,6 +120,11 @@ class ServedModel:
             started = time.perf_counter()
             score_Bk, _ = self.annotator.annotate(features_BD, 1)
             self.row_seconds = (time.perf_counter() - started) / len(features_BD)
+            self._deep_row_seconds = self.row_seconds
+            if self.search is not None:  # deeper lists are searched exactly
+                started = time.perf_counter()
+                self.annotator.annotate(features_BD, DEEPEST + 1)
+                self._deep_row_seconds = (time.perf_counter() - started) / len(features_BD)
             finite = bool(torch.isfinite(score_Bk).all())
         except ValueError:  # top k refuses NaN
             finite = False
@@ -176,6 +181,14 @@ class ServedModel:
             if len(self._decisions) < _KEPT_DECISIONS:  # clients send few different precisions
                 self._decisions[how, precision] = known
         return known
+
+    def is_deep(self, wanted: Wanted) -> bool:
+        """Whether codes do not find so many tags: all tags are scored for it."""
+        return self.search is not None and self.depth(wanted) > DEEPEST
+
+    def seconds_of(self, wanted: Wanted) -> float:
+        """Time of a row of a request."""
+        return self._deep_row_seconds if self.is_deep(wanted) else self.row_seconds
 
     def depth(self, wanted: Wanted) -> int:
         """How many of the best tags of an image an answer is made of."""

@@ -39,16 +39,33 @@ class Scored:
 
 async def score_batch(served: ServedModel, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
     """``score_requests``, in a thread where it takes long."""
-    rows = sum(request.rows for request in requests)
+    seconds = sum(request.rows * served.seconds_of(request) for request in requests)
     has_pictures = any(request.features_BD is None for request in requests)
-    if not has_pictures and rows * served.row_seconds < INLINE_SECONDS:
+    if not has_pictures and seconds < INLINE_SECONDS:
         return score_requests(served, requests)
     return await asyncio.to_thread(score_requests, served, requests)
 
 
 def score_requests(served: ServedModel, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
     """The answers to requests, all by one version. A request that cannot be answered gets its error; the
-    rest of the batch goes on."""
+    rest of the batch goes on. Those that need all tags scored are scored apart: the others' answers are
+    neither slower nor other ones because of them."""
+    deep = [served.is_deep(request) for request in requests]
+    if len(set(deep)) < 2:
+        return _score_together(served, requests)
+    apart = {
+        is_deep: iter(
+            _score_together(
+                served,
+                [request for request, its in zip(requests, deep, strict=True) if its is is_deep],
+            )
+        )
+        for is_deep in (False, True)
+    }
+    return [next(apart[is_deep]) for is_deep in deep]
+
+
+def _score_together(served: ServedModel, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
     rows_or_errors = [_features(served, request) for request in requests]
     rows = [found for found in rows_or_errors if not isinstance(found, ApiError)]
     if not rows:

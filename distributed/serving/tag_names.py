@@ -48,7 +48,9 @@ class TagNames:
         # Of equally frequent tags the first by name.
         found = self._order[low:high].astype(np.int64)
         if len(found) > limit:
-            most = np.argpartition(-self._counts[found], limit - 1)[:limit]
+            # A place in the order by name tells equal counts apart: argpartition takes any of equals.
+            key = np.arange(len(found)) - self._counts[found].astype(np.int64) * len(found)
+            most = np.argpartition(key, limit - 1)[:limit]
             found = found[np.sort(most)]
         tags: list[int] = found[np.argsort(-self._counts[found], kind="stable")].tolist()
         return tags

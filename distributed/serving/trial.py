@@ -330,7 +330,7 @@ class Trial:
 
 def pieces(request: ScoreRequest, scored: Scored, pair: Pair) -> list[tuple[ScoreRequest, Scored]]:
     """A request and its answer, cut so that a version scores a piece in a few ms. A picture is a piece."""
-    row_seconds = max(pair.live.row_seconds, pair.trial.row_seconds, 1e-9)
+    row_seconds = max(pair.live.seconds_of(request), pair.trial.seconds_of(request), 1e-9)
     step = max(1, int(INLINE_SECONDS / row_seconds)) if request.features_BD is not None else 1
     if request.rows <= step:
         return [(request, scored)]

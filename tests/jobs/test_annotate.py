@@ -239,6 +239,7 @@ def test_bad_rows_end_the_run_or_are_left_out(tmp_path: Path, job: Job) -> None:
         ({"--decide": "threshold", "--precision": "2"}, "precision is 2"),
         ({"--threshold": "nan"}, "threshold"),
         ({"--threshold": "0.5"}, "another threshold"),
+        ({"--search": "exact"}, "another search"),
         ({"--data": "nowhere"}, "no such file"),
         ({"--k": "0"}, "k is 0"),
     ],

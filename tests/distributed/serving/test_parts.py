@@ -7,21 +7,24 @@ import base64
 import json
 import struct
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
 
+from distributed.bundles import tag_side
 from distributed.bundles.locate import find_bundle, publish
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import Correction, append, last_words, read_feedback
-from distributed.data.replay_buffer import fill_reservoir
+from distributed.data.replay_buffer import RESERVOIR, fill_reservoir
 from distributed.data.survey import survey_store
 from distributed.serving.hot_swap import HotSwapModel
 from distributed.serving.model import ServedModel, Wanted
@@ -35,11 +38,14 @@ from distributed.serving.requests import (
     parse_infer,
 )
 from distributed.serving.schemas import MAX_K, AnnotateQuery, ApiError, FeedbackRequest
-from distributed.serving.scoring import Scored, score_batch
+from distributed.serving.scoring import Scored, score_batch, score_requests
+from distributed.serving.tag_names import TagNames
 from drel_core.annotators.base import choose, decision_of
 from drel_core.bundle.format import bundle_folder
 from drel_core.bundle.info import FeatureBlock
+from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
+from drel_core.model.towers import ModelConfig
 from tests.helpers.bundles import random_decider, write_drel
 from tests.helpers.stores import write_planted
 
@@ -299,6 +305,49 @@ def test_a_row_that_overflows_fails_its_request_alone(tmp_path: Path, decided: b
         np.testing.assert_allclose(answer.score_Bk, score_Bk.numpy(), atol=1e-6)
 
 
+def test_a_request_for_more_tags_than_codes_find_is_scored_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else's answer changes, and the event loop does not wait for it."""
+    monkeypatch.setattr(tag_side, "LEAST_TAGS", 1000)
+    monkeypatch.setenv("DREL_SCRATCH", str(tmp_path))
+    shape = ModelConfig(tag_tower="none", latent=16, metric="none")
+    path = write_drel(tmp_path / "m", tags=3000, shape=shape)
+    rows_ND = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    pq.write_table(pa.table({"features": list(rows_ND)}), path / RESERVOIR)
+    # What follows is of the ways to search, not of how well these codes find.
+    monkeypatch.setattr("distributed.bundles.tag_side.LEAST_RECALL", 0.0)
+    model = ServedModel(str(path))
+    annotator: Any = model.annotator
+    searched: list[tuple[int, int]] = []
+    best = annotator.search.best
+
+    def noted(image_BL: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        searched.append((len(image_BL), k))
+        return best(image_BL, k)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(annotator.search, "best", noted)
+    requests = [ScoreRequest(rows_ND[n : n + 2], [], k=k) for n, k in enumerate((5, 60, 50, 1000))]
+    answers = score_requests(model, requests)
+    assert searched == [(4, 50)]
+    for asked, answer in zip(requests, answers, strict=True):
+        (alone,) = score_requests(model, [asked])
+        assert isinstance(alone, Scored) and isinstance(answer, Scored)
+        assert answer.tag_Bk.shape == (2, asked.k)
+        np.testing.assert_array_equal(answer.tag_Bk, alone.tag_Bk)
+    model.row_seconds, model._deep_row_seconds = 1e-6, 1.0
+    threads: list[bool] = []
+
+    def seen(model: ServedModel, asked: list[ScoreRequest]) -> list[Scored | ApiError]:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return score_requests(model, asked)
+
+    monkeypatch.setattr("distributed.serving.scoring.score_requests", seen)
+    for asked in requests:
+        asyncio.run(score_batch(model, [asked]))
+    assert threads == [False, True, False, True]
+
+
 def test_a_model_that_knows_no_probabilities_decides_by_top_alone(tmp_path: Path) -> None:
     plain = ServedModel(str(write_drel(tmp_path / "plain")))
     able = ServedModel(str(write_drel(tmp_path / "able", decider=random_decider(12))))
@@ -325,6 +374,15 @@ def test_tags_are_found_by_prefix_and_count(tmp_path: Path) -> None:
     assert found("x", 10) == []
     assert len(found("", 10)) == 7
     assert found("", 1) == ["s"]
+
+
+def test_of_equally_frequent_tags_the_first_by_name_are_found() -> None:
+    names = tuple(f"tag-{tag:04d}" for tag in np.random.default_rng(0).permutation(2000))
+    found = TagNames(Vocabulary(names, np.ones(2000, np.int64))).beginning_with("TAG", 3)
+    assert [names[tag] for tag in found] == ["tag-0000", "tag-0001", "tag-0002"]
+    counts = np.where(np.array(names) == "tag-1999", 10**12, 1)
+    found = TagNames(Vocabulary(names, counts)).beginning_with("TAG", 3)
+    assert [names[tag] for tag in found] == ["tag-1999", "tag-0000", "tag-0001"]
 
 
 def test_examples_are_rows_that_the_model_keeps(tmp_path: Path) -> None:
