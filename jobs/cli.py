@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import re
@@ -9,7 +10,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -19,11 +22,19 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
 from drel_core.errors import Diverged, InputError, behind, disk_fault
 from jobs import end_at_once
+from jobs.did_you_mean import did_you_mean
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
 Config = TypeVar("Config", bound=Any)
 PRESETS = Path(__file__).parent / "presets"
+FIRST = (
+    *("source", "input", "tags", "model", "data", "data.train", "data.new", "data.test"),
+    *("from_feedback", "out", "check", "split", "features", "method", "methods", "preset"),
+    *("format", "workers", "epochs", "seed", "seeds", "trials", "k", "decide", "threshold"),
+    *("json", "publish", "port", "host", "replicas", "token_file", "config"),
+)
+"""Options that one needs first, of all jobs, in the order in which ``--help`` shows them."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -37,14 +48,81 @@ class OneLineParser(ArgumentParser):
         return super().add_class_arguments(theclass, *args, **options)
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        self.needed = {one.dest for one in self._actions if one.required}  # hidden while it parses
         if args is not None:
             args = _with_values(args, getattr(self, "flags", set()))
         return super().parse_args(args, *rest, **options)
 
+    def format_help(self, *args: Any, **options: Any) -> str:
+        with self._first_things_first():
+            return super().format_help(*args, **options)
+
+    @contextmanager
+    def _first_things_first(self) -> Iterator[None]:
+        """While the help is written: what one needs first, other options of the job, then the sections. The
+        usage names what must be given."""
+        groups, members = self._action_groups, [one._group_actions for one in self._action_groups]
+        plain = [one for one in self._actions if not self._is_section(one.dest)]
+        needed = [one for one in plain if one.dest in getattr(self, "needed", ())]
+        first = [one for name in FIRST for one in plain if one.dest == name]
+        first += [one for one in needed if one not in first]
+        others = [one for one in plain if "." not in one.dest and one not in first]
+        top = [self._titled("what one needs first", first), self._titled("other options", others)]
+        notes = [one for one in groups if not one._group_actions]  # where default values come from
+        try:
+            for group in groups:
+                left = [one for one in group._group_actions if one not in (*first, *others)]
+                group._group_actions = left
+            self._action_groups = [*notes, *top, *(one for one in groups if one not in notes)]
+            given = [f"{one.option_strings[0]} {_metavar(one.dest)}" for one in needed]
+            self.usage = " ".join(["%(prog)s", *given, "[options]"])
+            yield
+        finally:
+            self._action_groups, self.usage = groups, None
+            for group, actions in zip(groups, members, strict=True):
+                group._group_actions = actions
+
+    def _is_section(self, name: str) -> bool:
+        return any(one.dest.startswith(f"{name}.") for one in self._actions)
+
+    def _titled(self, title: str, actions: list[Any]) -> Any:
+        group = copy(self._optionals)
+        group.title, group._group_actions = title, actions
+        return group
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-        print(f"error: {' '.join(lines)[:500]} (see --help)", file=sys.stderr)
+        print(f"error: {self._with_hint(' '.join(lines))} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+    def _with_hint(self, message: str) -> str:
+        """The parser's own message, and what an unknown option or choice was perhaps meant to be."""
+        if found := _NO_CHOICE.search(message):
+            key, given = found["key"], found["given"][:100]
+            choices = [str(choice) for choice in ast.literal_eval(f"[{found['choices']}]")]
+            hint = did_you_mean(given, choices)
+            return f"--{key} {given}: choose one of {', '.join(choices)}{hint}"
+        hint = ""
+        if found := _NO_OPTION_IN_FILE.search(message):
+            name = ".".join(filter(None, found.groups()))
+            hint = did_you_mean(name, [one.dest for one in self._actions])
+        elif message.startswith(_NO_OPTION):
+            known = [option for one in self._actions for option in one.option_strings]
+            words = message.removeprefix(_NO_OPTION).split()
+            wrong = [word.partition("=")[0] for word in words if word.startswith("--")]
+            hint = next(filter(None, (did_you_mean(word, known) for word in wrong)), "")
+        return message[:500] + hint
+
+
+_NO_OPTION = "unrecognized arguments: "
+_NO_OPTION_IN_FILE = re.compile(r"(?:Group '([^']+)' does not accept option|Option) '([^']+)'")
+_NO_CHOICE = re.compile(
+    r'Parser key "(?P<key>[^"]+)": .*?Literal\[(?P<choices>[^\]]*)\].* (?:Got|Given) value: (?P<given>.*)$'
+)
+
+
+def _metavar(name: str) -> str:
+    return name.rpartition(".")[2].upper()
 
 
 def _flags(kind: Any) -> set[str]:
@@ -107,7 +185,9 @@ def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
         method = "cnn" if method.startswith("cnn-") else method
         name = method if method in known else "best"
     if name not in known:
-        raise InputError(f"--preset {name!r} is not known; choose one of {', '.join(known)}")
+        raise InputError(
+            f"--preset {name!r} is not known; choose one of {', '.join(known)}{did_you_mean(name, known)}"
+        )
     return [str(PRESETS / f"{name}.yaml")]
 
 

@@ -1,4 +1,4 @@
-"""Two commands to annotated images: train on the embedded example and show what comes out."""
+"""Train on the embedded example and show what comes out: python -m jobs.demo"""
 
 from __future__ import annotations
 
