@@ -64,12 +64,12 @@ class Seen:
         return max(trouble, default=since) - since
 
 
-async def _client(seen: Seen) -> None:
+async def _client(seen: Seen, asked: bytes) -> None:
     connection = Connection(PORT)
     while not seen.ends:
         started = time.perf_counter()
         try:
-            status, head, body = await connection.ask(ASKED)
+            status, head, body = await connection.ask(asked)
         except (OSError, EOFError) as error:
             seen.failures.append((time.perf_counter(), type(error).__name__))
             await asyncio.sleep(0.05)
@@ -87,7 +87,7 @@ async def _client(seen: Seen) -> None:
 
 
 def under_load(
-    event: Callable[[], None], after: float, clients: int = CLIENTS
+    event: Callable[[], None], after: float, clients: int = CLIENTS, asked: bytes = ASKED
 ) -> tuple[Seen, float]:
     """The clients ask, ``event`` happens, and ``after`` seconds later they end.
 
@@ -98,7 +98,7 @@ def under_load(
 
     def run() -> None:
         async def every() -> None:
-            await asyncio.gather(*(_client(seen) for _ in range(clients)))
+            await asyncio.gather(*(_client(seen, asked) for _ in range(clients)))
 
         asyncio.run(every())
 
@@ -216,6 +216,15 @@ def hang(_: Path) -> tuple[Seen, float]:
     return under_load(lambda: os.kill(replicas()[0], signal.SIGSTOP), 60)
 
 
+def full(_: Path) -> tuple[Seen, float]:
+    """200 clients of 64 rows: more than the 4,096 rows that may wait in each replica."""
+    rows = request("/v1/annotate?k=5", ROW * 64, "application/octet-stream")
+    seen, began = under_load(lambda: None, 6, 200, rows)
+    refused = [what for _, what in seen.failures]
+    assert set(refused) == {"503"} and seen.retry_after == len(refused), set(refused)
+    return seen, began
+
+
 PARTS = {
     "swap": ("hot swap", swap),
     "slow": ("200 slow clients", slow),
@@ -224,6 +233,7 @@ PARTS = {
     "kill": ("kill -9 of one of two replicas", kill),
     "upgrade": ("rolling upgrade", upgrade),
     "hang": ("one of two replicas hangs", hang),
+    "full": ("more rows than may wait, each 503 with Retry-After", full),
 }
 
 
