@@ -49,6 +49,9 @@ SETTINGS = {
     "RAY_SERVE_HAPROXY_MAXCONN": "16384",
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_SECONDS),
+    # What is in a replica that hangs is asked again elsewhere when it is killed, so that nobody waits for its
+    # graceful end.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     # On a busy machine a process alone takes longer to start than the 5 s after which Serve begins anew.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
