@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -56,6 +57,23 @@ def test_what_does_not_count_has_no_mark(tmp_path: Path) -> None:
     touch(tmp_path / "store.partial" / "plan.json", "1")
     assert set(content_of([str(tmp_path)], [str(tmp_path / "store.partial")])) == {"one.jpg"}
     assert content_of([str(tmp_path / "not there")]) == {}
+
+
+def test_a_file_that_may_not_be_read_counts_by_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not be an input; whoever reads it says so."""
+    touch(tmp_path / "one.jpg", "1")
+    touch(tmp_path / "secret.txt", "22")
+
+    def only_pictures(path: str, mode: str) -> Any:
+        if path.endswith(".txt"):
+            raise PermissionError(13, "Permission denied")
+        return open(path, mode)
+
+    monkeypatch.setattr(content, "open", only_pictures, raising=False)
+    marks = content_of([str(tmp_path)])
+    assert marks["secret.txt"] == "2 bytes of 1000000000000000000" and "," in marks["one.jpg"]
 
 
 def test_files_behind_a_link_count(tmp_path: Path) -> None:
