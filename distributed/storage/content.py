@@ -197,7 +197,7 @@ def _with_hash(file: _File, whole: int, piece: int, pieces: int) -> str:
         with open(file.path, "rb") as source:
             size = os.fstat(source.fileno()).st_size
             if size <= whole:
-                state.update(source.read())
+                state.update(source.read(size))
             else:
                 for place in range(pieces):
                     source.seek((size - piece) * place // (pieces - 1))
