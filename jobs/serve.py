@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from jsonargparse import Namespace
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
     has_token = bool(read_token(config.token_file))
     http.port = free_port(http.host, http.port)
-    _serve(_for_replicas(config, has_token), http, info)
+    _serve(_for_replicas(config, has_token), http, info, bundle)
 
 
 def _scorer_config(namespace: Namespace) -> ScorerConfig:
@@ -97,7 +98,7 @@ def _for_replicas(config: ScorerConfig, has_token: bool) -> ScorerConfig:
     )
 
 
-def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo) -> None:
+def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Path) -> None:
     """Run the scorer until a signal asks for its end."""
     from distributed.runtime.ray_session import local_ray, start_ray
     from distributed.serving.ingress import chosen_ingress
@@ -121,7 +122,7 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo) -> None:
         except (RuntimeError, ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())[:300]
             raise InputError(f"the scorer did not start: {why}") from error
-        _announce(http, info, config.require_token)
+        _announce(http, info, bundle, config.require_token)
         stop.wait()
         print("stopping: requests that have begun are answered, for 8 s at most", flush=True)
         ended = threading.Thread(target=serve.delete, args=("drel",), daemon=True)
@@ -133,13 +134,16 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo) -> None:
             ray.shutdown()
 
 
-def _announce(http: HttpConfig, info: BundleInfo, has_token: bool) -> None:
+def _announce(http: HttpConfig, info: BundleInfo, bundle: Path, has_token: bool) -> None:
     host = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host
+    address = f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
     print(
-        f"model {info.version} with {info.num_tags} tags at http://{host}:{http.port} "
-        "(page at /, API at /docs)",
+        f"model {info.version} with {info.num_tags} tags at {address} (page at /, API at /docs)",
         flush=True,
     )
+    from jobs.curl_lines import curl_lines  # its imports take longer than --help
+
+    print(*curl_lines(address, bundle, info, has_token), sep="\n", flush=True)
     if not has_token and http.host not in LOOPBACK:
         print(
             f"warning: whoever reaches {http.host}, port {http.port}, may ask and give feedback; a token "

@@ -1,0 +1,76 @@
+"""The lines that jobs.serve prints when it is ready do what they say, typed into a shell as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from distributed.serving.auth import VARIABLE
+from drel_core.bundle.format import read_info
+from jobs.curl_lines import curl_lines
+from jobs.serve import HttpConfig, _announce
+from tests.helpers.bundles import write_drel
+from tests.helpers.guarded_server import TOKEN
+from tests.helpers.server import Server
+
+
+def typed(line: str, folder: Path, token: str = TOKEN) -> str:
+    done = subprocess.run(
+        ["sh", "-c", line],
+        cwd=folder,
+        env={**os.environ, VARIABLE: token},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_a_kept_row_zeros_or_a_picture_is_annotated(guarded: Server, tmp_path: Path) -> None:
+    """v1 keeps rows, v2 none; the scorer takes pictures as well, as methods cnn-* do."""
+    v1, v2 = guarded.versions / "v1", guarded.versions / "v2"
+    info = read_info(v1)
+    pixels = replace(info, method="cnn-softmax")
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(tmp_path / "PICTURE.jpg")
+    answers = []
+    for bundle, about in ((v1, info), (v2, info), (v2, pixels)):
+        _, line, *_ = curl_lines(guarded.address, bundle, about, has_token=True)
+        answer = json.loads(typed(line, tmp_path))
+        assert answer["model"] == info.version
+        assert len(answer["results"]) == 1 and len(answer["results"][0]["tags"]) == 5
+        answers.append(answer["results"])
+        assert json.loads(typed(line, tmp_path, "another-token"))["error"]["code"] == "unauthorized"
+    row = guarded.ask("/v1/examples?limit=1")[1]["examples"][0]["features"]
+    status, wanted, _ = guarded.ask("/v1/annotate", {"features": [row]})
+    assert (status, wanted["results"]) == (200, answers[0])
+    assert answers[0] != answers[1] != answers[2]
+
+
+def test_health_and_page_are_there_without_a_token(guarded: Server, tmp_path: Path) -> None:
+    bundle = guarded.versions / "v1"
+    _, _, health, page = curl_lines(guarded.address, bundle, read_info(bundle), has_token=True)
+    assert json.loads(typed(health, tmp_path, ""))["status"] == "ready"
+    assert typed(page, tmp_path, "").lower().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_ready_scorer_says_three_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], has_token: bool
+) -> None:
+    bundle = write_drel(tmp_path / "model")
+    _announce(HttpConfig(host="::1", port=8123), read_info(bundle), bundle, has_token)
+    said = capsys.readouterr().out
+    first, title, *lines = said.splitlines()
+    assert "tags at http://[::1]:8123 (page at /" in first
+    assert title == (f"try it, with the token in {VARIABLE}:" if has_token else "try it:")
+    assert len(lines) == 3 and all(
+        "curl -s" in line and "http://[::1]:8123/" in line for line in lines
+    )
+    assert (f"Bearer ${VARIABLE}" in said) == has_token
