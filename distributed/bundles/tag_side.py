@@ -132,20 +132,34 @@ def _kept(
         OSError: there is no room, or it may not be written.
         InputError, Exception: the bundle is damaged.
     """
-    # A bundle's version is what a file in it says: the files themselves must be the same too.
-    others = ("config.json", "vocabulary.json", RESERVOIR)
-    paths = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in others)]
-    files = [(path.name, path.stat()) for path in paths if path.exists()]
-    state = [f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in files]
-    place = cache_dir("tags") / cache_key(" ".join([str(_FORMAT), info.version, *state]))
+    try:
+        parent = cache_dir("tags")
+    except InputError as error:  # another user's: the model can be opened all the same
+        raise OSError(str(error)) from None
+    state = _state(folder)
+    place = parent / cache_key(f"{_FORMAT} {info.version} {state}")
     with file_lock(place):  # one process of a machine makes it, the others wait
         try:
             found = _read(place, info.num_tags)
         except Exception:  # nothing is there, or a cleaner of /tmp or a full disk took a part
             _make(folder, info, vocabulary, place)
+            if _state(folder) != state:
+                shutil.rmtree(place, ignore_errors=True)  # it may be named by other files
+                raise InputError(
+                    f"{folder}: its files changed while they were read; publish each version in a folder "
+                    "of its own"
+                ) from None
             found = _read(place, info.num_tags)
     os.utime(place)
     return found
+
+
+def _state(folder: Path) -> str:
+    """Which files a bundle has. Its version is what a file in it says: the files must be the same too."""
+    others = ("config.json", "vocabulary.json", RESERVOIR)
+    paths = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in others)]
+    files = [(path.name, path.stat()) for path in paths if path.exists()]
+    return " ".join(f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in files)
 
 
 def _make(folder: Path, info: BundleInfo, vocabulary: Vocabulary, place: Path) -> None:

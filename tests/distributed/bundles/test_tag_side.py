@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -290,6 +291,34 @@ def test_no_room_to_keep_it_is_said_and_costs_only_time(
         found = opened(bundle(tmp_path / "m"))
     assert found.search is not None and "No space left on device" in caplog.text
     assert kept(tmp_path) == []  # nothing half-made stays
+
+
+def test_a_folder_of_another_user_costs_only_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = tmp_path / "scratch" / f"drel-{os.getuid()}"
+    (tmp_path / "elsewhere").mkdir()
+    taken.symlink_to(tmp_path / "elsewhere")
+    with caplog.at_level(logging.WARNING):
+        assert opened(bundle(tmp_path / "m")).search is not None
+    assert "belongs to another user; set DREL_SCRATCH" in caplog.text
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_files_that_change_while_they_are_read_are_not_kept_as_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = bundle(tmp_path / "m"), bundle(tmp_path / "other", seed=1)
+    name, found = "model.safetensors", tag_side.encode_side
+
+    def changed(*arguments: Any) -> None:
+        found(*arguments)
+        (folder / name).write_bytes((other / name).read_bytes())
+
+    monkeypatch.setattr(tag_side, "encode_side", changed)
+    with pytest.raises(InputError, match="changed while they were read"):
+        opened(folder)
+    assert kept(tmp_path) == []
 
 
 def test_a_kernel_scores_all_tags(tmp_path: Path) -> None:
