@@ -20,6 +20,7 @@ from distributed.ingest.sources.pictures import PictureFolder, open_pictures
 from distributed.ingest.sources.several import SeveralColumns, named_options
 from distributed.ingest.sources.table import TableOptions, TableSource
 from distributed.ingest.sources.web_dataset import WebDataset
+from distributed.storage.files import past_short_errors
 from drel_core.errors import InputError
 from jobs.cli import OneLineParser, build, run_job
 
@@ -90,11 +91,11 @@ def main(arguments: list[str]) -> None:
     elif config.source == "table":
         options = table_options(config)
         if named := named_options(options):
-            source = SeveralColumns.open(config.input, named)
+            source = past_short_errors(lambda: SeveralColumns.open(config.input, named))
         else:
-            source = TableSource.open(config.input, options)
+            source = past_short_errors(lambda: TableSource.open(config.input, options))
     else:
-        source = picture_source(config)
+        source = past_short_errors(lambda: picture_source(config))
         extraction = extraction_of(config)
         extraction.describe()  # a network or codebook that cannot be loaded is told before Ray starts
     for note in getattr(source, "notes", ()):

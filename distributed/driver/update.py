@@ -45,6 +45,7 @@ from distributed.driver.update_rule import UpdateRows, apply_update_rule
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log, counted
+from distributed.storage.files import past_short_errors
 from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
 from distributed.training.config import TrainConfig
@@ -268,7 +269,7 @@ def _take_feedback(
         with out.local(FEEDBACK) as path:
             rows = pq.read_metadata(path).num_rows
         return rows, f"goes on with {counted(rows, 'image')} that this run began with"
-    said = read_feedback(config.from_feedback, info.image_dim)
+    said = past_short_errors(lambda: read_feedback(config.from_feedback, info.image_dim))
     key_N, learned = correction_keys(said), read_learned(bundle)
     new_N = ~np.isin(key_N, learned)
     kept = bundle / RESERVOIR

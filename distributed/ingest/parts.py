@@ -30,7 +30,14 @@ from distributed.ingest.sources.base import (
     Source,
     rejected,
 )
-from distributed.storage.files import READ_ERRORS, one_line, read_bytes, resolve, write_bytes
+from distributed.storage.files import (
+    READ_ERRORS,
+    one_line,
+    past_short_errors,
+    read_bytes,
+    resolve,
+    write_bytes,
+)
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture, decode, difference_hash
@@ -93,7 +100,7 @@ def read_chunk(source: Source, plan: PartPlan, chunk: int) -> Read:
     """
     start = chunk * plan.chunk_rows
     count = min(plan.chunk_rows, source.num_rows - start)
-    piece: Chunk = source.read(start, count)
+    piece: Chunk = past_short_errors(lambda: source.read(start, count))
     table, out = piece.table, [piece.rejected]
     if plan.lowercase:
         table = _lowercase(table)

@@ -101,7 +101,7 @@ def past_short_errors(read: Callable[[], Result]) -> Result:
     for wait in _WAITS:
         try:
             return read()
-        except OSError as error:
+        except (OSError, InputError) as error:  # or in the words of who read
             if _CUT_SHORT not in str(error):
                 raise
             time.sleep(wait)
