@@ -92,11 +92,6 @@ class TagSearch:
 
     def _candidates(self, image_BL: Tensor) -> Tensor:
         """Tag ids ``[B, K]``, best by their codes first; -1 where there is none."""
-        import faiss
-
-        # faiss searches the images of a batch in threads of its own; how many is kept for each thread that
-        # calls it.
-        faiss.omp_set_num_threads(torch.get_num_threads())
         query_BQ = self._codes.query(image_BL).contiguous()
         _, tag_BK = self._index.search(query_BQ.numpy(), self.candidates)
         return torch.from_numpy(tag_BK)
@@ -118,6 +113,8 @@ class TagSearch:
 def _index(codes: TagCodes) -> Any:
     import faiss  # slow to import
 
+    # faiss has threads of its own, and searches the images of a batch in them.
+    faiss.omp_set_num_threads(torch.get_num_threads())
     plain: Any = faiss.IndexPQ(
         codes.parts * PART_NUMBERS, codes.parts, 4, faiss.METRIC_INNER_PRODUCT
     )

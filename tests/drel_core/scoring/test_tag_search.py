@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from torch import Tensor
@@ -44,18 +42,6 @@ def test_the_best_are_those_of_all(search: TagSearch, k: int, rows: int) -> None
     own_Bk = (tag_TL[tag_Bk] @ image_BL[:, :, None])[:, :, 0] + bias_T[tag_Bk]
     torch.testing.assert_close(score_Bk, own_Bk)  # whatever was found has its float32 score
     assert (score_Bk.diff(dim=1) <= 0).all()
-
-
-def test_any_thread_searches_with_as_many_threads_as_torch_may_use(search: TagSearch) -> None:
-    import faiss
-
-    def found() -> int:
-        faiss.omp_set_num_threads(torch.get_num_threads() + 3)  # as a new thread may have it
-        search.best(side()[2][:2], 5)
-        return int(faiss.omp_get_max_threads())
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(found).result() == torch.get_num_threads()
 
 
 def test_no_rows_give_no_tags(search: TagSearch) -> None:
