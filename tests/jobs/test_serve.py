@@ -65,6 +65,7 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
         "takes": ["features"],
         "decisions": ["top", "macro", "threshold"],
         "probabilities": True,
+        "search": None,
         "parent": None,
         "refused": None,
     }
