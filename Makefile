@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate
 # Two processes: while one waits for Ray the other computes. tests/conftest.py says what stays together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test: $(INSTALLED)  ## the test suite, as CI runs it (8 minutes on 2 cores)
+test: $(INSTALLED)  ## the test suite, as CI runs it (15 minutes on 2 cores)
 	$(PYTEST)
 
 test-fast: $(INSTALLED)  ## the tests that need no Ray (2 minutes on 2 cores)
