@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 test: $(INSTALLED)  ## the test suite, as CI runs it (15 minutes on 2 cores)
 	$(PYTEST)
 
-test-fast: $(INSTALLED)  ## the tests that need no Ray (2 minutes on 2 cores)
+test-fast: $(INSTALLED)  ## the tests that need no Ray (4 minutes on 2 cores)
 	$(PYTEST) -m 'not ray and not cluster and not heavy'
 
 test-cluster: $(INSTALLED)  ## the tests that start several Ray nodes (about 25 minutes)
