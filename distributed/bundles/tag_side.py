@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from distributed.bundles.locate import file_lock
-from distributed.data.replay_buffer import RESERVOIR
+from distributed.data.replay_buffer import RESERVOIR, kept_features
 from distributed.storage.local_cache import cache_dir, cache_key
 from drel_core.annotators.drel import DRELAnnotator, TagSide, encode_side, has_kernel, read_towers
-from drel_core.bundle.format import read_vocabulary, reading
+from drel_core.annotators.load import checked_vocabulary
+from drel_core.bundle.format import reading
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files
 from drel_core.bundle.vocabulary import Vocabulary
@@ -67,11 +66,7 @@ def open_with_side(folder: Path, info: BundleInfo) -> DRELAnnotator:
         InputError: see ``load_bundle``.
     """
     check_files(folder)
-    vocabulary = read_vocabulary(folder)
-    if len(vocabulary) != info.num_tags:
-        raise InputError(
-            f"{folder}: {len(vocabulary)} tags in the vocabulary, {info.num_tags} in config.json"
-        )
+    vocabulary = checked_vocabulary(folder, info)
     with reading(folder):
         try:
             side, search = _kept(folder, info, vocabulary)
@@ -108,15 +103,10 @@ def open_with_side(folder: Path, info: BundleInfo) -> DRELAnnotator:
 def _find(folder: Path, annotator: DRELAnnotator) -> tuple[TagCodes, TagSearch] | tuple[None, None]:
     """Codes of an annotator's tags and the search by them, measured on rows that the bundle keeps; None
     where it keeps too few."""
-    path = folder / RESERVOIR
-    if not path.is_file():
+    rows_ND = kept_features(folder, annotator.image_dim, _MEASURED_ROWS)
+    if len(rows_ND) < _LEAST_ROWS:
         return None, None
-    column = pq.read_table(path, columns=["features"]).column(0)
-    row_n = np.unique(np.linspace(0, max(len(column) - 1, 0), _MEASURED_ROWS, dtype=np.int64))
-    rows = column.take(pa.array(row_n[: len(column)])).to_numpy()
-    if len(rows) < _LEAST_ROWS:
-        return None, None
-    latent_nL = annotator.latents(torch.from_numpy(np.stack(rows)).float())
+    latent_nL = annotator.latents(torch.from_numpy(rows_ND))
     latent_nL = latent_nL[torch.isfinite(latent_nL).all(1)].unique(dim=0)
     if len(latent_nL) < _LEAST_ROWS:
         return None, None

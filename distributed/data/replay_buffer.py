@@ -138,6 +138,29 @@ def _best(table: pa.Table, rows: int) -> pa.Table:
     return table.take(pa.array(np.sort(first))).combine_chunks()
 
 
+def kept_features(bundle: Path, dim: int, limit: int) -> np.ndarray:
+    """float32 ``[N, D]``: up to ``limit`` of the training rows that a bundle keeps, evenly spaced, without
+    those that are not finite; no rows where it keeps none, or none of ``dim`` features."""
+    path = bundle / RESERVOIR
+    none_ND = np.empty((0, dim), dtype=np.float32)
+    if not path.is_file():
+        return none_ND
+    parts = []
+    with pq.ParquetFile(path) as file:
+        count = file.metadata.num_rows
+        wanted = np.unique(np.linspace(0, count - 1, min(limit, count), dtype=np.int64))
+        start = 0
+        for batch in file.iter_batches(1024, columns=["features"]):  # never all of it in memory
+            flat = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+            if flat.size != len(batch) * dim:
+                return none_ND
+            mine = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
+            parts.append(flat.reshape(-1, dim)[mine].astype(np.float32))
+            start += len(batch)
+    rows_ND = np.concatenate(parts) if parts else none_ND
+    return rows_ND[np.isfinite(rows_ND).all(1)]
+
+
 def replay_store(
     bundle: Path, columns: Columns, out: Folder, other_than: list[FeatureStore]
 ) -> FeatureStore | None:

@@ -24,14 +24,12 @@ import logging
 import math
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
-from distributed.data.replay_buffer import RESERVOIR
+from distributed.data.replay_buffer import kept_features
 from distributed.serving.beside import Beside, Work
 from distributed.serving.metrics import DriftMetrics
 from distributed.serving.model import ServedModel
@@ -169,7 +167,7 @@ class Drift:
         """Read the training rows that the bundle keeps, once."""
         if not self._is_read:
             self._is_read = True
-            kept_ND = kept_features(self.served, _KEPT_ROWS)
+            kept_ND = kept_features(self.served.folder, self.served.image_dim, _KEPT_ROWS)
             self._seen = SeenFeatures(kept_ND) if len(kept_ND) >= _LEAST_KEPT else None
 
     def look(self, features_BD: np.ndarray) -> None:
@@ -268,27 +266,3 @@ class DriftWatch:
         """A ``DriftResponse``. There must be a version."""
         assert self._drift is not None
         return self._drift.report()
-
-
-def kept_features(served: ServedModel, limit: int) -> np.ndarray:
-    """float32 ``[N, D]``: up to ``limit`` of the training rows that a bundle keeps, evenly spaced; no rows
-    where it keeps none, or none of this model's size."""
-    path = Path(served.folder) / RESERVOIR
-    dim = served.image_dim
-    none_ND = np.empty((0, dim), dtype=np.float32)
-    if not path.is_file() or not served.takes_features:
-        return none_ND
-    parts = []
-    with pq.ParquetFile(path) as file:
-        count = file.metadata.num_rows
-        wanted = np.unique(np.linspace(0, count - 1, min(limit, count), dtype=np.int64))
-        start = 0
-        for batch in file.iter_batches(1024, columns=["features"]):  # never all of it in memory
-            flat = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-            if flat.size != len(batch) * dim:
-                return none_ND
-            mine = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
-            parts.append(flat.reshape(-1, dim)[mine].astype(np.float32))
-            start += len(batch)
-    rows_ND = np.concatenate(parts) if parts else none_ND
-    return rows_ND[np.isfinite(rows_ND).all(1)]

@@ -17,7 +17,7 @@ from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture
 
 # A thread that scores and the event loop hand the interpreter's lock to each other at every operation,
-# and each waits up to 5 ms for it. Work that is shorter than this is done in the event loop.
+# and each waits for it (half a millisecond: app). Work that is shorter than this is done in the event loop.
 INLINE_SECONDS = 0.003
 
 

@@ -40,13 +40,24 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
     """
     folder = bundle_folder(folder)
     check_files(folder)
-    info, vocabulary = read_info(folder), read_vocabulary(folder)
-    if len(vocabulary) != info.num_tags:
-        raise InputError(
-            f"{folder}: {len(vocabulary)} tags in the vocabulary, {info.num_tags} in config.json"
-        )
+    info = read_info(folder)
+    vocabulary = checked_vocabulary(folder, info)
     with reading(folder):
         annotator = LOADERS[info.method](folder, info, vocabulary)
         if isinstance(annotator, DenseScores):
             annotator.decider = Decider.load(folder, len(vocabulary))
         return annotator
+
+
+def checked_vocabulary(folder: Path, info: BundleInfo) -> Vocabulary:
+    """The vocabulary of a bundle.
+
+    Raises:
+        InputError: it is damaged, or has another number of tags than ``config.json`` says.
+    """
+    vocabulary = read_vocabulary(folder)
+    if len(vocabulary) != info.num_tags:
+        raise InputError(
+            f"{folder}: {len(vocabulary)} tags in the vocabulary, {info.num_tags} in config.json"
+        )
+    return vocabulary

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed.data.replay_buffer import RESERVOIR
-from distributed.serving.drift import Drift, SeenFeatures, TagShares, kept_features
+from distributed.data.replay_buffer import RESERVOIR, kept_features
+from distributed.serving.drift import Drift, SeenFeatures, TagShares
 from distributed.serving.hot_swap import HotSwapModel
 from distributed.serving.metrics import DriftMetrics
 from distributed.serving.model import ServedModel
@@ -162,11 +162,15 @@ def test_kept_rows_are_read_in_parts_evenly(tmp_path: Path) -> None:
     kept_ND[17] = np.nan
     keep(path, kept_ND)
     model = ServedModel(str(path))
-    np.testing.assert_array_equal(kept_features(model, 10_000), np.delete(kept_ND, 17, 0))
+    np.testing.assert_array_equal(
+        kept_features(model.folder, model.image_dim, 10_000), np.delete(kept_ND, 17, 0)
+    )
     places = np.linspace(0, 4999, 1000, dtype=np.int64)
-    np.testing.assert_array_equal(kept_features(model, 1000), kept_ND[places])
+    np.testing.assert_array_equal(
+        kept_features(model.folder, model.image_dim, 1000), kept_ND[places]
+    )
     keep(path, np.zeros((10, D + 1), np.float32))  # of another model
-    assert len(kept_features(model, 1000)) == 0
+    assert len(kept_features(model.folder, model.image_dim, 1000)) == 0
 
 
 def test_rows_are_drawn_from_the_answers_and_looks_take_a_small_share_of_the_time(

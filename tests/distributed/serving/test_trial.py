@@ -62,6 +62,19 @@ async def until(holds: Callable[[], bool]) -> None:
     raise AssertionError("it does not come")
 
 
+def counted_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the models that are loaded from now on."""
+    loads: list[str] = []
+    init = ServedModel.__init__
+
+    def counted(self: ServedModel, path: str, backbone: str = "") -> None:
+        loads.append(path)
+        init(self, path, backbone)
+
+    monkeypatch.setattr(ServedModel, "__init__", counted)
+    return loads
+
+
 def trying(
     versions: Path,
     plan: TrialPlan,
@@ -317,14 +330,7 @@ def test_one_of_another_size_is_refused_and_not_loaded_again(
     versions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_drel(versions / "wide", dim=D + 1)
-    loads: list[str] = []
-    init = ServedModel.__init__
-
-    def counted(self: ServedModel, path: str, backbone: str = "") -> None:
-        loads.append(path)
-        init(self, path, backbone)
-
-    monkeypatch.setattr(ServedModel, "__init__", counted)
+    loads = counted_loads(monkeypatch)
 
     async def act(held: HotSwapModel) -> None:
         assert "D = 9, but the scorer answers D = 8" in held.trial.report()["refused"]
@@ -386,14 +392,7 @@ def test_latest_moves_to_the_canary_and_the_trial_ends(
 ) -> None:
     """It is not loaded again, and it does not come back beside later versions."""
     write_drel(versions / "v3", seed=3, decider=random_decider(TAGS))
-    loads: list[str] = []
-    init = ServedModel.__init__
-
-    def counted(self: ServedModel, path: str, backbone: str = "") -> None:
-        loads.append(path)
-        init(self, path, backbone)
-
-    monkeypatch.setattr(ServedModel, "__init__", counted)
+    loads = counted_loads(monkeypatch)
     second, third = (version_of(versions / name) for name in ("v2", "v3"))
 
     async def act(held: HotSwapModel) -> None:
