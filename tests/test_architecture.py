@@ -252,9 +252,9 @@ def test_no_module_needs_a_private_name_to_be_imported(package: str) -> None:
     assert found == {}
 
 
-def test_readme_names_the_rooms_as_they_are() -> None:
+def test_the_tree_names_the_rooms_as_they_are() -> None:
     """Every line of the file tree names what is there, and every room and verb has a line."""
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = (ROOT / "docs/explanation/layout.md").read_text("utf-8")
     tree = text.split("<!-- tree -->")[1].split("```")[1].splitlines()[1:]
     named, at = set(), [""]
     for line in filter(str.strip, tree):
@@ -262,15 +262,13 @@ def test_readme_names_the_rooms_as_they_are() -> None:
         entry = line.split()[0]
         at = [*at[: depth + 1], entry.rstrip("/")]
         path = "/".join(filter(None, at))
-        assert (ROOT / path).exists(), f"README names {path}, which is not there"
+        assert (ROOT / path).exists(), f"the tree names {path}, which is not there"
         assert (ROOT / path).is_dir() == entry.endswith("/"), path
         named.add(path)
     for package in ("distributed", "drel_core"):
         for room in (ROOT / package).iterdir():
             if (room / "__init__.py").is_file():
-                assert f"{package}/{room.name}" in named, (
-                    f"README's tree has no line for {room.name}"
-                )
+                assert f"{package}/{room.name}" in named, f"the tree has no line for {room.name}"
 
 
 def test_docs_name_files_that_are_there() -> None:
@@ -283,7 +281,7 @@ def test_docs_name_files_that_are_there() -> None:
         text=True,
         timeout=60,
     ).stdout.splitlines()
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "cluster").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").glob("*.md")]
     missing = {}
     for page in pages:
         if page.name == "log.md":

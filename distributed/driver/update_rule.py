@@ -65,7 +65,7 @@ def apply_update_rule(
         kept = reservoir_rows(rows.known + rows.new)
     line = (
         f"learns {passes} passes, tags at {config.lr:g} and towers at {config.lr * towers:g} of the older "
-        f"model's rates, rehearses {rows.rehearsed} of {rows.known} older images (docs/settings.md)"
+        f"model's rates, rehearses {rows.rehearsed} of {rows.known} older images (docs/reference/settings.md)"
     )
     batch = training.batch_size
     if config.batch_size == AUTO:

@@ -89,7 +89,8 @@ def apply_size_rule(config: TrainConfig, size: DataSize) -> tuple[TrainConfig, s
         return config, ""
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
     return config, (
-        f"settings for {size.rows} rows, {size.tags} tags and D = {size.dim} (docs/settings.md): {shown}"
+        f"settings for {size.rows} rows, {size.tags} tags and D = {size.dim} "
+        f"(docs/reference/settings.md): {shown}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Every bad input that docs/data-format.md names, with fail and with skip."""
+"""Every bad input that docs/reference/formats.md names, with fail and with skip."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_the_rule_at_every_size(
     assert config.epochs == passes and config.optim.share == towers and config.table.share == 1
     assert line == (
         f"learns {passes} passes, tags at 1 and towers at {towers:g} of the older model's rates, "
-        f"rehearses {rehearsed} of {known} older images (docs/settings.md)"
+        f"rehearses {rehearsed} of {known} older images (docs/reference/settings.md)"
     )
 
 
