@@ -37,6 +37,7 @@ from distributed.serving.schemas import (
     FeedbackResponse,
     InferRequest,
     InferResponse,
+    MetadataResponse,
     ModelResponse,
     NamedFeedbackRequest,
     NeighboursResponse,
@@ -124,7 +125,8 @@ async def _score_request(
 )
 @counted(INFER)
 async def infer(request: Request, service: Service) -> Response:
-    """Open Inference Protocol: one FP32 input [B, D]; outputs `tags` (BYTES) and `scores`."""
+    """Open Inference Protocol: best tags of rows of features; one FP32 input [B, D], outputs `tags` (BYTES)
+    and `scores` (FP32)."""
     body = await read_body(request, service.max_body_bytes)
     dim = service.model.ready().image_dim
     score_request, identity = parse_infer(body, dim, service.config.max_rows)
@@ -134,6 +136,7 @@ async def infer(request: Request, service: Service) -> Response:
 
 @model.get("/v1/model", response_model=ModelResponse, responses=error_responses(503))
 async def describe(service: Service) -> Any:
+    """The model that answers: version, size, what it takes, what it can decide, its figures."""
     served = service.model.ready()
     info = served.info
     return {
@@ -156,8 +159,10 @@ async def describe(service: Service) -> Any:
 @model.get("/v1/tags", response_model=TagsResponse, responses=error_responses(422, 503))
 async def tags(
     service: Service,
-    prefix: Annotated[str, Query(max_length=1000)] = "",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    prefix: Annotated[
+        str, Query(max_length=1000, description="how the tags begin; empty: all tags")
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="most tags of the answer")] = 50,
 ) -> Any:
     """Tags that begin with prefix, the most frequent first."""
     served = service.model.ready()
@@ -172,8 +177,10 @@ async def tags(
 )
 async def neighbours(
     service: Service,
-    tag: Annotated[str, Query(min_length=1, max_length=1000)],
-    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    tag: Annotated[
+        str, Query(min_length=1, max_length=1000, description="a tag of /v1/tags", examples=["sky"])
+    ],
+    limit: Annotated[int, Query(ge=1, le=100, description="most neighbours of the answer")] = 10,
 ) -> Any:
     """Tags nearest to a tag, by the cosine of their latents."""
     served = service.model.ready()
@@ -188,7 +195,10 @@ async def neighbours(
 
 
 @model.get("/v1/examples", response_model=ExamplesResponse, responses=error_responses(422, 503))
-async def examples(service: Service, limit: Annotated[int, Query(ge=1, le=50)] = 12) -> Any:
+async def examples(
+    service: Service,
+    limit: Annotated[int, Query(ge=1, le=50, description="most rows of the answer")] = 12,
+) -> Any:
     """Rows to try the scorer on: images of training that the model keeps for jobs.update."""
     served = service.model.ready()
     return {"examples": await asyncio.to_thread(served.examples, limit)}
@@ -208,8 +218,9 @@ async def drift(service: Service) -> Any:
     return await asyncio.to_thread(service.model.drift.report)
 
 
-@model.get("/v2/models/drel", responses=error_responses(503))
-async def metadata(service: Service) -> dict[str, Any]:
+@model.get("/v2/models/drel", response_model=MetadataResponse, responses=error_responses(503))
+async def metadata(service: Service) -> Any:
+    """Open Inference Protocol: name, version, and the shapes of what goes in and comes out."""
     served = service.model.ready()
     return {
         "name": "drel",
@@ -247,28 +258,32 @@ async def give_feedback(request: Request, service: Service) -> Any:
 
 @health.get("/v1/health/live", response_model=Status)
 async def live() -> Any:
+    """The process answers. It may have no model yet."""
     return {"status": "live"}
 
 
 @health.get("/v1/health/ready", response_model=Status, responses=error_responses(503))
 async def ready(service: Service) -> Any:
-    """Ready only when the model scores."""
+    """The model is loaded, and has just scored a row."""
     served = await service.model.probe()
     return {"status": "ready", "model": served.version}
 
 
 @health.get("/v2/health/live", response_model=Status)
 async def live_v2() -> Any:
+    """Open Inference Protocol: the same as /v1/health/live."""
     return await live()
 
 
 @health.get("/v2/health/ready", response_model=Status, responses=error_responses(503))
 async def ready_v2(service: Service) -> Any:
+    """Open Inference Protocol: the same as /v1/health/ready."""
     return await ready(service)
 
 
 @health.get("/v2/models/drel/ready", response_model=Status, responses=error_responses(503))
 async def model_ready(service: Service) -> Any:
+    """Open Inference Protocol: the same as /v1/health/ready."""
     return await ready(service)
 
 

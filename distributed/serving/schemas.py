@@ -53,6 +53,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+_VERSION = "version of the model that answered"
 _K = "most tags for an image; without it 5, and 50 with decide threshold"
 _DECIDE = (
     "top: the k most probable tags; macro: the k that maximise expected macro F1, which finds rare tags; "
@@ -72,7 +73,10 @@ class AnnotateRequest(_Strict):
     """Either features or images."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["features"]}, {"required": ["images"]}]}
+        json_schema_extra={
+            "oneOf": [{"required": ["features"]}, {"required": ["images"]}],
+            "examples": [{"features": [[0.1, 0.7]], "k": 5}],
+        }
     )
 
     features: list[list[Finite]] | None = Field(
@@ -112,18 +116,29 @@ class FeedbackRequest(_Strict):
     """Corrections to the tags of an image. Later ones for the same image_id replace earlier ones."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["features"]}, {"required": ["image"]}]}
+        json_schema_extra={
+            "oneOf": [{"required": ["features"]}, {"required": ["image"]}],
+            "examples": [
+                {"image_id": "17", "features": [0.1, 0.7], "add": ["sky"], "remove": ["sea"]}
+            ],
+        }
     )
 
-    image_id: str = Field(min_length=1, max_length=1000)
+    image_id: str = Field(
+        min_length=1, max_length=1000, description="your name of the image, in characters"
+    )
     features: list[Finite] | None = Field(
         None,
         description="D numbers, or an object of numbers by the names of features columns; or image",
         json_schema_extra=_or_by_name,
     )
     image: str | None = Field(None, description="encoded picture in base64, instead of features")
-    add: list[TagName] = Field(default_factory=list, max_length=1000)
-    remove: list[TagName] = Field(default_factory=list, max_length=1000)
+    add: list[TagName] = Field(
+        default_factory=list, max_length=1000, description="tags that the image has"
+    )
+    remove: list[TagName] = Field(
+        default_factory=list, max_length=1000, description="tags that the image has not"
+    )
 
 
 class NamedFeedbackRequest(FeedbackRequest):
@@ -135,84 +150,116 @@ class NamedFeedbackRequest(FeedbackRequest):
 class InferInput(BaseModel):
     """A tensor of the Open Inference Protocol."""
 
-    name: str
-    shape: list[int] = Field(min_length=2, max_length=2)
-    datatype: Literal["FP32"]
-    data: list[Finite] | list[list[Finite]]
+    name: str = Field(description="any; there is one input")
+    shape: list[int] = Field(min_length=2, max_length=2, description="[B, D]: rows, numbers a row")
+    datatype: Literal["FP32"] = Field(description="float32")
+    data: list[Finite] | list[list[Finite]] = Field(
+        description="the rows one after another, or a list of rows"
+    )
 
 
 class InferRequest(BaseModel):
-    """Open Inference Protocol, POST /v2/models/drel/infer; ``parameters`` may hold k."""
+    """A request of the Open Inference Protocol."""
 
-    id: str | None = None
-    inputs: list[InferInput] = Field(min_length=1, max_length=1)
-    parameters: dict[str, Any] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "inputs": [
+                        {
+                            "name": "features",
+                            "shape": [1, 2],
+                            "datatype": "FP32",
+                            "data": [0.1, 0.7],
+                        }
+                    ],
+                    "parameters": {"k": 5},
+                }
+            ]
+        }
+    )
+
+    id: str | None = Field(None, description="any text; the answer repeats it")
+    inputs: list[InferInput] = Field(min_length=1, max_length=1, description="the rows to score")
+    parameters: dict[str, Any] | None = Field(
+        None, description=f"may hold k, the tags of each row: 1 to {MAX_K}, {DEFAULT_K} without it"
+    )
 
 
 class TagScore(BaseModel):
-    tag: str
-    score: float = Field(description="probability that the tag belongs to the image")
+    tag: str = Field(description="name of the tag")
+    score: float = Field(
+        description="probability that the tag belongs to the image, 0 to 1; a plain score of any size where "
+        "`probabilities` of /v1/model is false"
+    )
 
 
 class ImageTags(BaseModel):
-    tags: list[TagScore]
+    tags: list[TagScore] = Field(description="best first; may be none with decide threshold")
 
 
 class AnnotateResponse(BaseModel):
-    model: str = Field(description="version of the model that answered")
-    results: list[ImageTags]
+    model: str = Field(description=_VERSION)
+    results: list[ImageTags] = Field(description="one for each row or picture, in their order")
 
 
 class TagCount(BaseModel):
-    tag: str
-    count: int
+    tag: str = Field(description="name of the tag")
+    count: int = Field(description="training images that have it")
 
 
 class TagsResponse(BaseModel):
-    model: str
-    tags: list[TagCount]
+    model: str = Field(description=_VERSION)
+    tags: list[TagCount] = Field(description="the most frequent first")
 
 
 class TagNearness(BaseModel):
-    tag: str
-    score: float = Field(description="cosine of the latents")
+    tag: str = Field(description="name of the tag")
+    score: float = Field(description="cosine of the latents, -1 to 1")
 
 
 class NeighboursResponse(BaseModel):
-    model: str
-    tag: str
-    neighbours: list[TagNearness]
+    model: str = Field(description=_VERSION)
+    tag: str = Field(description="the tag that was asked for")
+    neighbours: list[TagNearness] = Field(description="the nearest first")
 
 
 class FeatureColumn(BaseModel):
-    name: str
-    D: int
+    name: str = Field(description="name of the column")
+    D: int = Field(description="numbers a row")
 
 
 class ModelResponse(BaseModel):
-    version: str
-    method: str
-    tags: int
-    D: int
+    version: str = Field(description="of the model that answers; a hash of its files")
+    method: str = Field(description="how it was trained: drel, wsabie, knn, svm, cnn-…, popularity")
+    tags: int = Field(description="how many tags it knows")
+    D: int = Field(description="numbers a row of features, over all columns")
     columns: list[FeatureColumn] = Field(
         description="features columns in the order in which rows hold them; none where it reads pictures"
     )
-    trained_at: str
-    metrics: dict[str, Any]
-    takes: list[Literal["features", "images"]]
+    trained_at: str = Field(description="ISO 8601, UTC")
+    metrics: dict[str, Any] = Field(
+        description="figures of the training run; watch: quality on rows that it did not learn from, beside "
+        "the popularity floor"
+    )
+    takes: list[Literal["features", "images"]] = Field(
+        description="what /v1/annotate may be sent: rows of features, encoded pictures"
+    )
     decisions: list[Decide] = Field(description="what decide may be")
     probabilities: bool = Field(description="whether scores are calibrated probabilities")
     search: dict[str, float] | None = Field(
         description="candidates and recall where codes find the best tags; null where all tags are scored"
     )
-    parent: str | None = None
+    parent: str | None = Field(
+        None, description="version that jobs.update made it from; null for a first model"
+    )
     refused: str | None = Field(None, description="why a newer bundle was not taken")
 
 
 class Comparison(BaseModel):
     """Of rows that both versions scored."""
 
-    rows: int
+    rows: int = Field(description="rows that both scored")
     agreement: float = Field(
         description="mean share of common tags among those that the versions say of a row"
     )
@@ -225,31 +272,35 @@ class Comparison(BaseModel):
     live_ms: float | None = Field(
         description="time to score a row, of rows that both were timed on"
     )
-    trial_ms: float | None
+    trial_ms: float | None = Field(description="the same by the version that is tried")
 
 
 class TrialResponse(BaseModel):
     live: str = Field(description="version that answers")
     state: Literal["off", "loading", "running", "refused", "ended"] = Field(
-        description="ended: it is the version that answers"
+        description="off: nothing is tried; ended: the tried version is the one that answers now"
     )
-    mode: Literal["canary", "shadow"] | None
+    mode: Literal["canary", "shadow"] | None = Field(
+        description="canary: it answers a share of the requests; shadow: it answers none"
+    )
     model: str | None = Field(description="version that is tried")
-    share: float | None = Field(description="of the requests that the canary answers")
+    share: float | None = Field(description="share of the requests that the canary answers, 0 to 1")
     refused: str | None = Field(description="why it is not tried")
-    compared: Comparison | None
+    compared: Comparison | None = Field(
+        description="both versions on the same rows; null: none yet"
+    )
     failed: int = Field(description="rows that only the live version could score")
     dropped: int = Field(description="rows that were not compared for lack of time")
 
 
 class MovedTag(BaseModel):
-    tag: str
+    tag: str = Field(description="name of the tag")
     share: float = Field(description="expected share among the tags of recent rows")
     training: float = Field(description="share among the tags of training")
 
 
 class DriftResponse(BaseModel):
-    model: str
+    model: str = Field(description=_VERSION)
     rows: int = Field(description="rows looked at; figures are of the last thousand or so")
     unseen: float | None = Field(
         description="share of unseen-looking rows; null without kept rows of training"
@@ -259,50 +310,64 @@ class DriftResponse(BaseModel):
         description="population stability index of tags against training: below .1 nothing has moved, "
         "above .25 much has; null without probabilities"
     )
-    moved: list[MovedTag]
+    moved: list[MovedTag] = Field(description="tags whose share has changed most")
 
 
 class FeedbackResponse(BaseModel):
-    image_id: str
-    kept: bool
+    image_id: str = Field(description="the image_id of the request")
+    kept: bool = Field(description="true: the correction is on disk")
 
 
 class Status(BaseModel):
-    status: str
-    model: str | None = None
+    status: str = Field(description="live, or ready")
+    model: str | None = Field(None, description="version that answers, where it is ready")
 
 
 class Example(BaseModel):
-    image_id: str
-    tags: list[str]
-    features: list[float]
+    image_id: str = Field(description="name of the training image")
+    tags: list[str] = Field(description="its tags in training")
+    features: list[float] = Field(description="D numbers, as /v1/annotate takes them")
 
 
 class ExamplesResponse(BaseModel):
-    examples: list[Example]
+    examples: list[Example] = Field(description="none where the model keeps no training rows")
+
+
+class TensorDescription(BaseModel):
+    name: str = Field(description="name of the tensor")
+    datatype: str = Field(description="FP32: float32; BYTES: UTF-8 text")
+    shape: list[int] = Field(description="-1: any size")
+
+
+class MetadataResponse(BaseModel):
+    name: str = Field(description="always drel")
+    versions: list[str] = Field(description="the version that answers")
+    platform: str = Field(description="always drel")
+    inputs: list[TensorDescription] = Field(description="features [B, D]")
+    outputs: list[TensorDescription] = Field(description="tags and scores, both [B, k]")
 
 
 class InferOutput(BaseModel):
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[str] | list[float]
+    name: str = Field(description="tags, or scores")
+    shape: list[int] = Field(description="[B, k]: rows, tags a row")
+    datatype: str = Field(description="BYTES (UTF-8 text) of tags, FP32 of scores")
+    data: list[str] | list[float] = Field(description="one row after another, best first")
 
 
 class InferResponse(BaseModel):
-    model_name: str
-    model_version: str
-    id: str | None = None
-    outputs: list[InferOutput]
+    model_name: str = Field(description="always drel")
+    model_version: str = Field(description=_VERSION)
+    id: str | None = Field(None, description="the id of the request, where it had one")
+    outputs: list[InferOutput] = Field(description="tags, then scores")
 
 
 class ErrorBody(BaseModel):
-    code: str
-    message: str
+    code: str = Field(description="one word, for programs")
+    message: str = Field(description="one line, for people: what was given and what is allowed")
 
 
 class ErrorResponse(BaseModel):
-    error: ErrorBody
+    error: ErrorBody = Field(description="what is wrong")
 
 
 def body_schema(kind: type[BaseModel], *others: str) -> dict[str, Any]:
@@ -328,6 +393,17 @@ def body_schema(kind: type[BaseModel], *others: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+ERRORS = {
+    400: "the body is not what it claims to be: no JSON, cut off, or not in its Content-Encoding",
+    404: "there is no such tag",
+    413: "the body, its rows or the answer would be too large; send less at a time",
+    415: "a Content-Type or Content-Encoding that the scorer does not read",
+    422: "a value that is not allowed, or does not fit the model; the message names it",
+    503: "the scorer has no model yet or too much to do; ask again after `Retry-After` seconds",
+}
+"""What each status says, for the API's description."""
+
+
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's ``responses`` of a route that may answer with these errors."""
-    return {status: {"model": ErrorResponse} for status in statuses}
+    return {status: {"model": ErrorResponse, "description": ERRORS[status]} for status in statuses}
