@@ -122,7 +122,7 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Pat
         except (RuntimeError, ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())[:300]
             raise InputError(f"the scorer did not start: {why}") from error
-        _announce(http, info, bundle, config.require_token)
+        _announce(http, info, bundle, config.require_token, config.backbone)
         stop.wait()
         print("stopping: requests that have begun are answered, for 8 s at most", flush=True)
         ended = threading.Thread(target=serve.delete, args=("drel",), daemon=True)
@@ -134,7 +134,9 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Pat
             ray.shutdown()
 
 
-def _announce(http: HttpConfig, info: BundleInfo, bundle: Path, has_token: bool) -> None:
+def _announce(
+    http: HttpConfig, info: BundleInfo, bundle: Path, has_token: bool, backbone: str = ""
+) -> None:
     host = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host
     address = f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
     print(
@@ -143,7 +145,7 @@ def _announce(http: HttpConfig, info: BundleInfo, bundle: Path, has_token: bool)
     )
     from jobs.curl_lines import curl_lines  # its imports take longer than --help
 
-    print(*curl_lines(address, bundle, info, has_token), sep="\n", flush=True)
+    print(*curl_lines(address, bundle, info, has_token, backbone), sep="\n", flush=True)
     if not has_token and http.host not in LOOPBACK:
         print(
             f"warning: whoever reaches {http.host}, port {http.port}, may ask and give feedback; a token "

@@ -117,7 +117,7 @@ def picture_reader(
         network = _Network(loaded.preprocessing, loaded)
         _check_dim(network, annotator.image_dim)
         return PictureReader((network,))
-    columns = named["columns"] if "columns" in named else {info.blocks[0].name: named}
+    columns = _described(info)
     made = [_block(columns.get(block.name, {}), folder) for block in info.blocks]
     blocks = tuple(block for block in made if block is not None)
     if len(blocks) < len(made):
@@ -125,6 +125,28 @@ def picture_reader(
     for block, expected in zip(blocks, info.blocks, strict=True):
         _check_dim(block, expected.dim)
     return PictureReader(blocks)
+
+
+def takes_pictures(info: BundleInfo, backbone: str = "") -> bool:
+    """Whether a scorer of this bundle can be sent pictures, as far as its description says; loads nothing.
+
+    Args:
+        backbone: network where the bundle names nothing.
+    """
+    if info.pictures is not None:
+        return True
+    if not info.features:
+        return bool(backbone)
+    columns = _described(info)
+    return all(
+        columns.get(block.name, {}).get("kind") in ("cnn", "lowlevel") for block in info.blocks
+    )
+
+
+def _described(info: BundleInfo) -> dict[str, dict[str, Any]]:
+    """What the manifest of the training store says of each features column."""
+    named = info.features or {}
+    return named["columns"] if "columns" in named else {info.blocks[0].name: named}
 
 
 def _block(about: dict[str, Any], folder: Path) -> _Network | _Descriptors | None:

@@ -348,6 +348,22 @@ def parse_binary(
     return _asked(binary_rows(body, dim), [], query, max_rows, decide)
 
 
+def parse_picture(
+    body: bytes, query: AnnotateQuery, max_rows: int, decide: Decide = "top"
+) -> ScoreRequest:
+    """A request whose body is one encoded picture.
+
+    Args:
+        decide: what a query that says nothing of it gets.
+
+    Raises:
+        ApiError: 422, the body is empty; see ``check_size``.
+    """
+    if not body:
+        raise ApiError(422, "empty", "the body is empty; send a picture")
+    return _asked(None, [body], query, max_rows, decide)
+
+
 def parse_annotate(
     body: bytes,
     dim: int,

@@ -23,6 +23,7 @@ from distributed.serving.requests import (
     parse_binary,
     parse_either,
     parse_infer,
+    parse_picture,
     read_body,
 )
 from distributed.serving.responses import ScoredResponse, annotate_json, infer_json
@@ -80,13 +81,14 @@ Service = Annotated[ScorerService, Depends(_service)]
     ANNOTATE,
     response_model=AnnotateResponse,
     responses=error_responses(400, 413, 415, 422, 503),
-    openapi_extra=body_schema(AnnotateRequest, "application/octet-stream"),
+    openapi_extra=body_schema(AnnotateRequest, "application/octet-stream", "image/*"),
 )
 @counted(ANNOTATE)
 async def annotate(
     request: Request, service: Service, query: Annotated[AnnotateQuery, Query()]
 ) -> Response:
-    """Best tags of rows of features (JSON, or float32 little-endian bytes) or of pictures."""
+    """Best tags of rows of features (JSON, or float32 little-endian bytes), of pictures (JSON, base64), or of
+    one picture (its bytes as they are in the file)."""
     score_request = await _score_request(request, service, query)
     scored = await service.model.score(score_request)
     return ScoredResponse(annotate_json(scored), scored)
@@ -106,11 +108,13 @@ async def _score_request(
         score_request = parse_annotate(
             body, served.image_dim, max_rows, decide, query, served.blocks
         )
+    elif kind.startswith("image/"):
+        score_request = parse_picture(body, query, max_rows, decide)
     else:
         raise ApiError(
             415,
             "unsupported_media_type",
-            f"content type {kind!r}; send application/json or application/octet-stream",
+            f"content type {kind!r}; send application/json, application/octet-stream or image/*",
         )
     check_fits(score_request, served)
     return score_request

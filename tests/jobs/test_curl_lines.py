@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -37,11 +39,12 @@ def test_a_kept_row_zeros_or_a_picture_is_annotated(guarded: Server, tmp_path: P
     """v1 keeps rows, v2 none; the scorer takes pictures as well, as methods cnn-* do."""
     v1, v2 = guarded.versions / "v1", guarded.versions / "v2"
     info = read_info(v1)
-    pixels = replace(info, method="cnn-softmax")
+    pixels = replace(info, method="cnn-softmax", pictures={})
     Image.new("RGB", (300, 200), (200, 30, 30)).save(tmp_path / "PICTURE.jpg")
     answers = []
     for bundle, about in ((v1, info), (v2, info), (v2, pixels)):
-        _, line, *_ = curl_lines(guarded.address, bundle, about, has_token=True)
+        _, line, *others = curl_lines(guarded.address, bundle, about, has_token=True)
+        assert len(others) == 2
         answer = json.loads(typed(line, tmp_path))
         assert answer["model"] == info.version
         assert len(answer["results"]) == 1 and len(answer["results"][0]["tags"]) == 5
@@ -50,7 +53,36 @@ def test_a_kept_row_zeros_or_a_picture_is_annotated(guarded: Server, tmp_path: P
     row = guarded.ask("/v1/examples?limit=1")[1]["examples"][0]["features"]
     status, wanted, _ = guarded.ask("/v1/annotate", {"features": [row]})
     assert (status, wanted["results"]) == (200, answers[0])
+    encoded = base64.b64encode((tmp_path / "PICTURE.jpg").read_bytes()).decode()
+    status, wanted, _ = guarded.ask("/v1/annotate", {"images": [encoded]})
+    assert (status, wanted["results"]) == (200, answers[2])
     assert answers[0] != answers[1] != answers[2]
+
+
+@pytest.mark.parametrize(
+    ("features", "backbone", "takes"),
+    [
+        (None, "", False),
+        (None, "efficientnet-lite0", True),
+        ({"kind": "cnn", "name": "efficientnet-lite0"}, "", True),
+        ({"kind": "table"}, "efficientnet-lite0", False),
+        ({"columns": {"a": {"kind": "cnn"}, "b": {"kind": "lowlevel"}}}, "", True),
+        ({"columns": {"a": {"kind": "cnn"}}}, "", False),
+    ],
+)
+def test_a_picture_is_offered_where_the_scorer_takes_any(
+    tmp_path: Path, features: dict[str, Any] | None, backbone: str, takes: bool
+) -> None:
+    bundle = write_drel(tmp_path / "model")
+    named = [{"name": "a", "dim": 4}, {"name": "b", "dim": 4}]
+    info = replace(
+        read_info(bundle),
+        features=features,
+        columns=named if features and "columns" in features else None,
+    )
+    lines = curl_lines("http://localhost:1", bundle, info, False, backbone)
+    assert any("@PICTURE.jpg" in line for line in lines) == takes
+    assert any('"features"' in line for line in lines)
 
 
 def test_health_and_page_are_there_without_a_token(guarded: Server, tmp_path: Path) -> None:

@@ -260,6 +260,8 @@ def test_a_model_without_probabilities_says_what_it_cannot_decide(server: Server
         ("/v1/annotate", b"\0" * 33, "application/octet-stream", 400, "truncated"),
         ("/v1/annotate?k=0", b"\0" * 32, "application/octet-stream", 422, "invalid_request"),
         ("/v1/annotate", b"hello", "text/plain", 415, "unsupported_media_type"),
+        ("/v1/annotate", b"\xff\xd8\xff", "image/jpeg", 422, "no_images"),
+        ("/v1/annotate", b"", "image/png", 422, "empty"),
         ("/v1/annotate", b" " * (3 << 20), "application/json", 413, "too_large"),
         ("/v1/annotate", {"features": [[0] * D] * 1025}, "application/json", 413, "too_many_rows"),
         (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from drel_core.errors import InputError
 
 ID_NAMES = ("image_id", "id", "key")
-PATH_NAMES = ("path", "file", "filename", "file_name", "image_path")
+PATH_NAMES = ("path", "file", "filename", "file_name", "image_path", "image")
 TAG_NAMES = ("tags", "keywords", "labels", "annotations", "label")
 
 
@@ -18,7 +18,7 @@ class PictureOptions:
     tags: str | None = None
     """tags file (CSV, JSONL or Parquet) for a folder of pictures"""
     id_column: str = ""
-    """its column with the picture's id or path; empty: image_id, id, key, path, file or filename"""
+    """its column with the picture's id or path; empty: image_id, id, key, path, file, filename or image"""
     tags_column: str = ""
     """its column with the tags, a list or a separated string; empty: tags, keywords or labels"""
     image_column: str = "image"

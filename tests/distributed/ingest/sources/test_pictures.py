@@ -99,6 +99,13 @@ def test_pictures_and_tags_find_each_other(
     assert source.notes == ()
 
 
+@pytest.mark.parametrize("column", ["image", "File_Name", "path", "key"])
+def test_the_column_of_names_is_found_by_its_usual_names(column: str, tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "pics", "1.jpg")
+    source = opened(tmp_path, pictures, f"tags,{column}\ncat,1.jpg\n")
+    assert rows_of(source) == {"1.jpg": ["cat"]}
+
+
 def test_a_name_of_two_pictures_is_refused(tmp_path: Path) -> None:
     pictures = folder_of(tmp_path / "pics", "train/1.jpg", "test/1.jpg")
     with pytest.raises(InputError, match=r"'1' may be test/1\.jpg or train/1\.jpg"):
