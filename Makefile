@@ -11,7 +11,7 @@ MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c '$(MODERN)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test test-fast test-cluster lint format clean
+.PHONY: help demo test test-fast test-cluster lint format docs clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -41,6 +41,9 @@ lint: $(INSTALLED)  ## style, types and the direction of imports
 format: $(INSTALLED)  ## mend what ruff can mend: order of imports, layout
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(INSTALLED)  ## write what of docs/reference follows from the code
+	$(BIN)/python -m docs.generate
 
 clean:  ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -34,7 +34,7 @@ class AnnotateConfig:
     """top: the most probable tags; macro: those that maximise expected macro F1, which finds rare tags; \
     threshold: as many as are worth saying"""
     precision: float | None = None
-    """with decide threshold, the wanted share of said tags that are right"""
+    """with decide threshold, the wanted share of said tags that are right, above 0, at most 1"""
     threshold: float | None = None
     """least probability of a tag; images may end up without any"""
     search: Search = "auto"

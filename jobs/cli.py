@@ -45,6 +45,7 @@ class OneLineParser(ArgumentParser):
 
     def add_class_arguments(self, theclass: Any, *args: Any, **options: Any) -> Any:
         self.flags = {*getattr(self, "flags", ()), *_flags(theclass)}
+        self.classes = [*getattr(self, "classes", ()), theclass]
         return super().add_class_arguments(theclass, *args, **options)
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
@@ -56,6 +57,12 @@ class OneLineParser(ArgumentParser):
     def format_help(self, *args: Any, **options: Any) -> str:
         with self._first_things_first():
             return super().format_help(*args, **options)
+
+    def sections(self) -> list[tuple[str, list[Any]]]:
+        """Title and options of each section of the help, in its order."""
+        with self._first_things_first():
+            groups = [(one.title, list(one._group_actions)) for one in self._action_groups]
+        return [(title, actions) for title, actions in groups if actions]
 
     @contextmanager
     def _first_things_first(self) -> Iterator[None]:

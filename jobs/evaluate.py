@@ -31,7 +31,7 @@ class EvaluateConfig:
     """which decision the main figures are of: top (the most probable tags), macro (those that maximise \
     expected macro F1) or threshold (all that pass their tag's cut); the others are shown beside it"""
     precision: float | None = None
-    """with decide threshold, the wanted share of said tags that are right"""
+    """with decide threshold, the wanted share of said tags that are right, above 0, at most 1"""
     json: str | None = None
     """file to write the metrics into"""
     search: Search = "auto"

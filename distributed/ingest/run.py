@@ -39,7 +39,7 @@ class StoreOptions:
     """random:N makes N usable rows the test part; column:NAME of a table holds train or test; official, \
     or empty: as the input says, else no test part"""
     seed: int = 0
-    """decides a random split"""
+    """whole number that decides a random split"""
     lowercase: bool = False
     """turn tags to lower case"""
     min_tag_count: int = 1
@@ -47,7 +47,7 @@ class StoreOptions:
     dtype: Literal["float16", "float32"] = "float32"
     """type in which features are stored"""
     file_mib: int = 128
-    """size of a Parquet file, about"""
+    """size of a Parquet file in MiB, about"""
     chunk_rows: int = 512
     """rows that are worked on, and taken up again after a stop, as one"""
     max_pixels: int = 64_000_000

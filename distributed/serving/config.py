@@ -48,7 +48,7 @@ class ScorerConfig(BaseModel):
     """a second model, which answers a share of the requests (the same picture is always answered by the \
     same model) and is compared with the first: /v1/trial"""
     share: float = _SHARE
-    """of the requests that --canary answers"""
+    """share of the requests that --canary answers, above 0, at most 1"""
     shadow: str = ""
     """a second model, which answers nobody: it scores what was answered, and is compared: /v1/trial"""
     replicas: str = "1"
@@ -63,13 +63,13 @@ class ScorerConfig(BaseModel):
     threads: int = 0
     """CPU threads of a replica; 0: the machine's cores shared among the replicas"""
     max_rows: int = 1024
-    """most rows of a request"""
+    """most rows or pictures of a request"""
     max_body_mib: int = 32
-    """largest body of a request"""
+    """largest body of a request, in MiB"""
     queue_rows: int = 4096
     """rows that may wait in a replica; beyond, requests get 503 and Retry-After"""
     poll_seconds: float = 5.0
-    """how often a replica looks for a new version"""
+    """seconds between a replica's looks for a new version; above 0"""
     token_file: str = ""
     """file with the bearer token that requests must show; empty: DREL_SCORER_TOKEN; with neither everybody \
     may ask"""

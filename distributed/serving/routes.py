@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.requests import Request
 
 from distributed.serving.metrics import counted, read_exporter
@@ -291,7 +291,7 @@ async def model_ready(service: Service) -> Any:
     return await ready(service)
 
 
-@health.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **error_responses(503)})
+@health.get("/metrics", response_class=PlainTextResponse, responses=error_responses(503))
 async def metrics() -> Response:
     """What Ray's exporter on this node says of the scorer, for Prometheus."""
     text = await asyncio.to_thread(read_exporter)

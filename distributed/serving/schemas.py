@@ -124,9 +124,7 @@ class FeedbackRequest(_Strict):
         }
     )
 
-    image_id: str = Field(
-        min_length=1, max_length=1000, description="your name of the image, in characters"
-    )
+    image_id: str = Field(min_length=1, max_length=1000, description="your name for the image")
     features: list[Finite] | None = Field(
         None,
         description="D numbers, or an object of numbers by the names of features columns; or image",

@@ -39,7 +39,7 @@ class DataConfig:
     test: str | None = None
     """test store; when given, metrics.json is written"""
     validation: float = 0.0
-    """share of training rows held out for validation and early stopping"""
+    """share of training rows held out for validation and early stopping; 0, or below 1"""
     watch: int | None = None
     """without validation, rows held out only to show F1 beside the popularity floor while training; 0 shows \
     none; null: 2% of 20,000 rows and more, at most 1000. Of fewer rows none are held out: training rows are \
@@ -51,7 +51,7 @@ class DataConfig:
     residency: Residency = "auto"
     """keep a worker's rows in memory after the first pass (resident), or read every epoch (stream)"""
     memory_gib: float = 2.0
-    """with residency auto, largest size of a worker's rows that is kept in memory"""
+    """with residency auto, largest size in GiB of a worker's rows that is kept in memory"""
     shuffle_rows: int = 16384
     """rows of the window in which a streamed epoch is shuffled"""
 
@@ -100,7 +100,7 @@ class RunConfig:
     epochs: int = 30
     """passes over the training rows; -1: by the size of the data"""
     seed: int = 0
-    """decides the start, the order of rows, candidates and dropout"""
+    """whole number that decides first weights, the order of rows, candidates and dropout"""
     patience: int = 5
     """with validation, epochs without a better F1 after which training stops"""
     k: int = 5

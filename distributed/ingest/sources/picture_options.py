@@ -18,17 +18,17 @@ class PictureOptions:
     tags: str | None = None
     """tags file (CSV, JSONL or Parquet) for a folder of pictures"""
     id_column: str = ""
-    """its column with the picture's id or path; empty: image_id, id, key, path, file, filename or image"""
+    """column of --tags with the id or path; empty: image_id, id, key, path, file, filename or image"""
     tags_column: str = ""
-    """its column with the tags, a list or a separated string; empty: tags, keywords or labels"""
+    """column of --tags with the tags, a list or text with a separator; empty: tags, keywords or labels"""
     image_column: str = "image"
     """Parquet input: column with the encoded picture, or a struct of bytes and path"""
     classes: str = ""
     """openimages: CSV of codes and names (class-descriptions)"""
     confidence: float = 0.5
-    """openimages: least confidence of a label"""
+    """openimages: least confidence of a label that is taken, 0 to 1"""
     separator: str = ","
-    """between tags in a string"""
+    """text that stands between tags in a text of several"""
 
 
 def pick_column(
