@@ -61,7 +61,7 @@ class OneLineParser(ArgumentParser):
     def sections(self) -> list[tuple[str, list[Any]]]:
         """Title and options of each section of the help, in its order."""
         with self._first_things_first():
-            groups = [(one.title, list(one._group_actions)) for one in self._action_groups]
+            groups = [(one.title or "", list(one._group_actions)) for one in self._action_groups]
         return [(title, actions) for title, actions in groups if actions]
 
     @contextmanager
