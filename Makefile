@@ -4,7 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed-to-run
+INSTALLED_DEV := $(VENV)/.installed-to-develop
 MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Another interpreter: make PYTHON=/path/to/python3.12 …
@@ -23,22 +24,22 @@ demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate
 # Two processes: while one waits for Ray the other computes. tests/conftest.py says what stays together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test: $(INSTALLED)  ## the test suite, as CI runs it (15 minutes on 2 cores)
+test: $(INSTALLED_DEV)  ## the test suite, as CI runs it (15 minutes on 2 cores)
 	$(PYTEST)
 
-test-fast: $(INSTALLED)  ## the tests that need no Ray (4 minutes on 2 cores)
+test-fast: $(INSTALLED_DEV)  ## the tests that need no Ray (4 minutes on 2 cores)
 	$(PYTEST) -m 'not ray and not cluster and not heavy'
 
-test-cluster: $(INSTALLED)  ## the tests that start several Ray nodes (about 25 minutes)
+test-cluster: $(INSTALLED_DEV)  ## the tests that start several Ray nodes (about 25 minutes)
 	$(BIN)/python -m pytest -m cluster
 
-lint: $(INSTALLED)  ## style, types and the direction of imports
+lint: $(INSTALLED_DEV)  ## style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)  ## mend what ruff can mend: order of imports, layout
+format: $(INSTALLED_DEV)  ## mend what ruff can mend: order of imports, layout
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -55,9 +56,29 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(MODERN)' 2>/dev/null || { echo \
 	"error: Python 3.11 or newer is needed; install it or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
-	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/requirements.txt
-	@echo "Installing the pinned dependencies into $(VENV) (some minutes the first time)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement $(VENV)/requirements.txt
+	@$(BIN)/python -c '$(PROJECT); print(*p["dependencies"], sep="\n")' > $(VENV)/requirements.txt
+	@echo "Installing what is needed to run into $(VENV): some minutes, the first time only"
+	@$(call install,torch)
+	@$(call install,--requirement $(VENV)/requirements.txt)
 	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@$(BIN)/python -c '$(PROJECT); print(*p["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/requirements-dev.txt
+	@echo "Installing what tests and checks need as well"
+	@$(call install,--requirement $(VENV)/requirements-dev.txt)
+	@touch $@
+
+PROJECT := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]
+PIP := $(BIN)/python -m pip install --constraint constraints.txt
+
+# On a terminal pip's own lines and bars. Elsewhere, as in CI, one line for each file that it fetches.
+define install
+if [ -t 1 ]; then $(PIP) $(1); else \
+	rm -f $(VENV)/.done; { $(PIP) $(1) 2>&1 && touch $(VENV)/.done; } | while read -r what file; do \
+	case "$$what $$file" in \
+	*.metadata*) ;; \
+	"Downloading "* | "Using cached "*) echo "  $${file##*/}" ;; \
+	"Installing collected packages:"*) echo "  unpacking $$(echo "$$file" | tr -cd , | wc -c) packages" ;; \
+	ERROR* | WARNING* | error*) echo "$$what $$file" >&2 ;; \
+	esac; done; test -e $(VENV)/.done; fi
+endef
