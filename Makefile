@@ -71,14 +71,16 @@ $(INSTALLED_DEV): $(INSTALLED)
 PROJECT := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
-# On a terminal pip's own lines and bars. Elsewhere, as in CI, one line for each file that it fetches.
+# On a terminal pip's own lines and bars. Elsewhere, as in CI, one line for each file that it takes.
 define install
 if [ -t 1 ]; then $(PIP) $(1); else \
 	rm -f $(VENV)/.done; { $(PIP) $(1) 2>&1 && touch $(VENV)/.done; } | while read -r what file; do \
+	name=$${file%% (from*}; name=$${name##*/}; version=$${name#*-}; \
 	case "$$what $$file" in \
 	*.metadata*) ;; \
-	"Downloading "* | "Using cached "*) echo "  $${file##*/}" ;; \
-	"Installing collected packages:"*) echo "  unpacking $$(echo "$$file" | tr -cd , | wc -c) packages" ;; \
-	ERROR* | WARNING* | error*) echo "$$what $$file" >&2 ;; \
+	"Downloading "* | "Using cached "* | "Processing "*) echo "  $${name%%-*} $${version%%-*}$${name#*.whl}" ;; \
+	"Installing collected packages:"*) \
+		echo "  unpacking $$(($$(echo "$$file" | tr -cd , | wc -c) + 1)) packages" ;; \
+	ERROR* | error*) echo "$$what $$file" >&2 ;; \
 	esac; done; test -e $(VENV)/.done; fi
 endef
