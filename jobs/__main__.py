@@ -31,9 +31,11 @@ def verbs() -> dict[str, str]:
 def overview(known: dict[str, str]) -> str:
     """What ``python -m jobs`` prints."""
     lines = ["Train, evaluate and serve image annotation: python -m jobs VERB [options]", ""]
-    lines += [f"  {name:10}{what}" for name, what in known.items()]
+    lines += [f"  {name:12}{what}" for name, what in known.items()]
     lines += ["", "Start with", *(f"  {command}" for command in START), ""]
-    return "\n".join([*lines, "Options of a verb: python -m jobs VERB --help"])
+    lines += ["Options of a verb: python -m jobs VERB --help"]
+    lines += ["Tab completes them after: source <(python -m jobs completion bash)"]
+    return "\n".join(lines)
 
 
 def run_verb(verb: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ class OneLineParser(ArgumentParser):
         return super().add_class_arguments(theclass, *args, **options)
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        if _describing.get():
+            raise _Made(self)
         self.needed = {one.dest for one in self._actions if one.required}  # hidden while it parses
         if args is not None:
             args = _with_values(args, getattr(self, "flags", set()))
@@ -69,7 +72,7 @@ class OneLineParser(ArgumentParser):
         """While the help is written: what one needs first, other options of the job, then the sections. The
         usage names what must be given."""
         groups, members = self._action_groups, [one._group_actions for one in self._action_groups]
-        plain = [one for one in self._actions if not self._is_section(one.dest)]
+        plain = [one for one in self._actions if not self.is_section(one.dest)]
         needed = [one for one in plain if one.dest in getattr(self, "needed", ())]
         first = [one for name in FIRST for one in plain if one.dest == name]
         first += [one for one in needed if one not in first]
@@ -81,7 +84,7 @@ class OneLineParser(ArgumentParser):
                 left = [one for one in group._group_actions if one not in (*first, *others)]
                 group._group_actions = left
             self._action_groups = [*notes, *top, *(one for one in groups if one not in notes)]
-            given = [f"{one.option_strings[0]} {_metavar(one.dest)}" for one in needed]
+            given = [" ".join([*one.option_strings[:1], _metavar(one.dest)]) for one in needed]
             self.usage = " ".join(["%(prog)s", *given, "[options]"])
             yield
         finally:
@@ -89,7 +92,8 @@ class OneLineParser(ArgumentParser):
             for group, actions in zip(groups, members, strict=True):
                 group._group_actions = actions
 
-    def _is_section(self, name: str) -> bool:
+    def is_section(self, name: str) -> bool:
+        """It stands for options below it, ``--data`` for ``--data.train`` and others."""
         return any(one.dest.startswith(f"{name}.") for one in self._actions)
 
     def _titled(self, title: str, actions: list[Any]) -> Any:
@@ -109,6 +113,14 @@ class OneLineParser(ArgumentParser):
             choices = [str(choice) for choice in ast.literal_eval(f"[{found['choices']}]")]
             hint = did_you_mean(given, choices)
             return f"--{key} {given}: choose one of {', '.join(choices)}{hint}"
+        if message.startswith(_NEEDED):
+            names = message.removeprefix(_NEEDED).split(", ")
+            options = {one.dest: [*one.option_strings, one.dest][0] for one in self._actions}
+            return _NEEDED + ", ".join(options.get(name, name) for name in names)
+        if found := _NO_WORD.search(message):
+            choices = re.findall("'([^']*)'", found["choices"])
+            hint = did_you_mean(found["given"], choices)
+            return f"{found['given']}: choose one of {', '.join(choices)}{hint}"
         hint = ""
         if found := _NO_OPTION_IN_FILE.search(message):
             name = ".".join(filter(None, found.groups()))
@@ -121,11 +133,33 @@ class OneLineParser(ArgumentParser):
         return message[:500] + hint
 
 
+_describing: ContextVar[bool] = ContextVar("describing", default=False)
+
+
+class _Made(Exception):
+    def __init__(self, parser: OneLineParser) -> None:
+        self.parser = parser
+
+
+def parser_of(main: Callable[[list[str]], None]) -> OneLineParser:
+    """The parser that a verb makes; nothing is parsed and nothing runs."""
+    token = _describing.set(True)
+    try:
+        main([])
+    except _Made as made:
+        return made.parser
+    finally:
+        _describing.reset(token)
+    raise AssertionError(f"{main.__module__} parses no options")
+
+
+_NEEDED = "the following arguments are required: "
 _NO_OPTION = "unrecognized arguments: "
 _NO_OPTION_IN_FILE = re.compile(r"(?:Group '([^']+)' does not accept option|Option) '([^']+)'")
 _NO_CHOICE = re.compile(
     r'Parser key "(?P<key>[^"]+)": .*?Literal\[(?P<choices>[^\]]*)\].* (?:Got|Given) value: (?P<given>.*)$'
 )
+_NO_WORD = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)")
 
 
 def _metavar(name: str) -> str:
@@ -145,7 +179,7 @@ def _flags(kind: Any) -> set[str]:
 
 def _with_values(arguments: Sequence[str], flags: set[str]) -> list[str]:
     """Arguments in which each flag that came without a value has one."""
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         f"{argument}=true" if argument in flags and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)
@@ -185,7 +219,7 @@ def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
 
     Without --preset: the method's own where it has one (the three cnn-* share one), else best.
     """
-    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    known = preset_names()
     name = _given(arguments, "--preset")
     if name is None:
         method = _given(arguments, "--method") or "drel"
@@ -196,6 +230,10 @@ def preset_files(arguments: list[str]) -> list[str | os.PathLike[Any]]:
             f"--preset {name!r} is not known; choose one of {', '.join(known)}{did_you_mean(name, known)}"
         )
     return [str(PRESETS / f"{name}.yaml")]
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def _given(arguments: list[str], option: str) -> str | None:
