@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from copy import copy
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -44,17 +43,20 @@ class OneLineParser(ArgumentParser):
     """A parser whose errors are one line on stderr and exit code 2. ``--NAME`` of a bool stands for
     ``--NAME true``."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.flags: set[str] = set()
+        self.classes: list[Any] = []
+        super().__init__(*args, **options)
+
     def add_class_arguments(self, theclass: Any, *args: Any, **options: Any) -> Any:
-        self.flags = {*getattr(self, "flags", ()), *_flags(theclass)}
-        self.classes = [*getattr(self, "classes", ()), theclass]
+        self.flags |= _flags(theclass)
+        self.classes.append(theclass)
         return super().add_class_arguments(theclass, *args, **options)
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
-        if _describing.get():
-            raise _Made(self)
         self.needed = {one.dest for one in self._actions if one.required}  # hidden while it parses
         if args is not None:
-            args = _with_values(args, getattr(self, "flags", set()))
+            args = _with_values(args, self.flags)
         return super().parse_args(args, *rest, **options)
 
     def format_help(self, *args: Any, **options: Any) -> str:
@@ -131,26 +133,6 @@ class OneLineParser(ArgumentParser):
             wrong = [word.partition("=")[0] for word in words if word.startswith("--")]
             hint = next(filter(None, (did_you_mean(word, known) for word in wrong)), "")
         return message[:500] + hint
-
-
-_describing: ContextVar[bool] = ContextVar("describing", default=False)
-
-
-class _Made(Exception):
-    def __init__(self, parser: OneLineParser) -> None:
-        self.parser = parser
-
-
-def parser_of(main: Callable[[list[str]], None]) -> OneLineParser:
-    """The parser that a verb makes; nothing is parsed and nothing runs."""
-    token = _describing.set(True)
-    try:
-        main([])
-    except _Made as made:
-        return made.parser
-    finally:
-        _describing.reset(token)
-    raise AssertionError(f"{main.__module__} parses no options")
 
 
 _NEEDED = "the following arguments are required: "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from jobs.__main__ import verbs
-from jobs.cli import FIRST, OneLineParser, parser_of, preset_names, run_job
+from jobs.cli import FIRST, OneLineParser, preset_names, run_job
+from jobs.parsers import parser_of
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -69,11 +69,7 @@ def _takes(action: Any) -> tuple[tuple[str, ...], bool, bool]:
 
 def every_verb() -> dict[str, list[Option]]:
     """The options of each verb. Imports all of them, which takes seconds."""
-    return {
-        verb: options_of(parser_of(importlib.import_module(f"jobs.{verb}").main))
-        for verb in verbs()
-        if verb != "completion"
-    }
+    return {verb: options_of(parser_of(verb)) for verb in verbs() if verb != "completion"}
 
 
 def bash(known: dict[str, list[Option]]) -> str:

@@ -92,12 +92,14 @@ def _verb(verb: str, train: dict[str, Any]) -> Iterator[str]:
         for one in actions:
             default = _default(one, getattr(defaults, one.dest, None))
             kind = _kind(one) + (f": {limits[one.dest]}" if one.dest in limits else "")
-            yield f"| `--{one.dest}` | {kind} | {default} | {cell(one.help or '')} |"
+            yield f"| `{[*one.option_strings, one.dest][0]}` | {kind} | {default} | {cell(one.help or '')} |"
         yield ""
 
 
 def _kind(action: Any) -> str:
     """What may be given, in words."""
+    if action.choices:
+        return ", ".join(f"`{value}`" for value in action.choices)
     hint = getattr(action, "_typehint", None) or action.type or str
     return _type(hint)
 

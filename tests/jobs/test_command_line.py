@@ -13,7 +13,8 @@ import pytest
 
 from drel_core.errors import InputError
 from jobs import __main__ as lister
-from jobs.cli import FIRST, parser_of
+from jobs.cli import FIRST
+from jobs.parsers import parser_of
 from jobs.train import parse
 from tests.helpers.commands import ROOT
 
@@ -71,7 +72,7 @@ def test_the_line_of_what_is_needed_can_be_copied(capsys: pytest.CaptureFixture[
 def test_every_option_that_is_true_or_false_is_a_flag() -> None:
     """So that ``--publish`` alone means ``--publish true``, in every verb; in a file both are spelled out."""
     for verb in lister.verbs():
-        parser = parser_of(importlib.import_module(f"jobs.{verb}").main)
+        parser = parser_of(verb)
         for one in parser._actions:
             if bool in (kind := getattr(one, "_typehint", None), *get_args(kind)):
                 assert one.option_strings[0] in parser.flags, (verb, one.option_strings)
