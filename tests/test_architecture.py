@@ -269,26 +269,3 @@ def test_the_tree_names_the_rooms_as_they_are() -> None:
         for room in (ROOT / package).iterdir():
             if (room / "__init__.py").is_file():
                 assert f"{package}/{room.name}" in named, f"the tree has no line for {room.name}"
-
-
-def test_docs_name_files_that_are_there() -> None:
-    """Every Python file that README, docs (not the log of experiments) or cluster/ mention."""
-    files = subprocess.run(
-        ["git", "ls-files", "*.py"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=60,
-    ).stdout.splitlines()
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").glob("*.md")]
-    missing = {}
-    for page in pages:
-        if page.name == "log.md":
-            continue
-        for name in re.findall(r"(?<![\w./*{])((?:\w+/)*\w+\.py)\b", page.read_text("utf-8")):
-            if not re.search(r"[A-Z]{3}", name) and not any(
-                f"/{file}".endswith(f"/{name}") for file in files
-            ):
-                missing.setdefault(page.name, []).append(name)
-    assert missing == {}

@@ -8,16 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from docs.generate.http import http_page
+from docs.generate.llms import llms_page
 from docs.generate.options import options_page
 
 DOCS = Path(__file__).resolve().parent.parent
-PAGES = {"reference/options.md": options_page, "reference/http.md": http_page}
+PAGES = {
+    "reference/options.md": options_page,
+    "reference/http.md": http_page,
+    "llms.txt": llms_page,  # last: it has the first lines of the pages above
+}
 
 
 def main() -> None:
-    made = {name: page() for name, page in PAGES.items()}
-    for name, text in made.items():
-        (DOCS / name).write_text(text, encoding="utf-8")
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
         print(f"wrote docs/{name}")
 
 
