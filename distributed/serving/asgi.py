@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.serving.auth import Api, BearerAuth
 from distributed.serving.metrics import CLIENT_LEFT
+from distributed.serving.page_files import page
 from distributed.serving.requests import fault, read_query
 from distributed.serving.routes import ANNOTATE, annotate, feedback, health, model, scoring
 from distributed.serving.schemas import AnnotateQuery, ApiError
@@ -71,7 +72,7 @@ def create_api(service: ScorerService) -> FastAPI:
         redoc_url=None,
     )
     api.state.service = service
-    for router in (scoring, model, feedback, health):
+    for router in (scoring, model, feedback, health, page):
         api.include_router(router)
     handlers: dict[type[Exception], Any] = {
         ApiError: _api_error,
@@ -85,14 +86,15 @@ def create_api(service: ScorerService) -> FastAPI:
     return api
 
 
-def _error(status: int, code: str, message: str) -> JSONResponse:
+def _error(status: int, code: str, message: str, row: int | None = None) -> JSONResponse:
     headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+    at = {} if row is None else {"row": row}
+    return JSONResponse({"error": {"code": code, "message": message, **at}}, status, headers)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _error(error.status, error.code, error.message)
+    return _error(error.status, error.code, error.message, error.row)
 
 
 async def _client_left(_: Request, error: Exception) -> Response:

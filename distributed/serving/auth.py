@@ -16,15 +16,16 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from distributed.serving.page_files import PAGE
 from drel_core.errors import InputError
 
 VARIABLE = "DREL_SCORER_TOKEN"
 SHORTEST = 16
 OPEN = frozenset(
     {
-        "/",
+        *PAGE,  # it asks for the token itself
         "/docs",
-        "/openapi.json",  # the page asks for the token itself; what the API is is no secret
+        "/openapi.json",  # what the API is is no secret
         "/v1/health/live",
         "/v1/health/ready",
         "/v2/health/live",

@@ -205,7 +205,7 @@ class ServedModel:
         """
         if best.bad_B is not None and best.bad_B[rows].any():
             row = int(best.bad_B[rows].argmax())
-            raise ApiError(422, "not_scorable", f"row {row}: {UNSCORABLE}")
+            raise ApiError(422, "not_scorable", f"row {row}: {UNSCORABLE}", row)
         score_Bk, tag_Bk, keep_Bk = best.score_Bk[rows], best.tag_Bk[rows], None
         decision, decider = self.decision(wanted.decide, wanted.precision), self.annotator.decider
         if decision.how == "top" or decider is None:

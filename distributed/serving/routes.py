@@ -7,11 +7,10 @@ Every route gets the replica's ``ScorerService``. An ``ApiError`` that it raises
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.requests import Request
 
 from distributed.serving.metrics import counted, read_exporter
@@ -53,7 +52,6 @@ from distributed.serving.service import ScorerService
 ANNOTATE = "/v1/annotate"
 INFER = "/v2/models/drel/infer"
 FEEDBACK = "/v1/feedback"
-PAGE = Path(__file__).with_name("page.html")
 
 scoring, model, feedback, health = APIRouter(), APIRouter(), APIRouter(), APIRouter()
 
@@ -155,6 +153,7 @@ async def describe(service: Service) -> Any:
         "decisions": served.decisions,
         "probabilities": served.annotator.decider is not None,
         "search": served.search,
+        "limits": {"rows": service.config.max_rows, "body_bytes": service.max_body_bytes},
         "parent": info.parent,
         "refused": service.model.refused,
     }
@@ -236,11 +235,6 @@ async def metadata(service: Service) -> Any:
             {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
         ],
     }
-
-
-@model.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page() -> Response:
-    return HTMLResponse(PAGE.read_text(encoding="utf-8"))
 
 
 @feedback.post(

@@ -42,11 +42,12 @@ class ApiError(Exception):
         status: HTTP status: 400, 404, 413, 415, 422 or 503.
         code: one word, for programs.
         message: for people.
+        row: place of the row or picture that is at fault, where it is one of several.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, row: int | None = None) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.row = status, code, message, row
 
 
 class _Strict(BaseModel):
@@ -227,6 +228,13 @@ class FeatureColumn(BaseModel):
     D: int = Field(description="numbers a row")
 
 
+class Limits(BaseModel):
+    """Of one request."""
+
+    rows: int = Field(description="rows or pictures")
+    body_bytes: int = Field(description="bytes of the body, as sent and unpacked")
+
+
 class ModelResponse(BaseModel):
     version: str = Field(description="of the model that answers; a hash of its files")
     method: str = Field(description="how it was trained: drel, wsabie, knn, svm, cnn-…, popularity")
@@ -248,6 +256,7 @@ class ModelResponse(BaseModel):
     search: dict[str, float] | None = Field(
         description="candidates and recall where codes find the best tags; null where all tags are scored"
     )
+    limits: Limits = Field(description="of one request")
     parent: str | None = Field(
         None, description="version that jobs.update made it from; null for a first model"
     )
@@ -362,6 +371,9 @@ class InferResponse(BaseModel):
 class ErrorBody(BaseModel):
     code: str = Field(description="one word, for programs")
     message: str = Field(description="one line, for people: what was given and what is allowed")
+    row: int | None = Field(
+        None, description="place of the one row or picture that is at fault; the others would do"
+    )
 
 
 class ErrorResponse(BaseModel):

@@ -103,7 +103,7 @@ def _features(served: ServedModel, request: ScoreRequest) -> np.ndarray | ApiErr
     try:
         return served.features_of(request.pictures)
     except BadPicture as error:
-        return ApiError(422, "bad_picture", f"images[{error.index}]: {error}")
+        return ApiError(422, "bad_picture", f"images[{error.index}]: {error}", error.index)
     except MemoryError:
         return ApiError(503, "no_memory", "not enough memory to read these pictures; send fewer")
     except InputError as error:

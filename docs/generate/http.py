@@ -79,7 +79,7 @@ def _limits() -> Iterator[str]:
     yield (
         f"- With a token ({VARIABLE} or `--token_file`) every request needs the header "
         "`Authorization: Bearer TOKEN`, but for "
-        f"{', '.join(f'`{path}`' for path in sorted(OPEN))}."
+        f"{', '.join(f'`{path}`' for path in sorted({re.sub('^/page/.*', '/page/*', one) for one in OPEN}))}."
     )
     yield ""
 
@@ -104,6 +104,7 @@ def _errors() -> Iterator[str]:
         said.setdefault(status, f"from the proxy: {message}")
     yield from ("## Errors", "")
     yield 'Every error has the body `{"error": {"code": "WORD", "message": "one line for people"}}`.'
+    yield "Where one row or picture of several is at fault, `row` says which: the others would do."
     yield from ("", "| status | `code` | what it means |", "|---|---|---|")
     for status in sorted(codes):
         words = ", ".join(f"`{code}`" for code in sorted(codes[status]))

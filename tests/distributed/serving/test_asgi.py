@@ -146,6 +146,12 @@ def test_an_error_of_the_scorer_is_the_answer_and_is_counted(path: str, body: An
     assert service.counted == [(path, 503, "v1")]
 
 
+def test_an_error_of_one_row_says_which() -> None:
+    service = FakeService(ApiError(422, "bad_picture", "images[3]: empty (0 bytes)", 3))
+    status, answer = post(service, ANNOTATE, "", ROW, BINARY)
+    assert (status, answer["error"]["row"]) == (422, 3)
+
+
 def test_what_nobody_thought_of_is_counted_as_500() -> None:
     service = FakeService(OSError("a disk is gone"))
     status, answer = post(service, ANNOTATE, "", ROW, BINARY)

@@ -296,7 +296,7 @@ def test_a_row_that_overflows_fails_its_request_alone(tmp_path: Path, decided: b
     for place, (asked, answer) in enumerate(zip(requests, answers, strict=True)):
         if place in (1, 4):
             assert isinstance(answer, ApiError)
-            assert (answer.status, answer.code) == (422, "not_scorable")
+            assert (answer.status, answer.code, answer.row) == (422, "not_scorable", 2)
             assert "row 2: features are too large" in answer.message
             continue
         assert isinstance(answer, Scored) and asked.features_BD is not None
