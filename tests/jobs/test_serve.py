@@ -66,7 +66,7 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
         "decisions": ["top", "macro", "threshold"],
         "probabilities": True,
         "search": None,
-        "limits": {"rows": 1024, "body_bytes": 32 << 20},
+        "limits": {"rows": 1024, "body_bytes": 1 << 20},
         "parent": None,
         "refused": None,
     }
