@@ -19,7 +19,7 @@ from distributed.ingest.extraction.base import Extraction, extract
 from distributed.ingest.parts import CODEBOOK, PartPlan, part_name
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log, counted
-from distributed.runtime.ray_session import start_ray
+from distributed.runtime.quiet_start import start_quiet_ray
 from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
@@ -151,7 +151,7 @@ def _ingest(
         f"{counted(source.num_rows, 'row')} in {counted(chunks, 'part')}"
         + (f", {chunks - len(todo)} there already" if len(todo) < chunks else "")
     )
-    start_ray(1)
+    start_quiet_ray(1)
     started = time.perf_counter()
     features = None if extraction is None else extraction.prepare(source, plan, log)
     if todo:
