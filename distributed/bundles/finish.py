@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -15,16 +17,18 @@ from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
 from distributed.data.picture_columns import PictureColumns
-from distributed.data.replay_buffer import fill_reservoir
+from distributed.data.replay_buffer import RESERVOIR, fill_reservoir
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.progress import Log
 from drel_core.annotators.base import DenseScores, TrainedAnnotator
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import CODEBOOK, write_bundle
+from drel_core.bundle.card import CARD, CardFacts, model_card
+from drel_core.bundle.format import CODEBOOK, read_info, write_bundle
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider, learn_decider
 from drel_core.decision.held_out import LEAST_ROWS, best_of_all
+from drel_core.scoring.reliability import expected_calibration_error
 from drel_core.scoring.tag_lists import TagLists
 
 _BATCH = 1024
@@ -77,8 +81,26 @@ def finish_bundle(
         else:
             log("calibration: none of the held-out rows has a tag that the model knows")
     fill_reservoir(partial, survey, columns, reservoir_rows, about["seed"])
+    _write_card(partial, vocabulary, survey.train_rows, annotator)
     writer.finish(version)
     return annotator
+
+
+def _write_card(
+    folder: Path, vocabulary: Vocabulary, rows: int, annotator: TrainedAnnotator | None
+) -> None:
+    """Write ``README.md`` of a bundle whose other files are there."""
+    decider = None if annotator is None else annotator.decider
+    table_b2 = None if decider is None else decider.reliability_b2
+    kept = folder / RESERVOIR
+    facts = CardFacts(
+        rows,
+        () if decider is None else tuple(decider.decisions),
+        None if table_b2 is None else expected_calibration_error(table_b2),
+        pq.read_metadata(kept).num_rows if kept.is_file() else 0,
+    )
+    text = model_card(read_info(folder), vocabulary, facts)
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _opened(writer: BundleWriter) -> TrainedAnnotator:

@@ -4,6 +4,7 @@ config.json              what the bundle is, see ``BundleInfo``
 vocabulary.json          tag names and training counts
 *.safetensors            the model; the method's annotator says which files
 codebook.safetensors     of low-level features, where the store had it
+README.md                the model card, see ``card``; bundles of before have none, and nothing reads it
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ image_tower.onnx, .pt2          the same as a program (cnn-*: the network, which
 tags-00000.safetensors          vector and bias of some tags, in order
 kernel.safetensors              kernel regression, where there is one
 decision.safetensors            what turns scores into probabilities and decisions, where it is known
+MODEL_CARD.md                   the bundle's model card, where it has one
 examples/annotate.py, README.md
 
 Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S side of a picture.
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 
+from drel_core.bundle.card import CARD
 from drel_core.bundle.format import read_info, read_vocabulary, reading, write_json
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tensor_files import save_tensors
@@ -36,6 +38,9 @@ from drel_core.export.two_tower import TwoTower, two_tower
 Format = Literal["onnx", "torch", "both"]
 FORMAT = 1
 MODEL = "model.json"
+MODEL_CARD = "MODEL_CARD.md"
+"""The bundle's ``README.md``; an export has one of its own."""
+_CARD_SAYS = "what the model was trained on, how good it is, and its limits"
 _FILES = Path(__file__).parent / "example"
 
 
@@ -122,7 +127,11 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
     (folder / "examples").mkdir()
     example = "annotate_pictures.py" if pictures else "annotate_features.py"
     shutil.copyfile(_FILES / example, folder / "examples" / "annotate.py")
-    (folder / "README.md").write_text(_readme(described, pictures), encoding="utf-8")
+    has_card = (bundle / CARD).is_file()  # bundles of before have none
+    if has_card:
+        shutil.copyfile(bundle / CARD, folder / MODEL_CARD)
+    readme = _readme(described, pictures, has_card)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
     return described
 
 
@@ -216,7 +225,7 @@ def _write_onnx(program: torch.export.ExportedProgram, name: str, path: Path) ->
     )
 
 
-def _readme(described: dict[str, Any], pictures: bool) -> str:
+def _readme(described: dict[str, Any], pictures: bool, has_card: bool) -> str:
     about = described
     if pictures:
         takes = f"pictures as uint8 pixels `[B, {about['side']}, {about['side']}, 3]`"
@@ -248,6 +257,7 @@ def _readme(described: dict[str, Any], pictures: bool) -> str:
         "| file | holds |",
         "| --- | --- |",
         "| model.json | what the model is and how its image tower is read |",
+        *([f"| {MODEL_CARD} | {_CARD_SAYS} |"] if has_card else []),
         "| vocabulary.json | names and training counts of the tags, in the order of their rows |",
         f"| tags-*.safetensors | `tag` [n, {about['L']}] with the tag tower, M and the temperature applied; "
         "`bias` [n] with the frequency prior in it"
