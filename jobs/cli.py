@@ -32,7 +32,7 @@ FIRST = (
     *("source", "input", "tags", "model", "data", "data.train", "data.new", "data.test"),
     *("from_feedback", "out", "check", "split", "features", "method", "methods", "preset"),
     *("format", "workers", "epochs", "seed", "seeds", "trials", "k", "decide", "threshold"),
-    *("json", "publish", "port", "host", "replicas", "token_file", "config"),
+    *("json", "dry_run", "publish", "port", "host", "replicas", "token_file", "config"),
 )
 """Options that one needs first, of all jobs, in the order in which ``--help`` shows them."""
 
@@ -52,6 +52,16 @@ class OneLineParser(ArgumentParser):
         self.flags |= _flags(theclass)
         self.classes.append(theclass)
         return super().add_class_arguments(theclass, *args, **options)
+
+    def add_dry_run(self) -> None:
+        """``--dry_run``: a flag that is no part of what the verb is configured with."""
+        self.flags.add("--dry_run")
+        self.add_argument(
+            "--dry_run",
+            type=bool,
+            default=False,
+            help="say what would run where, how long and with how much memory, and end; nothing is written",
+        )
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         self.needed = {one.dest for one in self._actions if one.required}  # hidden while it parses
@@ -166,6 +176,11 @@ def _with_values(arguments: Sequence[str], flags: set[str]) -> list[str]:
         f"{argument}=true" if argument in flags and after.startswith("--") else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
+
+
+def say(line: str) -> None:
+    """Show a line of progress at once, also where output goes to a file."""
+    print(line, flush=True)
 
 
 def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> Config:

@@ -12,19 +12,21 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
 from distributed.driver import train
+from distributed.driver.dry_run import NOTHING, dry_run
 from distributed.inference.evaluate import evaluate_store, upper_bound
+from distributed.runtime.progress import counted, duration
 from distributed.runtime.signals import wish_to_stop
 from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.files import write_json
 from distributed.storage.folder import Folder
-from distributed.storage.owner import owned
+from distributed.storage.owner import check_free, owned
 from distributed.storage.resume import CONTENT, claim
 from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError, TooLargeError
-from jobs.cli import OneLineParser, build, run_job
+from jobs.cli import OneLineParser, build, run_job, say
 from jobs.comparison import Entry, write_comparison
 from jobs.train import parse, write_config
 
@@ -199,8 +201,10 @@ def main(arguments: list[str]) -> None:
         description="Train and score several methods under one protocol; the same --out resumes.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(CompareConfig)
-    config = build(parser, parser.parse_args(arguments), CompareConfig)
+    given = parser.parse_args(arguments)
+    config = build(parser, given, CompareConfig)
     names, out = chosen(config), Folder.of(config.out)
     out.check("--out")
     if names and all(without_pictures(config, name) for name in names):
@@ -208,11 +212,36 @@ def main(arguments: list[str]) -> None:
     for name in names:  # a wrong name or option is told before hours of training
         if not without_pictures(config, name):
             parse(train_arguments(config, name, 0))
+    if given.dry_run:
+        plan(config, names, out)
+        return
     with owned(out):
         entries = compare(config, names, out)
     print((out.read("table.md") or b"").decode())
     if any(entry.failed for entry in entries):
         raise SystemExit(1)
+
+
+def plan(config: CompareConfig, names: list[str], out: Folder) -> None:
+    """Say what each entry would do; nothing is written."""
+    check_free(out)
+    seconds, unknown = 0.0, []
+    for name in names:
+        say(f"{name}, {counted(config.seeds, 'seed')}")
+        if why := without_pictures(config, name):
+            say(f"  left out: {why}")
+            continue
+        settings, _, _ = parse(train_arguments(config, name, 0))
+        try:
+            found = dry_run(settings, lambda line: say(f"  {line}"))
+        except TooLargeError as error:
+            say(f"  left out: {error}")
+            continue
+        seconds += 0 if found is None else found.total * config.seeds
+        unknown += [name] if found is None else []
+    also = f", and {', '.join(unknown)}" if unknown else ""
+    say(f"all      about {duration(seconds)}{also}")
+    say(NOTHING)
 
 
 def compare(config: CompareConfig, names: list[str], out: Folder) -> list[Entry]:

@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from distributed.bundles.locate import local_bundle
 from distributed.driver import train
+from distributed.driver.dry_run import NOTHING, dry_run
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.verdict import verdict
 from distributed.storage.files import write_json, write_text
@@ -17,7 +18,7 @@ from distributed.training.config import TrainConfig
 from distributed.training.size_rule import settled
 from drel_core.bundle.format import read_info
 from drel_core.scoring.metrics import format_table
-from jobs.cli import OneLineParser, build, preset_files, run_job
+from jobs.cli import OneLineParser, build, preset_files, run_job, say
 
 
 def training_parser(verb: str, arguments: list[str]) -> OneLineParser:
@@ -35,6 +36,7 @@ def training_parser(verb: str, arguments: list[str]) -> OneLineParser:
     parser.add_argument(
         "--preset", help="paper (as printed), best, or the method's own (default: that, else best)"
     )
+    parser.add_dry_run()
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
     return parser
 
@@ -52,7 +54,7 @@ def parse(
 def write_config(config: TrainConfig, text: str) -> None:
     """Write ``OUT/config.yaml``: running it again reproduces the run, from any folder."""
     resolved = yaml.safe_load(text)
-    for name in ("config", "preset"):
+    for name in ("config", "preset", "dry_run"):
         resolved.pop(name, None)
     for name in ("train", "test"):
         resolved["data"][name] = getattr(config.data, name)
@@ -64,12 +66,13 @@ def write_config(config: TrainConfig, text: str) -> None:
 
 
 def main(arguments: list[str], launcher: Launcher = launch) -> None:
-    config, text, _ = parse(arguments)
+    config, text, given = parse(arguments)
+    if given.dry_run:
+        dry_run(config, say)
+        say(NOTHING)
+        return
     metrics = train.run(
-        config,
-        log=lambda line: print(line, flush=True),
-        begin=lambda resolved: write_config(resolved, text),
-        launcher=launcher,
+        config, log=say, begin=lambda resolved: write_config(resolved, text), launcher=launcher
     )
     out = Folder.of(config.out)
     if metrics is not None:

@@ -12,18 +12,20 @@ from jsonargparse import Namespace
 
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
-from distributed.data.survey import survey_store
+from distributed.data.survey import StoreSurvey, survey_store
+from distributed.driver.dry_run import NOTHING, dry_run
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
 from distributed.driver.train import fingerprint, power_of, with_power
+from distributed.runtime.progress import duration
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
-from distributed.storage.resume import Plan, claim
+from distributed.storage.resume import Plan, check_same, claim, read_note
 from distributed.storage.s3 import unreachable
 from distributed.training.config import TrainConfig
 from distributed.training.size_rule import DataSize, apply_size_rule
 from drel_core.errors import InputError
-from jobs.cli import run_job
+from jobs.cli import run_job, say
 from jobs.train import parse, training_parser
 
 VALIDATION = 0.15
@@ -60,9 +62,44 @@ def main(arguments: list[str]) -> None:
     out = Folder.of(config.out)
     out.check("--out")
     config.out = out.address
+    if extra.dry_run:
+        plan(config, space, extra)
+        return
     reached = unreachable(out.address) if out.remote else nullcontext()
     with reached, owned(out):
         run(config, space, extra)
+
+
+def plan(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
+    """Say what the search would do; nothing is written."""
+    config.data.validation = config.data.validation or VALIDATION
+    config.kernel.landmarks = config.reservoir.rows = 0  # of the finished model alone
+    found = dry_run(config, say)
+    assert found is not None, "methods that are searched for learn in steps"
+    if found.exact and (before := read_note(Folder(config.out), _NOTE)) is not None:
+        check_same(
+            Folder(config.out),
+            before,
+            _mark(found.spec.config, found.spec.survey, space, extra),
+            _OTHER,
+        )
+    longest = duration(extra.trials * found.total)
+    say(
+        f"search   {extra.trials} trials, each as above or shorter: those behind the others end after "
+        f"{extra.grace} epochs or some more; one at a time at most {longest}"
+    )
+    say(NOTHING)
+
+
+_NOTE, _OTHER = "tune.json", "holds a search with another {names}; choose a new --out"
+
+
+def _mark(
+    config: TrainConfig, survey: StoreSurvey, space: dict[str, Any], extra: Namespace
+) -> Plan:
+    """What must be the same when a search goes on."""
+    mark = fingerprint(config, survey).also({"space": space, "trials": extra.trials})
+    return Plan({**mark, "grace": extra.grace}, {**mark.unsaid, "grace": extra.grace})
 
 
 def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
@@ -78,14 +115,8 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     config, settings = apply_size_rule(config, DataSize.of(survey))
     config.patience = config.epochs  # ASHA decides
     domains(space, config)
-    mark = fingerprint(config, survey).also({"space": space, "trials": extra.trials})
-    mark = Plan({**mark, "grace": extra.grace}, {**mark.unsaid, "grace": extra.grace})
     out = Folder(config.out)
-    claim(out, "tune.json", mark, "holds a search with another {names}; choose a new --out")
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    claim(out, _NOTE, _mark(config, survey, space, extra), _OTHER)
     say(
         f"{survey.train_rows} training images, {survey.validation_rows} for validation, "
         f"{extra.trials} trials of up to {config.epochs} epochs"

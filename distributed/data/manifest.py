@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,21 @@ def features_of(path: str, columns: Columns | None = None) -> dict[str, Any] | N
     Raises:
         InputError: there is a manifest and it cannot be read.
     """
+    return _from_manifest(
+        path, lambda manifest: _of_columns(manifest["features"], columns or Columns())
+    )
+
+
+def tags_of(path: str) -> int | None:
+    """T, as the manifest says it; None where there is none.
+
+    Raises:
+        InputError: there is a manifest and it cannot be read.
+    """
+    return _from_manifest(path, lambda manifest: int(manifest["T"]))
+
+
+def _from_manifest(path: str, read: Callable[[dict[str, Any]], Any]) -> Any:
     filesystem, root = resolve(path)
     base = root.rstrip("/")
     above = base.rpartition("/")[0]
@@ -39,9 +54,7 @@ def features_of(path: str, columns: Columns | None = None) -> dict[str, Any] | N
             if not folder or filesystem.get_file_info(place).type != pafs.FileType.File:
                 continue
             with filesystem.open_input_stream(place) as stream:
-                manifest = json.loads(stream.read().decode("utf-8"))
-            features: dict[str, Any] | None = manifest["features"]
-            return _of_columns(features, columns or Columns())
+                return read(json.loads(stream.read().decode("utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, PermissionError | FileNotFoundError):
                 continue

@@ -29,6 +29,12 @@ def keep_copy(checkpoints: Folder) -> None:
             checkpoints.write(_COPY, data)
 
 
+def steps_done(checkpoints: Folder) -> int:
+    """Steps of the whole run that its last checkpoint holds; 0 where there is none."""
+    last = (_parsed(checkpoints.read(LIST)) or {}).get("latest_checkpoint_result") or {}
+    return int((last.get("metrics") or {}).get("done", 0))
+
+
 def mend(checkpoints: Folder, log: Log) -> None:
     """Make the list anew where it is there and cannot be read: of the last good one and of whole folders.
 

@@ -61,17 +61,17 @@ def _upload_shard(
     writer.discard()
 
 
-def check_memory(survey: StoreSurvey) -> None:
+def check_memory(rows: int, dim: int) -> None:
     """Raises:
     TooLargeError: this machine cannot hold all rows for the search. Of a cluster Ray knows more than we.
     """
     if not local_ray():
         return
-    needed = 2 * 4 * survey.train_rows * survey.image_dim  # float32 rows, and faiss's copy
+    needed = 2 * 4 * rows * dim  # float32 rows, and faiss's copy
     free = available_bytes()
     if needed > free:
         raise TooLargeError(
-            f"kNN holds {survey.train_rows:,} rows of {survey.image_dim} features twice: "
+            f"kNN holds {rows:,} rows of {dim} features twice: "
             f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; use a cluster, fewer rows, "
             "or another method"
         )

@@ -22,7 +22,14 @@ from distributed.driver.coordinator import (
     actor_name,
 )
 from distributed.driver.worker_entry import enter
-from distributed.runtime.capacity import WorkerResources, capacity, fits, shortage, wait_for_workers
+from distributed.runtime.capacity import (
+    Capacity,
+    WorkerResources,
+    capacity,
+    fits,
+    shortage,
+    wait_for_workers,
+)
 from distributed.runtime.progress import Log
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
@@ -62,7 +69,7 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
     checkpoint_list.mend(_checkpoints(config), log)
     start_ray(workers.least)
     with StopRequest() as stop:
-        cuda = _on_gpus(workers, config.device)
+        cuda = on_gpus(workers, config.device, capacity())
         resources: WorkerResources = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
         if not local_ray():
             wait_for_workers(
@@ -103,9 +110,7 @@ def _make_trainer(
     config: TrainConfig, enter: Enter, arguments: dict[str, Any], callback: CoordinatorCallback
 ) -> TorchTrainer:
     """Ray Train's side of a run: how many workers, with what, and which checkpoints are kept where."""
-    least, most = config.workers.least, config.workers.most
-    if local_ray():
-        most = max(least, min(most, os.cpu_count() or 1))
+    least, most = config.workers.least, most_workers(config.workers)
     cuda: bool = arguments["cuda"]
     filesystem, place = ray_train_storage(Folder.of(config.out))
     return TorchTrainer(
@@ -140,13 +145,19 @@ def ray_train_storage(folder: Folder) -> tuple[Any, str]:
     return keep_s3(folder.address, _MORE_ATTEMPTS)
 
 
-def _on_gpus(workers: Workers, device: str) -> bool:
+def most_workers(workers: Workers) -> int:
+    """The largest group that is asked for: on this machine no more than it has cores."""
+    if not local_ray():
+        return workers.most
+    return max(workers.least, min(workers.most, os.cpu_count() or 1))
+
+
+def on_gpus(workers: Workers, device: str, have: Capacity) -> bool:
     """Whether each worker takes a GPU.
 
     Raises:
         InputError: it has to, but the cluster has not enough and cannot grow to it.
     """
-    have = capacity()
     most = max(have.total.get("GPU", 0), (have.limit or {}).get("GPU", 0))
     if device == "cuda" and most < workers.least:
         raise InputError(

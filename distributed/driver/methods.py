@@ -80,7 +80,7 @@ def _write_at_once(
 def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     started = time.perf_counter()
     config, survey = spec.config, spec.survey
-    check_memory(survey)
+    check_memory(survey.train_rows, survey.image_dim)
     k, weighting = config.knn.k, config.knn.weighting
     if k == 0:
         k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)

@@ -27,6 +27,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.resume import differing, read_note, write_note
 from distributed.training.held_out_fit import takes_second_fit
 from distributed.training.run_spec import RunSpec
+from distributed.training.size_rule import DataSize
 from drel_core.annotators.knn import tag_matrix
 from drel_core.annotators.svm import SVMAnnotator, SVMConfig, TagSVM, fit_tag
 from drel_core.decision.held_out import HeldOut, best_of_all, sample_rows
@@ -150,6 +151,32 @@ def check_time(tags: int, seconds: float, cpus: int, most_hours: float) -> str:
     return said
 
 
+def said_time(spec: RunSpec, size: DataSize) -> str:
+    """How long all tags will take, in words: one is fitted here to try.
+
+    Args:
+        spec: its survey may be of some of the rows alone.
+        size: of the whole store.
+
+    Raises:
+        TooLargeError: it is above ``svm.max_hours``.
+    """
+    survey, config, seed = spec.survey, spec.config.svm, spec.config.seed
+    none = np.empty(0, np.int64)
+    rows, _ = _read(survey, spec.config.data.columns, config.max_rows, seed, none)
+    seconds = one_tag_seconds(*_matrices(rows, survey), config, seed)
+    seconds *= max(1.0, min(size.rows, config.max_rows) / len(rows))
+    return check_time(size.tags, seconds, _cpus(), config.max_hours)
+
+
+def _matrices(rows: Rows, survey: StoreSurvey) -> tuple[np.ndarray, csc_matrix]:
+    """Standardised features ``[N, D]``, and which tags they carry ``[N, T]``."""
+    features_ND = rows.features_BD.numpy().astype(np.float64)
+    features_ND -= survey.mean_D
+    features_ND /= survey.std_D
+    return features_ND, tag_matrix(rows.tags, len(survey.count_T)).tocsc()
+
+
 def fit_svm(spec: RunSpec, kept: Folder, log: Log) -> tuple[SVMAnnotator, HeldOut | None]:
     """Fit every tag's machine, going on with the batches that an earlier call left in ``kept``.
 
@@ -165,10 +192,7 @@ def fit_svm(spec: RunSpec, kept: Folder, log: Log) -> tuple[SVMAnnotator, HeldOu
     rows, sample_n = _read(survey, columns, config.max_rows, seed, sample_n)
     if len(rows) < survey.train_rows:
         log(f"fitting on {len(rows)} of {survey.train_rows} images (svm.max_rows)")
-    features_ND = rows.features_BD.numpy().astype(np.float64)
-    features_ND -= survey.mean_D
-    features_ND /= survey.std_D
-    tag_NT = tag_matrix(rows.tags, num_tags).tocsc()
+    features_ND, tag_NT = _matrices(rows, survey)
     tags_n = rows.tags.select(torch.from_numpy(sample_n))
     done = finished_batches(kept, spec.fingerprint, sampled)
     left = num_tags - sum(map(len, done.values()))

@@ -103,7 +103,7 @@ def run(
     Raises:
         InputError: the data or ``--out`` do not fit.
     """
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     out = Folder(config.out)
     out.check("--out")
     with owned(out, log):
@@ -117,15 +117,8 @@ def _run(
     begin: Callable[[TrainConfig], None],
     launcher: Launcher,
 ) -> dict[str, Any] | None:
-    config = _with_picture_columns(config)
-    store, test, features = _open_stores(config)
-    config = with_power(config, store)
-    if config.kernel.shares and len(config.kernel.shares) != len(store.dims):
-        raise InputError(
-            f"kernel.shares has {len(config.kernel.shares)} values for {len(store.dims)} features columns; "
-            "give one for each, or leave it out"
-        )
-    survey = _survey(config, store)
+    config, store, test, features = open_input(config)
+    survey = survey_for(config, store)
     config, settings = apply_size_rule(config, DataSize.of(survey))
     test_survey = None
     if test is not None:
@@ -168,7 +161,7 @@ def _run(
     return metrics
 
 
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Workers have another working folder."""
     absolute: dict[str, Any] = {
         name: str(Path(path).expanduser().absolute())
@@ -176,6 +169,26 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
         if (path := getattr(config.data, name)) is not None and "://" not in path
     }
     return replace(config, data=replace(config.data, **absolute), out=Folder.of(config.out).address)
+
+
+def open_input(
+    config: TrainConfig,
+) -> tuple[TrainConfig, FeatureStore, FeatureStore | None, dict[str, Any] | None]:
+    """The configuration with what follows from the kind of features; the training store, the test store, and
+    what the first one's manifest says of its features.
+
+    Raises:
+        InputError: a store cannot be opened, or they do not fit each other or the options.
+    """
+    config = _with_picture_columns(config)
+    store, test, features = _open_stores(config)
+    config = with_power(config, store)
+    if config.kernel.shares and len(config.kernel.shares) != len(store.dims):
+        raise InputError(
+            f"kernel.shares has {len(config.kernel.shares)} values for {len(store.dims)} features columns; "
+            "give one for each, or leave it out"
+        )
+    return config, store, test, features
 
 
 def _with_picture_columns(config: TrainConfig) -> TrainConfig:
@@ -237,7 +250,7 @@ def power_of(model: ModelConfig) -> float | np.ndarray:
     return np.repeat(powers, dims)
 
 
-def _survey(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
+def survey_for(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
     """The training store's survey.
 
     Raises:
@@ -305,6 +318,18 @@ def make_ready(out: Folder, made_from: Mapping[str, Any]) -> None:
     Raises:
         InputError: checkpoints of another run are there.
     """
+    check_begun(out, made_from)
+    if not out.remote:
+        out.path.mkdir(parents=True, exist_ok=True)
+    elif not out.has("config.yaml"):
+        RunFolder(out).begin()
+    write_note(out, _FINGERPRINT, made_from)
+
+
+def check_begun(out: Folder, made_from: Mapping[str, Any]) -> None:
+    """Raises:
+    InputError: checkpoints of another run are in ``out``.
+    """
     before = read_note(out, _FINGERPRINT)
     if before is not None and any("epoch-" in name for name in (out / "checkpoints").files()):
         check_same(
@@ -314,11 +339,6 @@ def make_ready(out: Folder, made_from: Mapping[str, Any]) -> None:
             "holds checkpoints of a run with another {names} ({values}); "
             "repeat the command that began it, or choose a new --out",
         )
-    if not out.remote:
-        out.path.mkdir(parents=True, exist_ok=True)
-    elif not out.has("config.yaml"):
-        RunFolder(out).begin()
-    write_note(out, _FINGERPRINT, made_from)
 
 
 def check_finished(out: Folder, made_from: Mapping[str, Any]) -> None:

@@ -230,6 +230,33 @@ def owned(
         place.release(owner.token)
 
 
+def check_free(folder: Folder, given: Folder | None = None) -> None:
+    """What ``owned`` would find, as far as it shows without writing.
+
+    Args:
+        given: see ``owned``.
+
+    Raises:
+        InputError: another run works there; or the folder cannot be written.
+    """
+    out = given or folder
+    if folder.remote:
+        owner = Owner.parse(S3Object(folder.file(LOCK)).read()[0])
+        if owner is not None and time.time() - owner.beat < SILENT:
+            raise InputError(_refusal(out, owner))
+        return
+    there = next(one for one in (folder.path, *folder.path.parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        with _writable(out):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with suppress(FileNotFoundError), open(folder.path / LOCK, "rb") as file:
+        owner = Owner.parse(file.read())
+        elsewhere = owner is not None and owner.machine != _boot()
+        lives = elsewhere and owner is not None and time.time() - owner.beat < SILENT
+        if lives or not _flock(file.fileno()):
+            raise InputError(_refusal(out, owner))
+
+
 @contextmanager
 def _writable(out: Folder) -> Iterator[None]:
     try:

@@ -165,7 +165,7 @@ def test_help_shows_first_what_one_needs_first(capsys: pytest.CaptureFixture[str
     shown = help_of("train", capsys)
     assert shown.startswith("usage: python -m jobs.train --data.train TRAIN --out OUT [options]\n")
     top, rest = shown.split("\nwhat one needs first:\n")[1].split("\nother options:\n")
-    wanted = "data.train data.test out method preset workers epochs seed k decide config"
+    wanted = "data.train data.test out method preset workers epochs seed k decide dry_run config"
     assert options_of(top) == wanted.split()
     assert re.search(r"--seed SEED .*?default: 0\)", top, re.DOTALL)
     assert options_of(rest)[0] == "help" and "--optim.lr LR" in rest
