@@ -36,7 +36,6 @@ def training_parser(verb: str, arguments: list[str]) -> OneLineParser:
     parser.add_argument(
         "--preset", help="paper (as printed), best, or the method's own (default: that, else best)"
     )
-    parser.add_dry_run()
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
     return parser
 
@@ -66,7 +65,9 @@ def write_config(config: TrainConfig, text: str) -> None:
 
 
 def main(arguments: list[str], launcher: Launcher = launch) -> None:
-    config, text, given = parse(arguments)
+    parser = training_parser("train", arguments)
+    parser.add_dry_run()
+    config, text, given = parse(arguments, parser)
     if given.dry_run:
         dry_run(config, say)
         say(NOTHING)

@@ -46,6 +46,7 @@ def read_space(path: str | None) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     parser = training_parser("tune", arguments)
+    parser.add_dry_run()
     parser.add_argument("--trials", type=int, default=20, help="configurations to try")
     parser.add_argument("--space", help="YAML: OPTION: [choices] or {low: , high: , log: true}")
     parser.add_argument(

@@ -136,7 +136,7 @@ def _worker(
 
 def _steady(step: Callable[[int], None]) -> float:
     """Seconds of a step, the median, after two that are not counted; as many steps on all ranks."""
-    took = []
+    took: list[float] = []
     count = 2
     while len(took) < count:
         started = time.perf_counter()
