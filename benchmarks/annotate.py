@@ -38,7 +38,7 @@ from distributed.runtime.ray_session import MALLOC
 BARE = """
 import sys, time, numpy as np, pyarrow.parquet as pq, torch
 from distributed.inference.annotate_part import _BATCH
-from drel_core.bundle.format import load_bundle
+from drel_core.annotators.load import load_bundle
 store, model, threads, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(threads)
 annotator = load_bundle(model)
