@@ -63,6 +63,10 @@ def main(arguments: list[str]) -> None:
             "with --data.validation 0.1"
         )
     announce_trial(config, info)
+    if config.pictures:
+        from distributed.serving.picture_folder import PictureFolder
+
+        PictureFolder(config.pictures)
     from distributed.serving.auth import read_token
     from distributed.serving.ingress import free_port
 
@@ -91,6 +95,7 @@ def _for_replicas(config: ScorerConfig, has_token: bool) -> ScorerConfig:
             "canary": Folder.of(config.canary).address if config.canary else "",
             "shadow": Folder.of(config.shadow).address if config.shadow else "",
             "feedback": Folder.of(config.feedback).address if config.feedback else "",
+            "pictures": Folder.of(config.pictures).address if config.pictures else "",
             "token_file": Folder.of(config.token_file).address if config.token_file else "",
             "require_token": has_token,  # a node without the token would answer everybody
             "threads": config.threads or max(1, (os.cpu_count() or 1) // config.max_replicas),

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from distributed.serving.auth import Api, BearerAuth
 from distributed.serving.metrics import CLIENT_LEFT
 from distributed.serving.page_files import page
+from distributed.serving.picture_routes import pictures
 from distributed.serving.requests import fault, read_query
 from distributed.serving.routes import ANNOTATE, annotate, feedback, health, model, scoring
 from distributed.serving.schemas import AnnotateQuery, ApiError
@@ -72,7 +73,7 @@ def create_api(service: ScorerService) -> FastAPI:
         redoc_url=None,
     )
     api.state.service = service
-    for router in (scoring, model, feedback, health, page):
+    for router in (scoring, model, pictures, feedback, health, page):
         api.include_router(router)
     handlers: dict[type[Exception], Any] = {
         ApiError: _api_error,

@@ -57,6 +57,9 @@ class ScorerConfig(BaseModel):
     """folder or s3:// prefix where feedback is kept; empty: `feedback` beside the model"""
     backbone: str = ""
     """network for pictures where the model names none, e.g. efficientnet-lite0"""
+    pictures: str = ""
+    """local folder of the pictures of training, named by image_id with or without ending: whoever may ask \
+    then sees those of rows that the model keeps, at tags and beside similar images; empty: nobody sees any"""
     search: Search = "auto"
     """how the best of many tags are found: by codes from 32,768 tags on where they find 99.9% of them \
     (auto), or by scoring all (exact)"""

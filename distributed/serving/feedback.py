@@ -10,11 +10,9 @@ from ray import serve
 
 from distributed.data.feedback import Correction, append
 from distributed.serving.model import ServedModel
-from distributed.serving.requests import decode_one, feature_rows, named_rows
-from distributed.serving.schemas import ApiError, FeedbackRequest, NamedFeedbackRequest
+from distributed.serving.one_row import row_of
+from distributed.serving.schemas import ApiError, FeedbackRequest
 from distributed.storage.folder import Folder
-from drel_core.errors import InputError
-from drel_core.images.pictures import BadPicture
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -66,19 +64,5 @@ def _checked(request: FeedbackRequest, model: ServedModel) -> Correction:
         raise ApiError(422, "invalid_request", f"{name!r} is both in add and in remove")
     if not request.add and not request.remove:
         raise ApiError(422, "empty", "nothing in add or remove")
-    if (request.features is None) == (request.image is None):
-        raise ApiError(422, "invalid_request", "give either features or image")
-    if isinstance(request, NamedFeedbackRequest) and request.features is not None:
-        named = {name: [row] for name, row in request.features.items()}
-        features_D = named_rows(named, model.blocks)[0]
-    elif request.features is not None:
-        features_D = feature_rows([request.features], model.image_dim)[0]
-    else:
-        assert request.image is not None
-        try:
-            features_D = model.features_of([decode_one(request.image, "image")])[0]
-        except BadPicture as error:
-            raise ApiError(422, "bad_picture", f"image: {error}") from None
-        except InputError as error:
-            raise ApiError(422, "no_images", str(error)) from None
+    features_D = row_of(request, model)
     return Correction(request.image_id, features_D, request.add, request.remove, model.version)

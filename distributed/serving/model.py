@@ -6,7 +6,7 @@ Shapes: B images, D feature size, k tags an image, T tags of the vocabulary, L l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
 from distributed.data.replay_buffer import RESERVOIR
+from distributed.serving.kept_rows import KeptRows
 from distributed.serving.picture_reader import picture_reader
 from distributed.serving.schemas import ApiError
 from distributed.serving.tag_names import TagNames
@@ -106,6 +107,7 @@ class ServedModel:
             ) from error
         self._check()
         self.tag_names = TagNames(self.annotator.vocabulary)
+        self.kept_rows = KeptRows(self.folder, self.annotator)
 
     def _check(self) -> None:
         """Score a few rows: a model that cannot score must never replace one that can. Also measures the time
@@ -262,6 +264,13 @@ class ServedModel:
             cosine_T[place] = -2.0
             best_k, tag_k = cosine_T.topk(min(limit, len(cosine_T) - 1))
         return [(self.names[t], s) for t, s in zip(tag_k.tolist(), best_k.tolist(), strict=True)]
+
+    def images_with(self, tag: str, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+        """image_id of kept rows with a tag, see ``KeptRows.with_tag``."""
+        if not isinstance(self.annotator, DRELAnnotator) or not self.kept_rows.are_there:
+            return []
+        tag_L = self.annotator.tag_TL[self.tag_names.id_of(tag)]
+        return self.kept_rows.with_tag(tag, tag_L, limit, is_wanted)
 
 
 def check_same_rows(path: str, old: ServedModel, fresh: ServedModel) -> None:

@@ -153,6 +153,7 @@ async def describe(service: Service) -> Any:
         "decisions": served.decisions,
         "probabilities": served.annotator.decider is not None,
         "search": served.search,
+        "pictures": service.pictures is not None and served.kept_rows.are_there,
         "limits": {"rows": service.config.max_rows, "body_bytes": service.max_body_bytes},
         "parent": info.parent,
         "refused": service.model.refused,
@@ -184,6 +185,9 @@ async def neighbours(
         str, Query(min_length=1, max_length=1000, description="a tag of /v1/tags", examples=["sky"])
     ],
     limit: Annotated[int, Query(ge=1, le=100, description="most neighbours of the answer")] = 10,
+    pictures: Annotated[
+        int, Query(ge=0, le=6, description="most image_ids of a neighbour; with --pictures")
+    ] = 0,
 ) -> Any:
     """Tags nearest to a tag, by the cosine of their latents."""
     served = service.model.ready()
@@ -193,7 +197,12 @@ async def neighbours(
         raise ApiError(404, "unknown_tag", f"no tag {tag!r}; see /v1/tags") from None
     if found is None:
         raise ApiError(422, "no_latents", f"method {served.info.method} has no tag latents")
-    nearest = [{"tag": name, "score": score} for name, score in found]
+    nearest: list[dict[str, Any]] = [{"tag": name, "score": score} for name, score in found]
+    if pictures and (folder := service.pictures) is not None:
+        for one in nearest:
+            one["image_ids"] = await asyncio.to_thread(
+                served.images_with, one["tag"], pictures, lambda name: folder.find(name) is not None
+            )
     return {"model": served.version, "tag": tag, "neighbours": nearest}
 
 

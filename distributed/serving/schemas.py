@@ -113,7 +113,37 @@ class AnnotateQuery(BaseModel):
     threshold: float | None = Field(None, allow_inf_nan=False, description=_THRESHOLD)
 
 
-class FeedbackRequest(_Strict):
+class OneRow(_Strict):
+    """Either features or image."""
+
+    features: list[Finite] | None = Field(
+        None,
+        description="D numbers, or an object of numbers by the names of features columns; or image",
+        json_schema_extra=_or_by_name,
+    )
+    image: str | None = Field(None, description="encoded picture in base64, instead of features")
+
+
+class SimilarRequest(OneRow):
+    """Which rows of training are like an image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["features"]}, {"required": ["image"]}],
+            "examples": [{"features": [0.1, 0.7], "limit": 3}],
+        }
+    )
+
+    limit: int = Field(6, ge=1, le=50, description="most rows of the answer")
+
+
+class NamedSimilarRequest(SimilarRequest):
+    """Features by the names of their columns."""
+
+    features: dict[str, list[Finite]] | None  # type: ignore[assignment]
+
+
+class FeedbackRequest(OneRow):
     """Corrections to the tags of an image. Later ones for the same image_id replace earlier ones."""
 
     model_config = ConfigDict(
@@ -126,12 +156,6 @@ class FeedbackRequest(_Strict):
     )
 
     image_id: str = Field(min_length=1, max_length=1000, description="your name for the image")
-    features: list[Finite] | None = Field(
-        None,
-        description="D numbers, or an object of numbers by the names of features columns; or image",
-        json_schema_extra=_or_by_name,
-    )
-    image: str | None = Field(None, description="encoded picture in base64, instead of features")
     add: list[TagName] = Field(
         default_factory=list, max_length=1000, description="tags that the image has"
     )
@@ -215,6 +239,22 @@ class TagsResponse(BaseModel):
 class TagNearness(BaseModel):
     tag: str = Field(description="name of the tag")
     score: float = Field(description="cosine of the latents, -1 to 1")
+    image_ids: list[str] = Field(
+        default_factory=list,
+        description="rows of training with the tag whose pictures /v1/pictures has, as many as the query's "
+        "`pictures` says",
+    )
+
+
+class SimilarRow(BaseModel):
+    image_id: str = Field(description="name of the training image; /v1/pictures may have it")
+    tags: list[str] = Field(description="its tags in training")
+    score: float = Field(description="cosine of the latents, -1 to 1")
+
+
+class SimilarResponse(BaseModel):
+    model: str = Field(description="version of the model that answered")
+    rows: list[SimilarRow] = Field(description="the nearest first")
 
 
 class NeighboursResponse(BaseModel):
@@ -257,6 +297,7 @@ class ModelResponse(BaseModel):
         description="candidates and recall where codes find the best tags; null where all tags are scored"
     )
     limits: Limits = Field(description="of one request")
+    pictures: bool = Field(description="whether /v1/pictures and /v1/similar answer")
     parent: str | None = Field(
         None, description="version that jobs.update made it from; null for a first model"
     )
@@ -405,7 +446,7 @@ def body_schema(kind: type[BaseModel], *others: str) -> dict[str, Any]:
 
 ERRORS = {
     400: "the body is not what it claims to be: no JSON, cut off, or not in its Content-Encoding",
-    404: "there is no such tag",
+    404: "there is no such tag or picture, or this scorer shows none",
     413: "the body, its rows or the answer would be too large; send less at a time",
     415: "a Content-Type or Content-Encoding that the scorer does not read",
     422: "a value that is not allowed, or does not fit the model; the message names it",

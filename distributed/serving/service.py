@@ -9,6 +9,7 @@ from distributed.serving.feedback import FeedbackWriter, default_folder
 from distributed.serving.hot_swap import HotSwapModel
 from distributed.serving.metrics import RequestMetrics
 from distributed.serving.model import ServedModel
+from distributed.serving.picture_folder import PictureFolder
 
 
 class ScorerService:
@@ -23,6 +24,7 @@ class ScorerService:
         self.model = HotSwapModel(load, config.max_rows, config.queue_rows)
         self.feedback = FeedbackWriter(config.feedback or default_folder(config.model))
         self.metrics = RequestMetrics()
+        self.pictures = PictureFolder(config.pictures) if config.pictures else None
 
     @property
     def max_body_bytes(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from distributed.bundles.locate import publish
 from distributed.data.replay_buffer import RESERVOIR
@@ -37,6 +38,11 @@ def guarded_server(versions: Path) -> Iterator[Server]:
     }
     pq.write_table(pa.table(examples), versions / "v1" / RESERVOIR)
     publish(versions, "v1")
+    pictures = versions / "pictures"
+    pictures.mkdir()
+    for name in ("row <i>0.png", "row <i>1.PNG", "of nobody.png"):
+        Image.new("RGB", (300, 150), (200, 30, 30)).save(pictures / name)
     options = ("--backbone", "efficientnet-lite0", "--poll_seconds", "0.3", "--max_body_mib", "3")
+    options += ("--pictures", str(pictures))
     with serving(versions, *options, token=TOKEN) as running:
         yield running

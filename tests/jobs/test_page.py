@@ -535,6 +535,37 @@ def test_an_example_shows_its_own_tags(page: Page) -> None:
     assert page.cards() == ["row <i>0", "row <i>1"]
 
 
+def test_pictures_of_training_are_shown_of_kept_rows_alone(
+    page: Page, pictures: list[Path]
+) -> None:
+    def shown(place: str) -> list[list[Any]]:
+        """Name and width of each picture that has come."""
+        script = """return [...document.querySelectorAll(arguments[0] + " img[src]")]
+            .filter((image) => image.complete)
+            .map((image) => [image.alt || image.parentElement.textContent, image.naturalWidth])"""
+        found: list[list[Any]] = page.run(script, place)
+        return sorted(found)
+
+    both = [["row <i>0", 240], ["row <i>1", 240]]
+    page.run("document.getElementById('numbers').open = true")
+    page.until(lambda: shown("#examples") == both)
+    page.give(pictures[1])
+    page.until(lambda: page.cards(ANSWERED))
+    page.keys("j", "m")
+    page.until(lambda: shown("#grid .strip") == both)
+    page.press("tag-01")
+    page.until(lambda: shown("#neighbours") == both)  # each has one of the other tags
+    titles = "return [...document.querySelectorAll('#grid .strip img')].map((image) => image.title)"
+    asked = {"image": b64encode(pictures[1].read_bytes()).decode()}
+    rows = page.server.ask("/v1/similar", asked)[1]["rows"]
+    assert page.run(titles) == [
+        f"{one['image_id']}: {', '.join(one['tags'])} ({one['score']:.2f})" for one in rows
+    ]
+    for image_id in ("of%20nobody", "of%20nobody.png", "..%2Flatest", "row%20%3Ci%3E0.png"):
+        status, answer, _ = page.server.ask(f"/v1/pictures?image_id={image_id}")
+        assert (status, answer["error"]["code"]) == (404, "no_picture")
+
+
 def test_tags_are_found_by_their_beginning(page: Page) -> None:
     assert page.tags("#found")[0] == "tag-09"  # all tags, the most frequent first
     page.keys("/", *"TAG-0")

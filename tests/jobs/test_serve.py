@@ -67,9 +67,13 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
         "probabilities": True,
         "search": None,
         "limits": {"rows": 1024, "body_bytes": 1 << 20},
+        "pictures": False,
         "parent": None,
         "refused": None,
     }
+    for path, body in (("/v1/pictures?image_id=a", None), ("/v1/similar", {"features": [0.0] * D})):
+        status, answer, _ = server.ask(path, body)  # what nobody asked for by --pictures
+        assert (status, answer["error"]["code"]) == (404, "no_pictures")
     status, tags, _ = server.ask("/v1/tags?prefix=TAG-1&limit=1")
     assert (status, tags["tags"]) == (200, [{"tag": "tag-11", "count": 12}])
     assert server.ask("/v1/neighbours?tag=tag-03&limit=4")[1]["model"] == version
@@ -373,7 +377,7 @@ def test_requests_made_from_the_schema_find_no_fault(server: Server, tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "16 passed" in done.stdout
+    assert "18 passed" in done.stdout
 
 
 def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: Server) -> None:

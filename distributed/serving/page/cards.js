@@ -1,11 +1,12 @@
 // The grid: a card for each item, with its tags and what a person says of them.
 import { $, bar, button, complain, count, element } from "./dom.js";
+import { picture, strip } from "./pictures.js";
 import { ask, latest } from "./scorer.js";
 
 const SHOWN = 10; // tags of a card before "show all"
 
 export class Card {
-  /** actions: showNear(tag), drop(card), changed(card); scale(): of all cards. */
+  /** actions: showNear(tag), drop(card), changed(card); scale(): of all cards; hasSimilar(). */
   constructor(item, actions) {
     Object.assign(this, { item, actions });
     this.rows = []; // {tag, row, judges}
@@ -25,11 +26,12 @@ export class Card {
     this.chips = element("ul", { class: "chips", "aria-label": "further tags" });
     this.send = button({ class: "first" }, "send feedback", () => sendFeedback([this]));
     const feedback = element("div", { class: "feedback" }, this.form, this.chips, this.send);
+    this.similar = element("div", {}, button({ class: "name similar" }, "similar in training", () => this.showSimilar()));
     const drop = button({ class: "square", "aria-label": `take ${item.label} out`, title: "take it out" }, "✕",
       () => actions.drop(this));
     this.feedback = feedback;
     const body = element("div", { class: "body" }, element("div", { class: "title" }, this.name, drop),
-      this.note, this.own, this.list, this.more, feedback);
+      this.note, this.own, this.list, this.more, feedback, this.similar);
     this.li = element("li", { class: "card panel" }, ...this.#picture(), body);
     this.li.card = this;
     this.form.addEventListener("submit", (event) => {
@@ -71,6 +73,7 @@ export class Card {
     this.own.replaceChildren(element("li", { class: "quiet" }, "in training:"), ...own.map((tag) => element("li", {},
       found.has(tag) ? element("span", { class: "yes" }, `✓ ${tag}`) : element("span", {}, tag))));
     this.feedback.hidden = !tags;
+    this.similar.hidden = !tags || !this.actions.hasSimilar();
     if (this.shown !== tags) {
       this.shown = tags;
       this.isWhole = false;
@@ -97,6 +100,21 @@ export class Card {
     if (hadFocus >= 0) (this.rows[Math.min(hadFocus, this.rows.length - 1)]?.name ?? this.name).focus();
     this.more.hidden = shown.length === tags.length;
     this.more.textContent = `show all ${tags.length}`;
+  }
+
+  /** Rows of training that are like it, in place of the button. */
+  async showSimilar() {
+    const hadFocus = this.similar.contains(document.activeElement);
+    try {
+      const { rows } = await ask("v1/similar", { limit: 7, ...await this.item.content() });
+      const others = rows.filter(({ image_id: id }) => id !== this.item.id).slice(0, 6);
+      const made = others.map(({ image_id: id, tags, score }) => picture(id, { title: `${id}: ${tags.join(", ")} (${score.toFixed(2)})` }));
+      this.similar.replaceChildren(element("h4", { tabindex: "-1" }, "Similar in training"),
+        strip(`training pictures similar to ${this.item.label}`, ...made));
+      if (hadFocus) this.similar.firstChild.focus();
+    } catch (error) {
+      complain(error.message);
+    }
   }
 
   rescale(scale) {

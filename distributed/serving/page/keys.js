@@ -14,6 +14,7 @@ const KEYS = [
   [["a"], "accept the tag, or take that back", () => judge("add")],
   [["r"], "reject the tag, or take that back", () => judge("remove")],
   [["n"], "neighbours of the tag", () => $("grid").contains(document.activeElement) && rowInFocus()?.name.click()],
+  [["m"], "similar pictures of training", () => cardInFocus()?.similar.querySelector("button")?.click()],
   [["t"], "type a further tag", () => cardInFocus()?.add.focus()],
   [["s"], "send the feedback of all pictures", () => $("send-all").hidden || $("send-all").click()],
   [["Delete"], "take the picture out", () => cardInFocus()?.actions.drop(cardInFocus())],

@@ -4,6 +4,7 @@ import { $, button, complain, count, element, number, Scale } from "./dom.js";
 import { Item, pastedItem } from "./items.js";
 import * as keys from "./keys.js";
 import * as options from "./options.js";
+import { picture } from "./pictures.js";
 import { Queue } from "./queue.js";
 import { csvOf, plainResults, save } from "./results.js";
 import { ask, latest } from "./scorer.js";
@@ -18,7 +19,7 @@ const queue = new Queue({ wanted: options.wanted, changed: itemChanged, failed: 
 
 const scoresShown = () => queue.items.flatMap(({ tags }) => (tags ?? []).map(({ score }) => score));
 const scale = () => new Scale(model?.probabilities ?? true, scoresShown());
-const actions = { showNear, drop: (card) => take([card]), changed: showToolbar, scale };
+const actions = { showNear, drop: (card) => take([card]), changed: showToolbar, scale, hasSimilar: () => model?.pictures };
 
 /** Put items before all others, and annotate them. */
 function add(items) {
@@ -112,10 +113,16 @@ function addPasted(event) {
   pastedItem($("features").value).then(addOnce, (error) => complain(error.message));
 }
 
+function example(id, own, action) {
+  const made = button({ title: own.join(", ") }, id, action);
+  if (model.pictures) made.prepend(picture(id, { title: own.join(", "), alt: "" })); // its name stands below
+  return made;
+}
+
 function showExamples({ examples }) {
   $("examples-part").hidden = !examples.length;
   $("examples").replaceChildren(...examples.map(({ image_id: id, features, tags: own }) =>
-    element("li", {}, button({ title: own.join(", ") }, id, () => addOnce(new Item({ id, label: id, features, own }))))));
+    element("li", {}, example(id, own, () => addOnce(new Item({ id, label: id, features, own }))))));
 }
 
 // The model

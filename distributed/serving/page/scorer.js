@@ -43,6 +43,11 @@ export async function ask(path, body, signal) {
   return content;
 }
 
+/** The bytes of an answer that is no JSON. */
+export async function askBlob(path) {
+  return (await answerTo(path)).blob();
+}
+
 /** Show an answer, unless a later question of the same name has overtaken it. */
 const turns = {};
 export async function latest(name, question, show, fail = (error) => complain(error.message)) {

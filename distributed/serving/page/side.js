@@ -1,6 +1,7 @@
 // What stands beside the pictures: neighbours of a tag, search, a trial, drift.
 import { $, bar, complain, element, figures, number, Scale } from "./dom.js";
 import { tagButton } from "./cards.js";
+import { picture, strip } from "./pictures.js";
 import { ask, latest } from "./scorer.js";
 
 const COSINES = new Scale(true, []); // 0 to 1; what points away has no bar
@@ -9,12 +10,13 @@ let cameFrom = null; // what had the focus when the neighbours were asked for
 
 export function showNear(tag) {
   const before = document.activeElement;
-  latest("near", ask(`v1/neighbours?limit=10&tag=${encodeURIComponent(tag)}`), (content) => {
+  latest("near", ask(`v1/neighbours?limit=10&pictures=3&tag=${encodeURIComponent(tag)}`), (content) => {
     complain("");
     $("near-title").textContent = `Neighbours of ${content.tag}`;
     $("near-said").textContent = "Nearest first, by the cosine of the latents.";
-    $("neighbours").replaceChildren(...content.neighbours.map(({ tag: other, score }) =>
-      bar(tagButton(other, showNear), score, COSINES)));
+    $("neighbours").replaceChildren(...content.neighbours.map(({ tag: other, score, image_ids: ids }) =>
+      bar(tagButton(other, showNear), score, COSINES,
+        ...(ids.length ? [strip(`pictures with ${other}`, ...ids.map((id) => picture(id)))] : []))));
     if (!$("near").contains(before)) cameFrom = before;
     $("near").classList.add("open"); // a sheet over the page where the screen is narrow
     $("near-title").focus({ preventScroll: true });
