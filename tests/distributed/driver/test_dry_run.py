@@ -47,7 +47,7 @@ def config(tmp_path: Path) -> TrainConfig:
 @pytest.fixture(scope="module")
 def pace(tmp_path_factory: pytest.TempPathFactory) -> Pace:
     config, survey = surveyed(tmp_path_factory.mktemp("pace"), 150)
-    return measure(config, survey, 1, 2)
+    return measure(replace(config, threads=1), survey, 1, 2)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_it_says_what_would_run_and_writes_nothing(tmp_path: Path, config: Train
     assert f"{steps} steps of" in next(line for line in lines if line.startswith("time"))
     assert found is not None
     assert {"start", "calibration", "training", "scoring"} <= set(found.seconds)
-    assert found.total < 120
+    assert found.total == sum(found.seconds.values()) > found.seconds["training"] > 0
 
 
 def test_bytes_are_those_of_what_is_built_and_written(tmp_path: Path, config: TrainConfig) -> None:
@@ -224,6 +224,6 @@ def test_other_methods_say_what_can_be_said(config: TrainConfig, method: str) ->
 def test_the_pace_is_that_of_the_steps_themselves(tmp_path: Path, pace: Pace) -> None:
     """More images take longer; all ranks end, and nothing of theirs is left."""
     config, survey = surveyed(tmp_path, 150)
-    many = measure(replace(config, batch_size=2048), survey, 1, 2)
+    many = measure(replace(config, threads=1, batch_size=20_000), survey, 1, 2)
     assert 0 < pace.step < many.step and pace.pool == many.pool == 12
     assert pace.held > 50e6 and pace.multiply > 1e8
