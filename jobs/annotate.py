@@ -15,7 +15,8 @@ from distributed.storage.folder import Folder
 from drel_core.annotators.base import decision_of
 from drel_core.decision.decider import Decide, check_precision, most_tags
 from drel_core.scoring.tag_search import Search
-from jobs.cli import OneLineParser, build, run_job
+from jobs import dry_run
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 @dataclass(kw_only=True)
@@ -63,8 +64,10 @@ def main(arguments: list[str]) -> None:
         description="Tags for every image of a store. The same command on the same --out resumes.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(AnnotateConfig)
-    config = build(parser, parser.parse_args(arguments), AnnotateConfig)
+    given = parser.parse_args(arguments)
+    config = build(parser, given, AnnotateConfig)
     out = Folder.of(config.out)
     out.check("--out")
     data = Folder.of(config.data).address
@@ -83,13 +86,12 @@ def main(arguments: list[str]) -> None:
         config.on_bad_row,
         config.search,
     )
-    done = annotate.run(
-        plan,
-        opened.store,
-        opened.info.version,
-        config.workers,
-        lambda line: print(line, flush=True),
-    )
+    if given.dry_run:
+        annotate.check_begun(plan, opened.store, opened.info.version)
+        dry_run.annotation(plan, opened.store, opened.info, config.workers)
+        say(NOTHING)
+        return
+    done = annotate.run(plan, opened.store, opened.info.version, config.workers, say)
     skipped = f", {done['skipped']} bad rows left out" if done["skipped"] else ""
     print(
         f"{done['rows']:,} images in {done['files']} files{skipped}, "

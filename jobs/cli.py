@@ -27,6 +27,8 @@ from jobs.did_you_mean import did_you_mean
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
 Config = TypeVar("Config", bound=Any)
+NOTHING = "nothing was written; the same command without --dry_run does it"
+"""The last line of every ``--dry_run``."""
 PRESETS = Path(__file__).parent / "presets"
 FIRST = (
     *("source", "input", "tags", "model", "data", "data.train", "data.new", "data.test"),

@@ -12,7 +12,7 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
 from distributed.driver import train
-from distributed.driver.dry_run import NOTHING, dry_run
+from distributed.driver.dry_run import dry_run
 from distributed.inference.evaluate import evaluate_store, upper_bound
 from distributed.runtime.progress import counted, duration
 from distributed.runtime.signals import wish_to_stop
@@ -26,7 +26,7 @@ from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError, TooLargeError
-from jobs.cli import OneLineParser, build, run_job, say
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 from jobs.comparison import Entry, write_comparison
 from jobs.train import parse, write_config
 

@@ -14,7 +14,8 @@ from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import beats_floor
 from drel_core.scoring.metrics import format_decisions, format_table
 from drel_core.scoring.tag_search import Search
-from jobs.cli import OneLineParser, build, run_job
+from jobs import dry_run
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 @dataclass(kw_only=True)
@@ -54,10 +55,17 @@ def main(arguments: list[str]) -> None:
         description="mP, mR, F1, N+, mAP and overall figures, beside the popularity floor.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(EvaluateConfig)
-    config = build(parser, parser.parse_args(arguments), EvaluateConfig)
+    given = parser.parse_args(arguments)
+    config = build(parser, given, EvaluateConfig)
     opened = open_for(config.model, config.data, config.columns)
     annotator = open_annotator(opened.address, config.search)
+    if given.dry_run:
+        decided = (config.k, config.decide, config.precision, config.on_bad_row)
+        dry_run.evaluation(annotator, opened.store, *decided)
+        say(NOTHING)
+        return
     survey = survey_store(opened.store, config.on_bad_row, statistics=False)
     metrics = evaluate_store(
         annotator,

@@ -14,7 +14,8 @@ from distributed.storage.s3 import unreachable
 from distributed.storage.scratch import scratch_folder
 from drel_core.errors import InputError
 from drel_core.export.export import MODEL, Format, check_out, export_bundle, work_folder
-from jobs.cli import OneLineParser, build, run_job
+from jobs import dry_run
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 @dataclass(kw_only=True)
@@ -36,11 +37,19 @@ def main(arguments: list[str]) -> None:
         "that gives the same scores with numpy alone.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(ExportConfig)
-    config = build(parser, parser.parse_args(arguments), ExportConfig)
+    given = parser.parse_args(arguments)
+    config = build(parser, given, ExportConfig)
     out = Folder.of(config.out)
     out.check("--out")
     bundle = local_bundle(config.model)
+    if given.dry_run:
+        if not out.remote:
+            check_out(bundle, out.path)
+        dry_run.export(bundle, out)
+        say(NOTHING)
+        return
     if out.remote:
         done = _export_to_s3(bundle, out, config.format)
     else:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from distributed.ingest.check import look
+from distributed.ingest.check import LOOK_ROWS, look
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.extraction.cnn import CnnExtraction
 from distributed.ingest.extraction.lowlevel import LowLevelExtraction
 from distributed.ingest.extraction.several import DESCRIPTORS, NETWORK, SeveralExtractions
-from distributed.ingest.run import Input, StoreOptions, ingest
+from distributed.ingest.run import Input, StoreOptions, check_begun, ingest
 from distributed.ingest.sources.base import Source
 from distributed.ingest.sources.nuswide import FEATURE_SIZES, NusWideSource
 from distributed.ingest.sources.picture_options import PictureOptions
@@ -22,7 +23,8 @@ from distributed.ingest.sources.table import TableOptions, TableSource
 from distributed.ingest.sources.web_dataset import WebDataset
 from distributed.storage.files import past_short_errors
 from drel_core.errors import InputError
-from jobs.cli import OneLineParser, build, run_job
+from jobs import dry_run
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class IngestConfig(StoreOptions, PictureOptions):
     """folder or s3:// prefix for the feature store; written whole or not at all, and taken up again after a \
     stop"""
     check: bool = False
-    """say, from a sample of the input, what would be made of it; writes nothing and needs no --out"""
+    """say, from a sample of the input, what would be made of it; writes nothing and needs no --out; \
+    --dry_run says the same, and how long all of it takes"""
     features: str = "cnn"
     """of pictures: cnn is a pretrained network, lowlevel the paper's six descriptors of colour, texture and \
     shape; cnn,lowlevel: both, each a column of its name"""
@@ -71,8 +74,10 @@ def main(arguments: list[str]) -> None:
         description="Build a feature store. The same command on the same --out goes on after a stop.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(IngestConfig)
-    config = build(parser, parser.parse_args(arguments), IngestConfig)
+    asked = parser.parse_args(arguments)
+    config = build(parser, asked, IngestConfig)
     if not (config.out or config.check):
         raise InputError("--out is not given; name the folder for the store, or ask with --check")
     config = with_absolute_paths(config)
@@ -101,7 +106,11 @@ def main(arguments: list[str]) -> None:
     for note in getattr(source, "notes", ()):
         print(note, flush=True)
     store = only(config, StoreOptions)
-    if config.check:
+    if config.check or asked.dry_run:
+        left = source.num_rows
+        if asked.dry_run:
+            left = check_begun(source, extraction, store, config.out, given_input(config), say)
+        started = time.perf_counter()
         for line in look(
             source,
             extraction,
@@ -109,8 +118,13 @@ def main(arguments: list[str]) -> None:
             dtype=store.dtype,
             max_pixels=store.max_pixels,
         ):
-            print(line)
-        print("nothing was written; the same command without --check, with --out, ingests")
+            say(line)
+        if asked.dry_run:
+            rate = min(source.num_rows, LOOK_ROWS) / (time.perf_counter() - started)
+            dry_run.ingestion(source.num_rows, left, rate, extraction is not None)
+            say(NOTHING)
+        else:
+            say("nothing was written; the same command without --check, with --out, ingests")
         return
     manifest = ingest(
         source,
@@ -213,4 +227,4 @@ def only(config: IngestConfig, kind: type[Part]) -> Part:
 
 
 if __name__ == "__main__":
-    run_job(main, goes_on=not any(word.startswith("--check") for word in sys.argv))
+    run_job(main, goes_on=not any(word.startswith(("--check", "--dry")) for word in sys.argv))

@@ -21,7 +21,7 @@ from drel_core.bundle.format import read_info
 from drel_core.bundle.info import BundleInfo
 from drel_core.decision.decider import DECISION
 from drel_core.errors import InputError
-from jobs.cli import OneLineParser, build, run_job
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _STOP_SECONDS = 8.0  # for requests that have begun; Ray needs a second after it
@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> None:
         description="Serve a model over HTTP until stopped (Ctrl-C or SIGTERM). A page to try it on is at /.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(ScorerConfig, skip={"require_token"})
     parser.add_class_arguments(HttpConfig)
     namespace = parser.parse_args(arguments)
@@ -72,6 +73,14 @@ def main(arguments: list[str]) -> None:
 
     has_token = bool(read_token(config.token_file))
     http.port = free_port(http.host, http.port)
+    if namespace.dry_run:
+        from jobs import dry_run  # its imports take longer than --help
+
+        who = "whoever has the token" if has_token else "everybody who reaches it"
+        address = f"{http.host}, port {http.port}, for {who}"
+        dry_run.scorer(bundle, info, config.max_replicas, address)
+        say(NOTHING)
+        return
     _serve(_for_replicas(config, has_token), http, info, bundle)
 
 

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from distributed.bundles.locate import local_bundle
 from distributed.driver import train
-from distributed.driver.dry_run import NOTHING, dry_run
+from distributed.driver.dry_run import dry_run
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.verdict import verdict
 from distributed.storage.files import write_json, write_text
@@ -18,7 +18,7 @@ from distributed.training.config import TrainConfig
 from distributed.training.size_rule import settled
 from drel_core.bundle.format import read_info
 from drel_core.scoring.metrics import format_table
-from jobs.cli import OneLineParser, build, preset_files, run_job, say
+from jobs.cli import NOTHING, OneLineParser, build, preset_files, run_job, say
 
 
 def training_parser(verb: str, arguments: list[str]) -> OneLineParser:

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import StoreSurvey, survey_store
-from distributed.driver.dry_run import NOTHING, dry_run
+from distributed.driver.dry_run import dry_run
 from distributed.driver.search import SPACE, TRIALS, domains, search, with_values
 from distributed.driver.train import fingerprint, power_of, with_power
 from distributed.runtime.progress import duration
@@ -25,7 +25,7 @@ from distributed.storage.s3 import unreachable
 from distributed.training.config import TrainConfig
 from distributed.training.size_rule import DataSize, apply_size_rule
 from drel_core.errors import InputError
-from jobs.cli import run_job, say
+from jobs.cli import NOTHING, run_job, say
 from jobs.train import parse, training_parser
 
 VALIDATION = 0.15

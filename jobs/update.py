@@ -9,6 +9,7 @@ import yaml
 
 from distributed.bundles.locate import local_bundle, publish
 from distributed.driver import update
+from distributed.driver.dry_run_update import dry_run_update
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.update_config import UpdateConfig
 from distributed.driver.verdict import verdict
@@ -17,7 +18,7 @@ from distributed.storage.folder import Folder
 from drel_core.bundle.format import read_info
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table
-from jobs.cli import OneLineParser, build, run_job
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,7 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
         "short for --data.new PATH. The same command on the same --out resumes.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(UpdateJob)
     namespace = parser.parse_args([_long(argument) for argument in arguments])
     config = build(parser, namespace, UpdateJob)
@@ -45,12 +47,15 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
         path = getattr(config.data, name)
         if path and "://" not in path:
             setattr(config.data, name, str(Path(path).expanduser().absolute()))
+    if namespace.dry_run:
+        dry_run_update(config, say)
+        say(NOTHING)
+        return
     resolved = yaml.safe_load(parser.dump(namespace, skip_unset=False))
-    resolved.pop("config", None)
+    for name in ("config", "dry_run"):
+        resolved.pop(name, None)
     write = lambda: write_text(out.file("config.yaml"), yaml.safe_dump(resolved, sort_keys=False))  # noqa: E731
-    metrics = update.run(
-        config, log=lambda line: print(line, flush=True), begin=write, launcher=launcher
-    )
+    metrics = update.run(config, log=say, begin=write, launcher=launcher)
     info = read_info(local_bundle(out.address))
     if metrics is not None:
         write_json(out.file("metrics.json"), metrics["new"])

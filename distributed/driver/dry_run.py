@@ -29,8 +29,8 @@ from distributed.driver.sizes import (
 )
 from distributed.runtime.capacity import Capacity, capacity, check_feasible, fits, shortage
 from distributed.runtime.memory import available_bytes
-from distributed.runtime.progress import Log, counted, duration
-from distributed.runtime.ray_session import local_ray, start_ray
+from distributed.runtime.progress import Log, counted, duration, size_of
+from distributed.runtime.ray_session import RAY_STARTS, local_ray, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.owner import check_free
@@ -40,9 +40,6 @@ from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import apply_size_rule
 from drel_core.decision.held_out import LEAST_ROWS
 
-NOTHING = "nothing was written; the same command without --dry_run does it"
-START = 15.0
-"""Seconds until Ray and its workers run, on two cores; 12 to 19 were seen."""
 _AGAIN = 1.8  # a second fit of four fifths of the rows
 _LOOKS = 1.03  # looks at watched rows take up to 3% of the time
 
@@ -177,7 +174,7 @@ def in_steps(
     driver = SURVEY_ROW * size.rows + round(size.tags * (189 + look.name_bytes))
     _say_time(log, seconds, f"{steps:,} steps of {pace.step * 1000:.0f} ms", config)
     _say_memory(log, parts, driver, place)
-    _say_disk(
+    say_disk(
         log,
         Folder(config.out),
         {
@@ -203,7 +200,7 @@ def _seconds(
     tested = 0 if test is None else test.num_rows
     parts = {
         "survey": survey + tested * look.row_seconds,
-        "start": START,
+        "start": RAY_STARTS,
         "kernel": kernel_seconds(config, size, world, pace) if landmarks(config, size) else 0.0,
     }
     fit = steps * pace.step * _LOOKS + size.rows * pace.read / world
@@ -279,7 +276,8 @@ def _say_memory(log: Log, parts: dict[str, int], driver: int, place: Place) -> N
         )
 
 
-def _say_disk(log: Log, out: Folder, parts: dict[str, int]) -> None:
+def say_disk(log: Log, out: Folder, parts: dict[str, int]) -> None:
+    """What will be written into ``out``, by what it is, and whether there is room."""
     said = ", ".join(f"{name} {size_of(part)}" for name, part in parts.items())
     if out.remote:
         log(f"disk     up to {said} in {out}")
@@ -289,11 +287,3 @@ def _say_disk(log: Log, out: Folder, parts: dict[str, int]) -> None:
     log(f"disk     up to {said}; {size_of(free)} are free at {there}")
     if sum(parts.values()) > free:
         log(f"WARNING: {there} has too little room; choose another --out")
-
-
-def size_of(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / 1e3:,.0f} kB"

@@ -77,6 +77,21 @@ def run(
     Raises:
         InputError: model, data or ``--out`` do not fit.
     """
+    config, place, info, out = opened(config)
+    with owned(out, log):
+        _learn(config, plan_of(config, place, info, out, log), out, log, begin, launcher)
+        if not config.data.test:
+            return None
+        both = (("old", place), ("new", out / "model"))
+        return {name: _score(folder, config) for name, folder in both}
+
+
+def opened(config: UpdateConfig) -> tuple[UpdateConfig, Folder, BundleInfo, Folder]:
+    """The configuration with the model's features columns, the bundle and what it says, and ``--out``.
+
+    Raises:
+        InputError: the model cannot be updated, or lies in ``--out``.
+    """
     place, _ = find_bundle(config.model)
     bundle = local_bundle(place.address)
     info = read_info(bundle)
@@ -92,12 +107,7 @@ def run(
         raise InputError(
             f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
         )
-    with owned(out, log):
-        _learn(config, _spec(config, place, info, out, log), out, log, begin, launcher)
-        if not config.data.test:
-            return None
-        both = (("old", place), ("new", out / "model"))
-        return {name: _score(folder, config) for name, folder in both}
+    return config, place, info, out
 
 
 def _learn(
@@ -140,7 +150,9 @@ def _with_columns(config: UpdateConfig, info: BundleInfo) -> UpdateConfig:
     )
 
 
-def _spec(config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, log: Log) -> RunSpec:
+def plan_of(
+    config: UpdateConfig, place: Folder, info: BundleInfo, out: Folder, log: Log
+) -> RunSpec:
     """What is learned, from which rows and how; says so."""
     bundle = local_bundle(place.address)
     training = training_config(config, info, out)

@@ -31,7 +31,15 @@ from distributed.storage.content import content_of_each
 from distributed.storage.files import name_below, resolve
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
-from distributed.storage.resume import CONTENT, Plan, claim, digest, read_note, write_note
+from distributed.storage.resume import (
+    CONTENT,
+    Plan,
+    check_same,
+    claim,
+    digest,
+    read_note,
+    write_note,
+)
 from drel_core.errors import InputError
 
 _FILE_ROWS = 32768
@@ -72,24 +80,7 @@ def _run(
     plan: AnnotatePlan, store: FeatureStore, version: str, workers: int, log: Log
 ) -> dict[str, Any]:
     groups = group_units(store.units)
-    text: dict[str, Any] = {
-        "model": version,
-        "data": store.path,
-        "rows": store.num_rows,
-        "files": len(groups),
-        "units": [len(group) for group in groups],
-        "k": plan.k,
-        "threshold": plan.threshold,
-        "decide": plan.decide,
-        "precision": plan.precision,
-        "on_bad_row": plan.on_bad_row,
-    }
-    newer = {
-        "columns": asdict(plan.columns),
-        CONTENT: store_content(store, plan.columns),
-        "search": plan.search,
-    }
-    done = _parts_there(plan.out, Plan(text | newer, unsaid=newer))
+    done = _parts_there(plan.out, _made_from(plan, store, version))
     finished = read_note(Folder.of(plan.out), "_done.json")
     if finished is not None:
         log(f"{plan.out} is there already: {finished['rows']} rows in {finished['files']} files")
@@ -127,6 +118,39 @@ def _run(
         result["skipped"] = store.num_rows - result["rows"]
     write_note(Folder.of(plan.out), "_done.json", result)
     return result
+
+
+def _made_from(plan: AnnotatePlan, store: FeatureStore, version: str) -> Plan:
+    """What must be the same when a run goes on."""
+    groups = group_units(store.units)
+    text: dict[str, Any] = {
+        "model": version,
+        "data": store.path,
+        "rows": store.num_rows,
+        "files": len(groups),
+        "units": [len(group) for group in groups],
+        "k": plan.k,
+        "threshold": plan.threshold,
+        "decide": plan.decide,
+        "precision": plan.precision,
+        "on_bad_row": plan.on_bad_row,
+    }
+    newer = {
+        "columns": asdict(plan.columns),
+        CONTENT: store_content(store, plan.columns),
+        "search": plan.search,
+    }
+    return Plan(text | newer, unsaid=newer)
+
+
+def check_begun(plan: AnnotatePlan, store: FeatureStore, version: str) -> None:
+    """Raises:
+    InputError: ``plan.out`` holds something else.
+    """
+    folder = Folder.of(plan.out)
+    _check_other_files(folder)
+    if (before := read_note(folder, _PLAN)) is not None:
+        check_same(folder, before, _made_from(plan, store, version), _OTHER)
 
 
 def store_content(store: FeatureStore, columns: Columns) -> dict[str, str]:
@@ -209,11 +233,25 @@ def _parts_there(out: str, plan: Plan) -> set[str]:
         InputError: it holds something else.
     """
     folder = Folder.of(out)
-    names = set(folder.files())
-    if "_plan.json" not in names and {n for n in names if n != LOCK and not n.endswith(".tmp")}:
-        raise InputError(f"{out}: holds other files; choose a new --out")
-    claim(folder, "_plan.json", plan, "begun with another {names} ({values}); choose a new --out")
+    names = _check_other_files(folder)
+    claim(folder, _PLAN, plan, _OTHER)
     return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
+
+
+_PLAN = "_plan.json"
+_OTHER = "begun with another {names} ({values}); choose a new --out"
+
+
+def _check_other_files(folder: Folder) -> set[str]:
+    """Names of the files in it.
+
+    Raises:
+        InputError: they are no annotation.
+    """
+    names = set(folder.files())
+    if _PLAN not in names and {n for n in names if n != LOCK and not n.endswith(".tmp")}:
+        raise InputError(f"{folder}: holds other files; choose a new --out")
+    return names
 
 
 def _rows_in(out: str) -> int:

@@ -17,6 +17,8 @@ from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Source, by_re
 _PLACES = 4
 """Where the sample is taken: evenly spread from the first rows to the last."""
 _ROWS = 64
+LOOK_ROWS = _PLACES * _ROWS
+"""Most rows that are read for a look."""
 _EXAMPLES = 5
 
 

@@ -22,7 +22,7 @@ from distributed.runtime.progress import Log, counted
 from distributed.runtime.quiet_start import start_quiet_ray
 from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
-from distributed.storage.owner import LOCK, owned
+from distributed.storage.owner import LOCK, check_free, owned
 from distributed.storage.resume import CONTENT, Plan, check_same, read_note, write_note
 from distributed.storage.s3 import reach, unreachable
 from drel_core.errors import InputError
@@ -96,6 +96,17 @@ def ingest(
     Raises:
         InputError: the source is wrong, or ``out`` holds something else.
     """
+    target = _target(out, source, options)
+    reached = unreachable(target.address) if target.remote else nullcontext()
+    with reached, owned(_work_folder(target), log, target):
+        return _ingest(source, extraction, options, target, log, given or Input())
+
+
+def _target(out: str, source: Source, options: StoreOptions) -> Folder:
+    """
+    Raises:
+        InputError: ``out`` cannot be reached, or the split takes all rows.
+    """
     target = Folder.of(out)
     if target.remote:
         reach(target.address)
@@ -106,9 +117,7 @@ def ingest(
         raise InputError(
             f"--split random:{test_count}: the input has {source.num_rows} rows; use a smaller N"
         )
-    reached = unreachable(target.address) if target.remote else nullcontext()
-    with reached, owned(_work_folder(target), log, target):
-        return _ingest(source, extraction, options, target, log, given or Input())
+    return target
 
 
 def _ingest(
@@ -120,18 +129,7 @@ def _ingest(
     given: Input,
 ) -> dict[str, Any]:
     test_count, work = _test_count(options), _work_folder(target)
-    newer = {"reading": given.options, CONTENT: content_of(given.places, (str(target), str(work)))}
-    plan_text = Plan(
-        {
-            "format": FORMAT,
-            "source": source.describe(),
-            "rows": source.num_rows,
-            "options": asdict(options),
-            "features": None if extraction is None else extraction.describe(),
-            **newer,
-        },
-        unsaid=newer,
-    )
+    plan_text = _made_from(source, extraction, options, target, given)
     if _is_there(target):
         manifest = _finished(target, plan_text, log)
         _clear(work)  # killed before it was
@@ -187,6 +185,58 @@ def _ingest(
     return manifest
 
 
+def _made_from(
+    source: Source,
+    extraction: Extraction | None,
+    options: StoreOptions,
+    target: Folder,
+    given: Input,
+) -> Plan:
+    """What must be the same when an ingestion goes on."""
+    places = (str(target), str(_work_folder(target)))
+    newer = {"reading": given.options, CONTENT: content_of(given.places, places)}
+    return Plan(
+        {
+            "format": FORMAT,
+            "source": source.describe(),
+            "rows": source.num_rows,
+            "options": asdict(options),
+            "features": None if extraction is None else extraction.describe(),
+            **newer,
+        },
+        unsaid=newer,
+    )
+
+
+def check_begun(
+    source: Source,
+    extraction: Extraction | None,
+    options: StoreOptions,
+    out: str,
+    given: Input,
+    log: Log,
+) -> int:
+    """What ``ingest`` would find at ``out``, without writing.
+
+    Returns:
+        rows that are not there yet.
+
+    Raises:
+        InputError: what ``ingest`` would refuse.
+    """
+    target = _target(out, source, options)
+    work = _work_folder(target)
+    check_free(work, target)
+    plan = _made_from(source, extraction, options, target, given)
+    if _is_there(target):
+        _finished(target, plan, log)
+        return 0
+    _check_work(work, plan)
+    there, chunks = (work / "parts").files(), -(-source.num_rows // options.chunk_rows)
+    done = sum(part_name(chunk) in there for chunk in range(chunks))
+    return max(0, source.num_rows - done * options.chunk_rows)
+
+
 def _work_folder(target: Folder) -> Folder:
     base, mark, options = target.address.partition("?")
     return Folder(f"{base}.partial{mark}{options}")
@@ -232,13 +282,26 @@ def _finished(target: Folder, plan: Plan, log: Log) -> dict[str, Any]:
 
 def _begin(work: Folder, plan: Plan, log: Log) -> None:
     """Begin in ``work``, or go on there when its parts are the same."""
+    if late := _check_work(work, plan):
+        log(f"going on with another {', '.join(late)}")
+    write_note(work, _PLAN, plan)
+    if not work.remote:
+        (work / "parts").path.mkdir(exist_ok=True)
+
+
+def _check_work(work: Folder, plan: Plan) -> list[str]:
+    """Which options that may differ do, of an ingestion that was begun in ``work``.
+
+    Raises:
+        InputError: it is another one, or something else lies there.
+    """
     before = read_note(work, _PLAN)
     if before is None:
         # Whatever else it is, the end of a run would remove it.
         if work.files().keys() - {LOCK}:
             raise InputError(f"{work}: no unfinished ingestion; remove it, or choose a new --out")
     else:
-        late = check_same(
+        return check_same(
             work,
             before,
             plan,
@@ -246,11 +309,7 @@ def _begin(work: Folder, plan: Plan, log: Log) -> None:
             "repeat that command, or remove the folder",
             free=_ASSEMBLY,
         )
-        if late:
-            log(f"going on with another {', '.join(late)}")
-    write_note(work, _PLAN, plan)
-    if not work.remote:
-        (work / "parts").path.mkdir(exist_ok=True)
+    return []
 
 
 def _test_count(options: StoreOptions) -> int:

@@ -19,3 +19,11 @@ def duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.0f} hours"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def size_of(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1e3:,.0f} kB"

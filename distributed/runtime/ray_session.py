@@ -16,6 +16,8 @@ import ray
 from distributed.storage.s3 import shared_environment
 from drel_core.errors import InputError
 
+RAY_STARTS = 15.0
+"""Seconds until a Ray of this machine and its workers run, on two cores; 12 to 19 were seen."""
 ROOT = Path(__file__).resolve().parents[2]
 
 # A step takes and frees the same large buffers again and again. glibc would give them back to the
