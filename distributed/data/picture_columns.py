@@ -57,13 +57,13 @@ class PictureColumns(Columns):
         return self.image_dim, np.dtype(np.uint8)
 
     def decode(self, features: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-        data, path = _bytes_and_paths(features)
+        data, path = bytes_and_paths(features)
 
         def load(row: int) -> Image.Image | None:
             if data is not None and data[row].is_valid:
                 return decode(data[row].as_buffer())
             named = None if path is None else path[row].as_py()
-            return decode(_read(named)) if named else None
+            return decode(read_picture(named)) if named else None
 
         unusable: dict[int, BadPicture] = {}
         pixels_BSS3 = self.preprocessing.squares(range(len(features)), load, unusable)
@@ -84,7 +84,7 @@ class PictureColumns(Columns):
         return pa.FixedSizeListArray.from_arrays(flat, self.image_dim, mask=mask), faults
 
 
-def _read(path: str) -> bytes:
+def read_picture(path: str) -> bytes:
     """
     Raises:
         BadPicture: there is no such file.
@@ -104,7 +104,7 @@ def _read(path: str) -> bytes:
     raise AssertionError
 
 
-def _bytes_and_paths(pictures: pa.Array) -> tuple[pa.Array | None, pa.Array | None]:
+def bytes_and_paths(pictures: pa.Array) -> tuple[pa.Array | None, pa.Array | None]:
     """What a column says of each picture; of a struct, as Hugging Face datasets write it, the bytes count
     where they are there."""
     if not pa.types.is_struct(pictures.type):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
 from distributed.data.survey import OnBadRow, StoreSurvey
+from distributed.inference.close_look import CloseLook
+from distributed.inference.scored import Scored
 from distributed.runtime.tasks import map_units
 from drel_core.annotators.base import UNSCORABLE, Annotator, Decision, decision_of, row_by_row
 from drel_core.annotators.drel import DRELAnnotator
@@ -24,10 +26,9 @@ from drel_core.decision.decider import Decide, Decider
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import MetricCounts, fits_map
 from drel_core.scoring.reliability import (
-    LEAST_PROBABILITY,
     RELIABILITY_BINS,
     expected_calibration_error,
-    reliability,
+    reliability_of_groups,
     reliability_table,
 )
 from drel_core.scoring.tag_lists import TagLists
@@ -51,13 +52,31 @@ def evaluate_store(
     precision: float | None = None,
     on_bad_row: OnBadRow = "fail",
 ) -> dict[str, Any]:
-    """Metrics of an annotator over a surveyed store, beside the popularity floor.
+    """Metrics of an annotator over a surveyed store, beside the popularity floor (``evaluate_closely``)."""
+    return evaluate_closely(
+        annotator, vocabulary, survey, columns, k, decide, precision, on_bad_row
+    ).metrics
+
+
+def evaluate_closely(
+    annotator: Annotator,
+    vocabulary: Vocabulary,
+    survey: StoreSurvey,
+    columns: Columns,
+    k: int = 5,
+    decide: Decide = "top",
+    precision: float | None = None,
+    on_bad_row: OnBadRow = "fail",
+    look: CloseLook | None = None,
+) -> Evaluation:
+    """Metrics of an annotator over a surveyed store, beside the popularity floor, and what they are made of.
 
     Args:
         vocabulary: the annotator's, with training counts; other tags do not count.
         decide: which decision the main figures are of; ``decisions`` has all that the annotator can make.
         precision: wanted with ``threshold``.
         on_bad_row: whether rows without scores end the evaluation, or are left out and counted.
+        look: keeps some images in the same pass; it is filled.
 
     Raises:
         InputError: the annotator cannot decide that way, or a row has no scores and may not be left out.
@@ -73,28 +92,33 @@ def evaluate_store(
 
     def score(selection: RowSelection) -> _Counts:
         rows = load_rows(selection, columns, names)
-        seen = _Counts.none(len(vocabulary), k, deciding)
+        seen = _Counts.none(len(vocabulary), k, deciding, look)
+        row_N = selection.rows() if look is not None else np.empty(0, np.int64)
         for start in range(0, len(rows), _BATCH):
             tags = rows.tags[start : start + _BATCH]
             features_BD = rows.features_BD[start : start + _BATCH].float()
+            row_B = row_N[start : start + _BATCH]
             try:
-                scored = _Scored.of(annotator, features_BD, k, whole)
+                scored = Scored.of(annotator, features_BD, k, whole)
             except NoBestScore as error:
                 bad_n = start + error.bad_B.nonzero()[:, 0].numpy()
                 _refuse(selection, bad_n, on_bad_row)
                 seen.unscorable += len(bad_n)
                 good_n = (~error.bad_B).nonzero()[:, 0]
-                tags = tags.select(good_n)
-                scored = _Scored.of(annotator, features_BD[good_n], k, whole)
+                tags, row_B = tags.select(good_n), row_B[good_n.numpy()] if len(row_B) else row_B
+                scored = Scored.of(annotator, features_BD[good_n], k, whole)
             if scored.score_BT is None:
                 seen.top.update_topk(scored.tag_BM[:, :k], tags)
             else:
                 seen.top.update(scored.score_BT, tags)
             seen.floor.update_topk(floor.topk(len(tags), k), tags)
-            deciding.count(seen, scored, tags, k)
+            chosen = deciding.count(seen, scored, tags, k, class_T)
+            if seen.look is not None:
+                seen.look.see(scored, tags, chosen[decide], selection.unit, row_B)
         return seen
 
-    found = _Counts.none(len(vocabulary), k, deciding)
+    class_T = frequency_class(vocabulary.counts)
+    found = _Counts.none(len(vocabulary), k, deciding, look)
     for part in map_units(score, survey.train, survey.num_bytes):
         found.merge(part)
     seconds = time.perf_counter() - started
@@ -102,7 +126,7 @@ def evaluate_store(
     metrics = {"method": annotator.name, "written_by": written_by(), **found.top.result(trained_T)}
     metrics["bands"] = found.top.bands(torch.from_numpy(vocabulary.counts))
     floor_figures = found.floor.result(trained_T)
-    metrics["floor"] = {key: floor_figures[key] for key in ("F1", "N+", "mP", "mR", "oF1", "P@1")}
+    metrics["floor"] = {key: floor_figures[key] for key in _FIGURES}
     metrics["floor"]["mAP"] = found.floor.chance_map(trained_T)
     metrics["decisions"] = {"top": _figures(metrics, found.top)}
     for how, decided in found.decided.items():
@@ -111,14 +135,41 @@ def evaluate_store(
     metrics["skipped_rows"] = len(survey.skipped) + found.unscorable
     metrics |= {key: metrics["decisions"][decide][key] for key in _FIGURES}
     if annotator.decider is not None:
-        metrics["ece"] = expected_calibration_error(found.reliability_b2)
-        metrics["reliability"] = reliability_table(found.reliability_b2)
+        whole_b2 = found.reliability_cb2.sum(0)
+        metrics["ece"] = expected_calibration_error(whole_b2)
+        metrics["reliability"] = reliability_table(whole_b2)
     metrics["score"] = {
         "seconds": round(seconds, 3),
         "images_per_second": round(found.top.images / max(seconds, 1e-9), 1),
         "topk_images_per_second": round(topk_speed(annotator, survey, columns, names, k), 1),
     }
-    return metrics
+    if look is not None and found.look is not None:
+        look.merge(found.look)
+    return Evaluation(metrics, found.top, found.reliability_cb2)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Attributes:
+        metrics: what ``metrics.json`` holds.
+        top: counts of the most probable tags, of each tag.
+        reliability_cb2: int64 ``[classes, 1000, 2]``: see ``reliability_of_groups``; the classes are those of
+            ``FREQUENCIES``.
+    """
+
+    metrics: dict[str, Any]
+    top: MetricCounts
+    reliability_cb2: torch.Tensor
+
+
+FREQUENCIES = (10, 100, 1000)
+"""Training images at which a tag comes into the next class of frequency."""
+
+
+def frequency_class(counts: np.ndarray) -> torch.Tensor:
+    """int64 ``[T]``: the class of each tag, 0 for the rarest."""
+    return torch.from_numpy(np.searchsorted(FREQUENCIES, counts, side="right"))
 
 
 @dataclass
@@ -128,17 +179,19 @@ class _Counts:
     top: MetricCounts
     floor: MetricCounts
     decided: dict[Decide, MetricCounts]
-    reliability_b2: torch.Tensor
+    reliability_cb2: torch.Tensor
+    look: CloseLook | None
     unscorable: int = 0
     """rows without scores, which count nowhere else"""
 
     @staticmethod
-    def none(num_tags: int, k: int, deciding: _Deciding) -> _Counts:
+    def none(num_tags: int, k: int, deciding: _Deciding, look: CloseLook | None) -> _Counts:
         return _Counts(
             MetricCounts(num_tags, k),
             MetricCounts(num_tags, k),
             {how: MetricCounts(num_tags, k) for how in deciding.others},
-            torch.zeros(RELIABILITY_BINS, 2, dtype=torch.int64),
+            torch.zeros(len(FREQUENCIES) + 1, RELIABILITY_BINS, 2, dtype=torch.int64),
+            None if look is None else look.empty(),
         )
 
     def merge(self, other: _Counts) -> None:
@@ -146,47 +199,10 @@ class _Counts:
         self.floor.merge(other.floor)
         for how, counts in self.decided.items():
             counts.merge(other.decided[how])
-        self.reliability_b2 += other.reliability_b2
+        self.reliability_cb2 += other.reliability_cb2
+        if self.look is not None and other.look is not None:
+            self.look.merge(other.look)
         self.unscorable += other.unscorable
-
-
-class _Scored(NamedTuple):
-    """A batch of images.
-
-    Attributes:
-        score_BT: of all tags; None where the best are enough.
-        best_BM, tag_BM: the best, as many as any decision needs.
-    """
-
-    score_BT: torch.Tensor | None
-    best_BM: torch.Tensor
-    tag_BM: torch.Tensor
-
-    @staticmethod
-    def of(annotator: Annotator, features_BD: torch.Tensor, k: int, whole: bool) -> _Scored:
-        """
-        Args:
-            whole: score all tags. They also are where more tags than the best may have probabilities that
-                count.
-
-        Raises:
-            NoBestScore: rows have no scores.
-        """
-        depth = max(k, DEPTH)
-        if not whole:
-            best_BM, tag_BM = annotator.annotate(features_BD, depth)
-            if annotator.decider is None or bool((best_BM[:, -1] < LEAST_PROBABILITY).all()):
-                return _Scored(None, best_BM, tag_BM)
-        score_BT = annotator.scores(features_BD)
-        return _Scored(score_BT, *topk(score_BT, depth))
-
-    def likely(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Row, tag and probability of the pairs whose probability counts: of nearly all it is too low."""
-        if self.score_BT is None:
-            row_p, place_p = (self.best_BM >= LEAST_PROBABILITY).nonzero(as_tuple=True)
-            return row_p, self.tag_BM[row_p, place_p], self.best_BM[row_p, place_p]
-        row_p, tag_p = (self.score_BT >= LEAST_PROBABILITY).nonzero(as_tuple=True)
-        return row_p, tag_p, self.score_BT[row_p, tag_p]
 
 
 @dataclass(frozen=True)
@@ -206,17 +222,25 @@ class _Deciding:
             annotator.decider, {how: decision_of(annotator, how, cuts.get(how)) for how in wanted}
         )
 
-    def count(self, seen: _Counts, scored: _Scored, tags: TagLists, k: int) -> None:
+    def count(
+        self, seen: _Counts, scored: Scored, tags: TagLists, k: int, class_T: torch.Tensor
+    ) -> dict[Decide, torch.Tensor]:
+        """The tags of each image by each decision, ``[B, k]``, -1 where there is none."""
+        ids: dict[Decide, torch.Tensor] = {"top": scored.tag_BM[:, :k]}
         if self.decider is None:
-            return
+            return ids
         for how, decision in self.others.items():
             most = k if how == "macro" else DEPTH
             chosen = self.decider.choose(scored.best_BM, scored.tag_BM, most, how, decision.cut_T)
+            ids[how] = chosen.ids
             seen.decided[how].update_topk(chosen.ids, tags)
         row_p, tag_p, probability_p = scored.likely()
         width = seen.top.num_tags
         hit_p = torch.isin(row_p * width + tag_p, tags.keys(width))
-        seen.reliability_b2 += reliability(probability_p, hit_p)
+        seen.reliability_cb2 += reliability_of_groups(
+            probability_p, hit_p, class_T[tag_p], len(FREQUENCIES) + 1
+        )
+        return ids
 
 
 def _refuse(selection: RowSelection, bad_n: np.ndarray, on_bad_row: OnBadRow) -> None:

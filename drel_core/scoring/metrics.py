@@ -45,6 +45,7 @@ class MetricCounts:
         self.predicted_T = torch.zeros(num_tags, dtype=torch.int64)
         self.relevant_T = torch.zeros(num_tags, dtype=torch.int64)
         self.kept: list[tuple[Tensor, TagLists]] | None = []
+        self._precision_T: Tensor | None = None
 
     def update(self, score_BT: Tensor, relevant: TagLists) -> None:
         """Count a batch of images by their scores ``[B, T]``.
@@ -70,6 +71,7 @@ class MetricCounts:
         """
         if len(topk_id_Bk) != len(relevant):
             raise ValueError(f"{len(topk_id_Bk)} predictions for {len(relevant)} images")
+        self._precision_T = None
         self.images += len(relevant)
         row_Bk = torch.arange(len(relevant))[:, None].expand_as(topk_id_Bk)
         # Both sides as sorted keys image * T + tag: a hit is a key in both.
@@ -94,6 +96,7 @@ class MetricCounts:
         """
         if (self.num_tags, self.k) != (other.num_tags, other.k):
             raise ValueError("counts of different vocabularies or k do not add up")
+        self._precision_T = None
         self.images += other.images
         self.first_hits += other.first_hits
         self.hit_T += other.hit_T
@@ -180,20 +183,30 @@ class MetricCounts:
             }
         return out
 
-    def _mean_average_precision(self, scored_T: Tensor) -> float | None:
+    def average_precision_T(self) -> Tensor | None:
+        """float64 ``[T]``: average precision of each tag, NaN where no image has it; None where
+        the scores were too many to be kept."""
         if self.kept is None:
             return None
-        if not self.kept or not scored_T.any():
-            return 0.0
-        score_NT = torch.cat([score for score, _ in self.kept])
-        relevant_NT = TagLists.cat([tags for _, tags in self.kept]).mask(self.num_tags)
-        columns = scored_T.nonzero()[:, 0]
-        block = max(1, _AP_BLOCK // max(1, len(score_NT)))
-        parts = [
-            average_precision(score_NT[:, part].numpy(), relevant_NT[:, part].numpy())
-            for part in columns.split(block)
-        ]
-        return float(np.concatenate(parts).mean())
+        if self._precision_T is None:
+            self._precision_T = torch.full((self.num_tags,), torch.nan, dtype=torch.float64)
+            columns = (self.relevant_T > 0).nonzero()[:, 0]
+            if self.kept and len(columns):
+                score_NT = torch.cat([score for score, _ in self.kept])
+                relevant_NT = TagLists.cat([tags for _, tags in self.kept]).mask(self.num_tags)
+                block = max(1, _AP_BLOCK // max(1, len(score_NT)))
+                for part in columns.split(block):
+                    found = average_precision(
+                        score_NT[:, part].numpy(), relevant_NT[:, part].numpy()
+                    )
+                    self._precision_T[part] = torch.from_numpy(found)
+        return self._precision_T
+
+    def _mean_average_precision(self, scored_T: Tensor) -> float | None:
+        precision_T = self.average_precision_T()
+        if precision_T is None:
+            return None
+        return float(precision_T[scored_T].mean()) if scored_T.any() else 0.0
 
 
 def harmonic_mean(a: float, b: float) -> float:

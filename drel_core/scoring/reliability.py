@@ -18,10 +18,25 @@ _ERROR_BINS = 15
 def reliability(probability_nM: Tensor, hit_nM: Tensor) -> Tensor:
     """int64 ``[1000, 2]``: of the pairs with a probability in each thousandth, how many there are and how
     many are relevant. Sums of such tables are tables."""
-    place_p = (probability_nM.flatten() * RELIABILITY_BINS).long().clamp_(0, RELIABILITY_BINS - 1)
-    pairs_b = torch.bincount(place_p, minlength=RELIABILITY_BINS)
-    hits_b = torch.bincount(place_p[hit_nM.flatten()], minlength=RELIABILITY_BINS)
-    return torch.stack([pairs_b, hits_b], 1)
+    probability_p = probability_nM.flatten()
+    return reliability_of_groups(
+        probability_p, hit_nM.flatten(), torch.zeros_like(probability_p, dtype=torch.int64), 1
+    )[0]
+
+
+def reliability_of_groups(
+    probability_p: Tensor, hit_p: Tensor, group_p: Tensor, groups: int
+) -> Tensor:
+    """int64 ``[groups, 1000, 2]``: ``reliability`` of each group of pairs.
+
+    Args:
+        group_p: int64, the group of each pair.
+    """
+    bin_p = (probability_p * RELIABILITY_BINS).long().clamp_(0, RELIABILITY_BINS - 1)
+    place_p, places = group_p * RELIABILITY_BINS + bin_p, groups * RELIABILITY_BINS
+    pairs = torch.bincount(place_p, minlength=places)
+    hits = torch.bincount(place_p[hit_p], minlength=places)
+    return torch.stack([pairs, hits], 1).reshape(groups, RELIABILITY_BINS, 2)
 
 
 def expected_calibration_error(reliability_b2: Tensor, least: float = LEAST_PROBABILITY) -> float:
