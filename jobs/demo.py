@@ -51,8 +51,8 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
     ]
     show_samples(config)
     report = ReportConfig(
-        model=str(out),
-        data=config.data.test,
+        model=shown(out),
+        data=shown(Path(config.data.test)),
         out=str(out / "report.html"),
         pictures=str(EXAMPLE / "pictures"),
         k=config.k,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from drel_core.annotators.base import TrainedAnnotator
@@ -66,18 +67,17 @@ def on_a_plane(vector_nL: Tensor) -> np.ndarray | None:
     if len(direction_nL) > _FEW:
         from sklearn.manifold import TSNE  # slow to import
 
+        # Its threads wait for one another in busy loops: on busy cores they take ten times as long as one.
         start_n2 = place_n2 / max(place_n2[:, 0].std(), 1e-12) * 1e-4
-        place_n2 = (
-            TSNE(
-                perplexity=min(_PERPLEXITY, (len(direction_nL) - 1) / 3),
-                init=start_n2.astype(np.float32),
-                max_iter=750,
-                random_state=0,
-                n_jobs=1,
-            )
-            .fit_transform(direction_nL.astype(np.float32))
-            .astype(np.float64)
+        fit = TSNE(
+            perplexity=min(_PERPLEXITY, (len(direction_nL) - 1) / 3),
+            init=start_n2.astype(np.float32),
+            max_iter=500,
+            random_state=0,
+            n_jobs=1,
         )
+        with threadpool_limits(1):
+            place_n2 = fit.fit_transform(direction_nL.astype(np.float32)).astype(np.float64)
     low, high = place_n2.min(0), place_n2.max(0)
     place_n2 = (place_n2 - low) / np.where(high > low, high - low, 1.0)
     rank_n2 = place_n2.argsort(0, kind="stable").argsort(0, kind="stable") / (len(place_n2) - 1)
