@@ -40,7 +40,7 @@ class CompareData:
     train: str
     """training store: a Parquet file or folder, local or s3://"""
     test: str
-    """test store"""
+    """test store of the same kind"""
     columns: Columns = field(default_factory=Columns)
     """names of the stores' columns"""
 
@@ -52,7 +52,7 @@ class CompareImages:
     train: str = ""
     """training store with a column image or path"""
     test: str = ""
-    """test store"""
+    """test store of the same kind"""
 
 
 @dataclass(kw_only=True)

@@ -37,7 +37,7 @@ class IngestConfig(StoreOptions, PictureOptions):
     of pictures with JSON, txt or cls; nuswide: the NUS-WIDE distribution as it unpacks; table: CSV, JSON \
     lines or Parquet with tags, and features in it or in --features_file"""
     input: str
-    """where the source lies"""
+    """file, folder or s3:// prefix of the source"""
     out: str = ""
     """folder or s3:// prefix for the feature store; written whole or not at all, and taken up again after a \
     stop"""

@@ -34,7 +34,9 @@ def training_parser(verb: str, arguments: list[str]) -> OneLineParser:
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_argument(
-        "--preset", help="paper (as printed), best, or the method's own (default: that, else best)"
+        "--preset",
+        help="values of a file in jobs/presets: best, paper (as printed), or the method's own "
+        "(default: that, else best)",
     )
     parser.add_class_arguments(TrainConfig, fail_untyped=False)
     return parser

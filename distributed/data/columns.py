@@ -18,17 +18,18 @@ class Columns:
     """Names of the store's columns."""
 
     image_id: str = "image_id"
-    """string, not null, different for every row of a store"""
+    """name of the column of ids: string, not null, different for every row of a store"""
     features: str = "features"
-    """fixed_size_list of D float16, float32 or float64 (or list, all rows of one length); a,b: several, \
-    one after another in this order. A job that is given a model reads the columns that the model was \
-    trained on, unless this names others"""
+    """name of the column of features: fixed_size_list of D float16, float32 or float64 (or list, all rows \
+    of one length); a,b: several columns, one after another in this order. A job that is given a model \
+    reads the columns that the model was trained on, unless this names others"""
     tags: str = "tags"
-    """list of string"""
+    """name of the column of tags: list of string"""
     image: str = "image"
-    """encoded pictures (binary), for the methods cnn-*"""
+    """name of the column of encoded pictures (binary), for the methods cnn-*"""
     path: str = "path"
-    """where the pictures lie (string), for the methods cnn-* where there is no image column"""
+    """name of the column that says where the pictures lie (string), for the methods cnn-* where there is no \
+    image column"""
 
     def __post_init__(self) -> None:
         names = self.blocks

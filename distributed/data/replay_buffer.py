@@ -41,8 +41,8 @@ class ReservoirConfig:
     """Training rows kept in the bundle for jobs.update."""
 
     rows: int = AUTO
-    """how many (methods drel and wsabie); rows with rare tags are preferred; 0 keeps none; -1: by the size \
-    of the data"""
+    """how many rows are kept (methods drel and wsabie); rows with rare tags are preferred; 0 keeps none; \
+    -1: by the size of the data"""
 
     def __post_init__(self) -> None:
         if self.rows < 0 and self.rows != AUTO:

@@ -46,7 +46,7 @@ class PoolConfig:
     candidates: int = 1024
     """tags sampled for a step beside the relevant ones; when T is not above this, the pool is all tags"""
     sampler: SamplerName = "mixed"
-    """uniform, frequency (count^0.75) or mixed (half of each)"""
+    """how candidates are drawn: uniform, by frequency (training count^0.75), or mixed (half of each)"""
     hard: int = 0
     """tags that join the pool because they score high for the batch, the best of `hard_from`; 0: none"""
     hard_from: int = 8192

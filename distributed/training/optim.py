@@ -29,7 +29,7 @@ class OptimConfig:
     """How the towers and M learn."""
 
     optimiser: Literal["adamw", "sgd"] = "sgd"
-    """sgd is the paper's"""
+    """how the towers' weights follow the gradient; sgd is the paper's"""
     lr: float = 0.1
     """highest learning rate"""
     share: float = 1.0

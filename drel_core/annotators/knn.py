@@ -263,7 +263,7 @@ class KNNConfig:
     k: int = 100
     """neighbours (the paper's 100); 0 chooses k and weighting on a part of the training rows"""
     weighting: Weighting = "uniform"
-    """uniform, or distance for 1 / distance"""
+    """how much a neighbour counts: uniform, all alike; distance, by 1 / distance"""
 
     def __post_init__(self) -> None:
         if self.k < 0:

@@ -39,16 +39,18 @@ class LossConfig:
     """hinge: Eq 5-6 over mined triplets. smooth: all triplets of a relevant pair in one soft maximum, \
     without margin, miner or weighting"""
     margin: float = 1.0
-    """m of Eq 5"""
+    """m of Eq 5: how far the score of a relevant tag is to be above that of an irrelevant one"""
     miner: MinerName = "uniform"
-    """how irrelevant tags are chosen for a relevant one"""
+    """which irrelevant tags of the pool a relevant one is compared with. uniform: random ones; hard: those \
+    with the highest scores; semi-hard: the highest that are below the relevant one, but not by the \
+    margin; violating: all that are not below it by the margin"""
     negatives: int = 0
     """irrelevant tags for each relevant pair; 0 takes every tag of the pool (miner uniform). The miner \
     violating takes all that violate the margin"""
     ramp: float = 0.3
     """share of training over which the miners `hard` and `semi-hard` narrow down to `negatives`"""
     weighting: Literal["none", "warp"] = "none"
-    """warp: weigh each relevant pair by the harmonic number of its rank"""
+    """none: relevant pairs count alike; warp: by the harmonic number of their rank (Weston et al., 2011)"""
     tag_weight_power: float = 0.0
     """weigh each relevant tag by frequency^-power; -1: by the size of the data"""
 

@@ -34,7 +34,7 @@ class ModelConfig:
     latent: int = 1024
     """L, size of the latent space"""
     activation: Activation = "sigmoid"
-    """non-linearity f of Eq 1-2"""
+    """non-linearity f of Eq 1-2, after each hidden layer"""
     latent_activation: bool = True
     """apply f to the second layer as well (Eq 1-2 as printed)"""
     layer_norm: bool = False
@@ -51,7 +51,8 @@ class ModelConfig:
     """when annotating, lower each tag's bias by this times log(training count); training does not see it \
     (logit adjustment, Menon et al., 2021): frequent tags give way to rare ones"""
     metric: Literal["normal", "identity", "none"] = "normal"
-    """initial metric matrix M; none leaves M out"""
+    """how the metric matrix M begins: normal is random, identity compares latents as they are; none: there \
+    is no M"""
     image_tower: Literal["deep", "linear"] = "deep"
     """linear: an image latent is one matrix times the features, as in WSABIE (Weston et al., 2011)"""
     tag_tower: Literal["deep", "none"] = "deep"

@@ -27,7 +27,7 @@ class CnnExtraction:
     backbone: str = "efficientnet-lite0"
     """efficientnet-lite0, timm:NAME, torchvision:NAME or file:PATH"""
     precision: Precision = "fp32"
-    """of the network: fp32, fp16 (GPU) or bf16"""
+    """numbers that the network computes with; fp16 needs a GPU"""
     batch_size: int = 0
     """pictures that go through the network at once; 0: 16 on a CPU, 128 on a GPU"""
     actors: int = 0
