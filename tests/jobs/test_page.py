@@ -312,6 +312,8 @@ def test_feedback_of_all_cards_is_sent_together(page: Page, pictures: list[Path]
         page.run("""return [...document.querySelectorAll("#grid > li")].slice(0, 2).map(li => {
         li.querySelector(".square.yes").click(); return li.querySelector(".bars .name").textContent})""")
     )
+    page.press("clear")
+    page.browser.switch_to.alert.dismiss()  # it was not sent yet
     page.press("send feedback of 2 pictures")
     page.until(lambda: page.texts("#grid .note").count("Kept: 1 tag to add, 0 to remove.") == 2)
     files = (page.server.versions / "feedback").glob("*.parquet")

@@ -4,6 +4,7 @@ import { picture, strip } from "./pictures.js";
 import { ask, latest } from "./scorer.js";
 
 const SHOWN = 10; // tags of a card before "show all"
+const JUDGES = [["add", "accept", "yes", "✓"], ["remove", "reject", "no", "✕"]];
 
 export class Card {
   /** actions: showNear(tag), drop(card), changed(card); scale(): of all cards; hasSimilar(). */
@@ -26,7 +27,8 @@ export class Card {
     this.chips = element("ul", { class: "chips", "aria-label": "further tags" });
     this.send = button({ class: "first" }, "send feedback", () => sendFeedback([this]));
     const feedback = element("div", { class: "feedback" }, this.form, this.chips, this.send);
-    this.similar = element("div", {}, button({ class: "name similar" }, "similar in training", () => this.showSimilar()));
+    this.similar = element("div", {},
+      button({ class: "name similar" }, "similar in training", () => this.showSimilar()));
     const drop = button({ class: "square", "aria-label": `take ${item.label} out`, title: "take it out" }, "✕",
       () => actions.drop(this));
     this.feedback = feedback;
@@ -89,7 +91,7 @@ export class Card {
     const shown = this.isWhole ? tags : tags.slice(0, SHOWN);
     this.rows = shown.map(({ tag, score }) => {
       const name = tagButton(tag, this.actions.showNear);
-      const judges = [["add", "accept", "yes", "✓"], ["remove", "reject", "no", "✕"]].map(([kind, word, look, sign]) => {
+      const judges = JUDGES.map(([kind, word, look, sign]) => {
         const made = button({ class: `square ${look}`, "aria-label": `${word} ${tag}`, title: word }, sign,
           () => this.judge(tag, this.item.verdicts.get(tag) === kind ? null : kind));
         return { kind, made };
@@ -108,7 +110,8 @@ export class Card {
     try {
       const { rows } = await ask("v1/similar", { limit: 7, ...await this.item.content() });
       const others = rows.filter(({ image_id: id }) => id !== this.item.id).slice(0, 6);
-      const made = others.map(({ image_id: id, tags, score }) => picture(id, { title: `${id}: ${tags.join(", ")} (${score.toFixed(2)})` }));
+      const made = others.map(({ image_id: id, tags, score }) =>
+        picture(id, { title: `${id}: ${tags.join(", ")} (${score.toFixed(2)})` }));
       this.similar.replaceChildren(element("h4", { tabindex: "-1" }, "Similar in training"),
         strip(`training pictures similar to ${this.item.label}`, ...made));
       if (hadFocus) this.similar.firstChild.focus();

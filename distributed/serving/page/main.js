@@ -19,14 +19,25 @@ const queue = new Queue({ wanted: options.wanted, changed: itemChanged, failed: 
 
 const scoresShown = () => queue.items.flatMap(({ tags }) => (tags ?? []).map(({ score }) => score));
 const scale = () => new Scale(model?.probabilities ?? true, scoresShown());
-const actions = { showNear, drop: (card) => take([card]), changed: showToolbar, scale, hasSimilar: () => model?.pictures };
+const actions = {
+  showNear, drop: (card) => take([card]), changed: showToolbar, scale, hasSimilar: () => model?.pictures,
+};
+let last = scale();
+
+/** Bars of all cards, where lower or higher scores have come. */
+function rescale() {
+  const now = scale();
+  if (now.low === last.low && now.high === last.high) return;
+  last = now;
+  for (const card of cards.values()) card.rescale(now);
+}
 
 /** Put items before all others, and annotate them. */
 function add(items) {
-  const room = MOST - queue.items.length;
-  complain(items.length > room ? `This page holds ${number(MOST)} pictures; ${number(items.length - Math.max(room, 0))} `
-    + "were left out. Clear it first, or annotate many by python -m jobs.annotate." : "");
-  const taken = items.slice(0, Math.max(room, 0));
+  const taken = items.slice(0, Math.max(MOST - queue.items.length, 0));
+  const left = items.length - taken.length;
+  complain(left ? `This page holds ${number(MOST)} pictures; ${number(left)} were left out. Clear it first, or `
+    + "annotate many by python -m jobs.annotate." : "");
   queue.items.unshift(...taken);
   for (const item of taken) cards.set(item, new Card(item, actions));
   $("grid").prepend(...taken.map((item) => cards.get(item).li));
@@ -60,18 +71,17 @@ function take(gone) {
 function itemChanged(item) {
   if (item) {
     cards.get(item)?.show();
-    if (item.state === "done" && !model?.probabilities) {
-      const now = scale();
-      for (const card of cards.values()) card.rescale(now);
-    }
+    if (item.state === "done" && !model?.probabilities) rescale();
   }
   showToolbar();
 }
 
+const unsentItems = () => queue.items.filter(({ sent }) => !sent);
+
 function showToolbar() {
   const { items } = queue;
   const [waiting, working, failed] = ["waiting", "working", "failed"].map((state) => queue.with(state).length);
-  const unsent = items.filter(({ sent }) => !sent).length;
+  const unsent = unsentItems().length;
   $("toolbar").hidden = !items.length;
   $("empty").hidden = items.length > 0;
   $("drop").classList.toggle("small", items.length > 0);
@@ -86,8 +96,9 @@ function showToolbar() {
   const by = versions.length ? ` by version ${versions.join(", ")}` : "";
   const faults = failed ? `, ${number(failed)} failed` : "";
   const rest = waiting ? `, ${number(waiting)} not yet` : "";
-  const said = queue.waitsFor || (queue.running ? `${number(items.length - waiting - working)} of ${number(items.length)}${faults}`
-    : `${number(items.length - failed - waiting)} annotated${by}${faults}${rest}`);
+  const progress = `${number(items.length - waiting - working)} of ${number(items.length)}${faults}`;
+  const result = `${number(items.length - failed - waiting)} annotated${by}${faults}${rest}`;
+  const said = queue.waitsFor || (queue.running ? progress : result);
   if ($("said").textContent !== said) $("said").textContent = said;
 }
 
@@ -206,12 +217,15 @@ $("send-all").addEventListener("click", () => sendFeedback([...cards.values()].f
 $("csv").addEventListener("click", () => download("csv"));
 $("json").addEventListener("click", () => download("json"));
 $("clear").addEventListener("click", () => {
+  const unsent = unsentItems().length;
+  if (unsent && !confirm(`The feedback of ${count(unsent, "picture")} was not sent. Clear all the same?`)) return;
   queue.stop();
   take([...cards.values()]);
 });
 $("near-close").addEventListener("click", closeNear);
 $("prefix").addEventListener("input", search);
 $("search-form").addEventListener("submit", (event) => event.preventDefault());
+window.addEventListener("beforeunload", (event) => { if (unsentItems().length) event.preventDefault(); });
 keys.listen();
 options.refresh();
 poll();

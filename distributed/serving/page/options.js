@@ -3,8 +3,10 @@ import { $ } from "./dom.js";
 
 const SAID = {
   top: "The tags with the highest probability. Right most often.",
-  macro: "The tags that together find rare ones too (expected macro F1). A rare tag may stand before a common one that is more probable.",
-  threshold: "As many tags as each picture deserves, perhaps none. A precision asks that this share of all said tags is right.",
+  macro: "The tags that together find rare ones too (expected macro F1). A rare tag may stand before a common one "
+    + "that is more probable.",
+  threshold: "As many tags as each picture deserves, perhaps none. A precision asks that this share of all said tags "
+    + "is right.",
 };
 const SCORES = "This model gives scores, not probabilities: it can say the highest ones only.";
 let probabilities = true;

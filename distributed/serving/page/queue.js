@@ -35,7 +35,7 @@ export class Queue {
     try {
       for (let batch; (batch = this.#next()).length;) await this.#annotate(batch, control.signal);
     } catch (error) {
-      if (error.name !== "AbortError") this.failed(error);
+      if (!control.signal.aborted) this.failed(error);
     } finally {
       if (this.running === control) {
         this.running = null;
@@ -126,7 +126,8 @@ export class Queue {
       await this.#send(batch.slice(half), contents, signal);
       return;
     }
-    batch.forEach((item, place) => this.#move(item, "done", { tags: answer.results[place].tags, version: answer.model }));
+    batch.forEach((item, place) =>
+      this.#move(item, "done", { tags: answer.results[place].tags, version: answer.model }));
   }
 
   /** The answer, asked for again while the scorer is busy. */
