@@ -11,6 +11,7 @@ from distributed.data.survey import OnBadRow
 from distributed.inference import annotate
 from distributed.inference.annotate_part import AnnotatePlan
 from distributed.inference.open_for import open_for
+from distributed.runtime.progress import saying
 from distributed.storage.folder import Folder
 from drel_core.annotators.base import decision_of
 from drel_core.decision.decider import Decide, check_precision, most_tags
@@ -72,7 +73,8 @@ def main(arguments: list[str]) -> None:
     out.check("--out")
     data = Folder.of(config.data).address
     opened = open_for(config.model, data, config.columns, tags_needed=False)
-    annotator = open_annotator(opened.address, config.search)
+    with saying(say, f"opening {config.model}"):
+        annotator = open_annotator(opened.address, config.search)
     decision_of(annotator, config.decide, config.precision, opened.address)  # told before any work
     plan = AnnotatePlan(
         opened.address,

@@ -253,6 +253,7 @@ def compare(config: CompareConfig, names: list[str], out: Folder) -> list[Entry]
             "fail",
             statistics=False,
             workers=config.workers.least,
+            log=say,
         )
         for path, option in ((config.data.train, "--data.train"), (config.data.test, "--data.test"))
     )

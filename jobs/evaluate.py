@@ -9,6 +9,7 @@ from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow, survey_store
 from distributed.inference.evaluate import evaluate_store
 from distributed.inference.open_for import open_for
+from distributed.runtime.progress import saying
 from distributed.storage.files import write_json
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import beats_floor
@@ -60,13 +61,14 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     config = build(parser, given, EvaluateConfig)
     opened = open_for(config.model, config.data, config.columns)
-    annotator = open_annotator(opened.address, config.search)
+    with saying(say, f"opening {config.model}"):
+        annotator = open_annotator(opened.address, config.search)
     if given.dry_run:
         decided = (config.k, config.decide, config.precision, config.on_bad_row)
         dry_run.evaluation(annotator, opened.store, *decided)
         say(NOTHING)
         return
-    survey = survey_store(opened.store, config.on_bad_row, statistics=False)
+    survey = survey_store(opened.store, config.on_bad_row, statistics=False, log=say)
     metrics = evaluate_store(
         annotator,
         annotator.vocabulary,
@@ -76,6 +78,7 @@ def main(arguments: list[str]) -> None:
         config.decide,
         config.precision,
         config.on_bad_row,
+        say,
     )
     metrics["train"] = annotator.info.train
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed.bundles.locate import local_bundle
+from distributed.runtime.progress import saying
 from distributed.storage.folder import Folder
 from distributed.storage.owner import LOCK, owned
 from distributed.storage.s3 import unreachable
@@ -50,12 +51,13 @@ def main(arguments: list[str]) -> None:
         dry_run.export(bundle, out)
         say(NOTHING)
         return
-    if out.remote:
-        done = _export_to_s3(bundle, out, config.format)
-    else:
-        check_out(bundle, out.path)
-        with owned(Folder(str(work_folder(out.path))), given=out):
-            done = export_bundle(bundle, out.path, config.format)
+    with saying(say, f"exporting {config.model}"):
+        if out.remote:
+            done = _export_to_s3(bundle, out, config.format)
+        else:
+            check_out(bundle, out.path)
+            with owned(Folder(str(work_folder(out.path))), given=out):
+                done = export_bundle(bundle, out.path, config.format)
     size = sum(out.files().values())
     programs = ", ".join(done["programs"]) or "no program: the method has no image tower"
     print(

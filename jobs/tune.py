@@ -110,7 +110,9 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     store = FeatureStore.open(config.data.train, config.data.columns)
     config = with_power(config, store)
     validation = Validation(config.data.validation, config.seed)
-    survey = survey_store(store, config.data.on_bad_row, validation, power=power_of(config.model))
+    survey = survey_store(
+        store, config.data.on_bad_row, validation, power=power_of(config.model), log=say
+    )
     if not survey.validation_rows:
         raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")
     config, settings = apply_size_rule(config, DataSize.of(survey))

@@ -27,7 +27,8 @@ from distributed.data.check_rows import (
 from distributed.data.columns import sibling_option
 from distributed.data.feature_store import FeatureStore, RowGroupSlice, RowSelection
 from distributed.data.row_hash import is_short
-from distributed.runtime.tasks import map_units
+from distributed.runtime.progress import Log, Progress, saying
+from distributed.runtime.tasks import INLINE_BYTES, map_units
 from drel_core.errors import InputError
 
 OnBadRow = Literal["fail", "skip"]
@@ -261,12 +262,14 @@ def survey_store(
     power: float | np.ndarray = 1.0,
     workers: int = 1,
     watch: WatchPlan | None = None,
+    log: Log | None = None,
 ) -> StoreSurvey:
     """One pass over a store, in this process or, where it is large, as Ray tasks.
 
     Args:
         workers: see ``map_units``.
         watch: how many rows to score while training.
+        log: takes lines of progress, where it takes long.
 
     Raises:
         InputError: see ``merge_surveys``.
@@ -280,4 +283,14 @@ def survey_store(
     def look(unit: RowGroupSlice) -> UnitSurvey:
         return survey_unit(unit, watched if unit in units else options)
 
-    return merge_surveys(store, map_units(look, store.units, store.num_bytes, workers), on_bad_row)
+    progress = Progress(log, f"looking at {store.path}:", store.num_rows, "rows")
+    found = []
+    with saying(log if store.num_bytes > INLINE_BYTES else None, "starting Ray"):
+        answers = iter(map_units(look, store.units, store.num_bytes, workers))
+        found.append(next(answers))
+    progress.step(found[0].unit.rows)
+    for answer in answers:
+        found.append(answer)
+        progress.step(answer.unit.rows)
+    with saying(log, f"adding up what {len(found):,} parts hold"):
+        return merge_surveys(store, found, on_bad_row)

@@ -30,7 +30,7 @@ from distributed.runtime.capacity import (
     shortage,
     wait_for_workers,
 )
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, counted
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
@@ -67,6 +67,7 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
     config = spec.config
     workers = config.workers
     checkpoint_list.mend(_checkpoints(config), log)
+    log(f"starting {counted(most_workers(workers), 'worker')}")
     start_ray(workers.least)
     with StopRequest() as stop:
         cuda = on_gpus(workers, config.device, capacity())

@@ -14,7 +14,7 @@ from distributed.bundles.write import BundleWriter
 from distributed.driver.knn import check_memory, choose, left_out_scores, write_shards
 from distributed.driver.launch import Launcher
 from distributed.driver.svm import fit_svm
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, saying
 from distributed.storage.folder import Folder
 from distributed.training.held_out_fit import takes_second_fit
 from distributed.training.run_spec import RunSpec
@@ -83,18 +83,21 @@ def _knn(spec: RunSpec, log: Log, launcher: Launcher) -> None:
     check_memory(survey.train_rows, survey.image_dim)
     k, weighting = config.knn.k, config.knn.weighting
     if k == 0:
-        k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
+        with saying(log, "kNN: choosing k on training rows"):
+            k, weighting = choose(survey, config.data.columns, len(survey.count_T), config.seed)
         log(f"chosen on training rows: k = {k}, weighting {weighting}")
 
     parts, rows = config.workers.most, survey.train_rows
 
     def save(writer: BundleWriter) -> dict[str, Any]:
-        write_shards(survey, config.data.columns, parts, writer)
+        with saying(log, f"kNN: reading and writing {rows:,} rows"):
+            write_shards(survey, config.data.columns, parts, writer)
         if takes_second_fit(spec):  # here: a search without the rows themselves
             most = min(config.decision.rows, int(rows * config.decision.held_out))
             row_n = sample_rows(rows, most, config.seed)
             total, fewer = len(survey.count_T), min(k, rows - 1)
-            held = left_out_scores(writer.folder, parts, total, fewer, weighting, row_n)
+            with saying(log, f"calibration: neighbours of {len(row_n):,} rows"):
+                held = left_out_scores(writer.folder, parts, total, fewer, weighting, row_n)
             _decide(spec, held, writer, log)
         return {"parts": parts, "k_neighbours": k, "weighting": weighting}
 
@@ -116,9 +119,10 @@ def _svm(spec: RunSpec, log: Log, launcher: Launcher) -> None:
 def _decide(spec: RunSpec, held: HeldOut, writer: BundleWriter, log: Log) -> None:
     """Learn decisions, and put them beside what the method has written."""
     survey = spec.survey
-    learned = learn_decider(
-        held, torch.from_numpy(survey.count_T), survey.train_rows, spec.config.k
-    )
+    with saying(log, "calibration: learning from rows left out"):
+        learned = learn_decider(
+            held, torch.from_numpy(survey.count_T), survey.train_rows, spec.config.k
+        )
     if learned is None:
         log("calibration: rows left out say nothing of scores, which stay scores")
     else:

@@ -20,7 +20,7 @@ from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
-from distributed.runtime.progress import Log, duration
+from distributed.runtime.progress import Log, duration, saying
 from distributed.runtime.ray_session import local_ray, start_ray
 from distributed.runtime.tasks import map_on_ray
 from distributed.storage.folder import Folder
@@ -189,7 +189,8 @@ def fit_svm(spec: RunSpec, kept: Folder, log: Log) -> tuple[SVMAnnotator, HeldOu
     # Not a second fit here: folds are left out anyway.
     sampled = _sampled(survey.train_rows, config.max_rows, spec) if takes_second_fit(spec) else 0
     sample_n = sample_rows(survey.train_rows, sampled, seed)
-    rows, sample_n = _read(survey, columns, config.max_rows, seed, sample_n)
+    with saying(log, "SVMs: reading the rows"):
+        rows, sample_n = _read(survey, columns, config.max_rows, seed, sample_n)
     if len(rows) < survey.train_rows:
         log(f"fitting on {len(rows)} of {survey.train_rows} images (svm.max_rows)")
     features_ND, tag_NT = _matrices(rows, survey)
@@ -200,7 +201,8 @@ def fit_svm(spec: RunSpec, kept: Folder, log: Log) -> tuple[SVMAnnotator, HeldOu
         log(f"{num_tags - left} of {num_tags} tags are fitted already")
     size = _BATCH
     if left:
-        seconds = one_tag_seconds(features_ND, tag_NT, config, seed)
+        with saying(log, "SVMs: fitting one tag to see how long all will take"):
+            seconds = one_tag_seconds(features_ND, tag_NT, config, seed)
         log(check_time(left, seconds, _cpus(), config.max_hours))
         size = min(_BATCH, max(1, int(_TASK_SECONDS / max(seconds, 1e-9))))
     start_ray(1)

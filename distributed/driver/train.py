@@ -26,7 +26,7 @@ from distributed.driver.methods import fit
 from distributed.driver.neighbours import unrelated
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, saying
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.owner import owned
@@ -118,12 +118,12 @@ def _run(
     launcher: Launcher,
 ) -> dict[str, Any] | None:
     config, store, test, features = open_input(config)
-    survey = survey_for(config, store)
+    survey = survey_for(config, store, log)
     config, settings = apply_size_rule(config, DataSize.of(survey))
     test_survey = None
     if test is not None:
         test_survey = survey_store(
-            test, config.data.on_bad_row, statistics=False, workers=config.workers.least
+            test, config.data.on_bad_row, statistics=False, workers=config.workers.least, log=log
         )
     _log_survey(log, config, survey, test_survey)
     if settings and config.method in ("drel", "wsabie", *PICTURE_METHODS):
@@ -146,7 +146,8 @@ def _run(
         fit(spec, log, launcher)
     if test_survey is None:
         return None
-    annotator = open_annotator((out / "model").address)
+    with saying(log, "opening the model"):
+        annotator = open_annotator((out / "model").address)
     metrics = evaluate_store(
         annotator,
         annotator.vocabulary,
@@ -155,6 +156,7 @@ def _run(
         config.k,
         config.decide,
         on_bad_row=config.data.on_bad_row,
+        log=log,
     )
     metrics["train"] = annotator.info.train
     metrics["warnings"] = verdict(annotator.info, metrics).warnings
@@ -250,7 +252,7 @@ def power_of(model: ModelConfig) -> float | np.ndarray:
     return np.repeat(powers, dims)
 
 
-def survey_for(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
+def survey_for(config: TrainConfig, store: FeatureStore, log: Log | None = None) -> StoreSurvey:
     """The training store's survey.
 
     Raises:
@@ -265,6 +267,7 @@ def survey_for(config: TrainConfig, store: FeatureStore) -> StoreSurvey:
         power=power_of(config.model) if config.method in ("drel", "wsabie") else 1.0,
         workers=config.workers.least,
         watch=watch_plan(config, store.num_rows),
+        log=log,
     )
     if config.data.validation and not survey.validation_rows:
         raise InputError(

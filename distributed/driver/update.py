@@ -44,7 +44,7 @@ from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rule import UpdateRows, apply_update_rule
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
-from distributed.runtime.progress import Log, counted
+from distributed.runtime.progress import Log, counted, saying
 from distributed.storage.files import past_short_errors
 from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
@@ -83,7 +83,7 @@ def run(
         if not config.data.test:
             return None
         both = (("old", place), ("new", out / "model"))
-        return {name: _score(folder, config) for name, folder in both}
+        return {name: _score(folder, config, log) for name, folder in both}
 
 
 def opened(config: UpdateConfig) -> tuple[UpdateConfig, Folder, BundleInfo, Folder]:
@@ -127,16 +127,17 @@ def _learn(
     else:
         train.make_ready(out, made_from)
         begin()
-        init_new_tags(
-            parent,
-            spec.survey.names,
-            spec.survey.count_T,
-            _first_rows(spec.survey.train, parent.new_images),
-            config.data.columns,
-            spec.config.model,
-            config.start,
-            spec.config.seed,
-        )
+        with saying(log, "placing new tags near those of their images"):
+            init_new_tags(
+                parent,
+                spec.survey.names,
+                spec.survey.count_T,
+                _first_rows(spec.survey.train, parent.new_images),
+                config.data.columns,
+                spec.config.model,
+                config.start,
+                spec.config.seed,
+            )
         launcher(spec, log)
 
 
@@ -157,7 +158,7 @@ def plan_of(
     bundle = local_bundle(place.address)
     training = training_config(config, info, out)
     new = _new_stores(config, info, bundle, out, log)
-    surveys = [_survey(store, config, training, watched=True) for store in new]
+    surveys = [_survey(store, config, training, watched=True, log=log) for store in new]
     replay = _replay(config, bundle, out, new, training)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
     rows = UpdateRows(
@@ -316,7 +317,11 @@ def _dims(config: UpdateConfig, info: BundleInfo) -> tuple[int, ...]:
 
 
 def _survey(
-    store: FeatureStore, config: UpdateConfig, training: TrainConfig, watched: bool = False
+    store: FeatureStore,
+    config: UpdateConfig,
+    training: TrainConfig,
+    watched: bool = False,
+    log: Log | None = None,
 ) -> StoreSurvey:
     share = config.data.validation
     validation = Validation(share, training.seed) if share else None
@@ -327,6 +332,7 @@ def _survey(
         statistics=False,
         workers=config.workers.least,
         watch=watch_plan(training, store.num_rows) if watched else None,
+        log=log,
     )
 
 
@@ -398,10 +404,10 @@ def _contents(parts: Sequence[StoreSurvey]) -> dict[str, str]:
     return content
 
 
-def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:
+def _score(folder: Folder, config: UpdateConfig, log: Log) -> dict[str, Any]:
     annotator = load_bundle(local_bundle(folder.address))
     store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
-    survey = survey_store(store, config.data.on_bad_row, statistics=False)
+    survey = survey_store(store, config.data.on_bad_row, statistics=False, log=log)
     metrics = evaluate_store(
         annotator,
         annotator.vocabulary,
@@ -409,6 +415,7 @@ def _score(folder: Folder, config: UpdateConfig) -> dict[str, Any]:
         config.data.columns,
         config.k,
         on_bad_row=config.data.on_bad_row,
+        log=log,
     )
     warnings = verdict(annotator.info, metrics).warnings
     return {**metrics, "train": annotator.info.train, "warnings": warnings}

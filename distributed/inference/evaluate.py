@@ -16,6 +16,7 @@ from distributed.data.feature_store import RowSelection
 from distributed.data.survey import OnBadRow, StoreSurvey
 from distributed.inference.close_look import CloseLook
 from distributed.inference.scored import Scored
+from distributed.runtime.progress import Log, Progress
 from distributed.runtime.tasks import map_units
 from drel_core.annotators.base import UNSCORABLE, Annotator, Decision, decision_of, row_by_row
 from drel_core.annotators.drel import DRELAnnotator
@@ -51,6 +52,7 @@ def evaluate_store(
     decide: Decide = "top",
     precision: float | None = None,
     on_bad_row: OnBadRow = "fail",
+    log: Log | None = None,
 ) -> dict[str, Any]:
     """Metrics of an annotator over a surveyed store, beside the popularity floor (``evaluate_closely``)."""
     return evaluate_closely(
@@ -77,6 +79,7 @@ def evaluate_closely(
         precision: wanted with ``threshold``.
         on_bad_row: whether rows without scores end the evaluation, or are left out and counted.
         look: keeps some images in the same pass; it is filled.
+        log: takes lines of progress, where it takes long.
 
     Raises:
         InputError: the annotator cannot decide that way, or a row has no scores and may not be left out.
@@ -119,8 +122,10 @@ def evaluate_closely(
 
     class_T = frequency_class(vocabulary.counts)
     found = _Counts.none(len(vocabulary), k, deciding, look)
+    progress = Progress(log, "scoring", survey.train_rows, "rows")
     for part in map_units(score, survey.train, survey.num_bytes):
         found.merge(part)
+        progress.step(found.top.images + found.unscorable - progress.done)
     seconds = time.perf_counter() - started
     trained_T = torch.from_numpy(vocabulary.counts) > 0
     metrics = {"method": annotator.name, "written_by": written_by(), **found.top.result(trained_T)}

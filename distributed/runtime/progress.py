@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Log = Callable[[str], object]
 
@@ -27,3 +30,62 @@ def size_of(count: float) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count / 1e3:,.0f} kB"
+
+
+QUIET = 6.0
+"""Seconds of a part before it says anything: short runs say nothing of their parts."""
+EVERY = 5.0
+"""Seconds between lines."""
+
+
+class Progress:
+    """Lines of a part whose length is known: ``survey  120,000/1,000,000 rows  left 0:35``.
+
+    Args:
+        log: takes a line; None says nothing, as on ranks other than the first.
+        what: the part.
+        total: how much there is to do.
+        unit: what is counted.
+    """
+
+    def __init__(self, log: Log | None, what: str, total: int, unit: str) -> None:
+        self.log, self.what, self.total, self.unit = log, what, total, unit
+        self.done = 0
+        self.started = time.monotonic()
+        self.due = self.started + QUIET
+
+    def step(self, count: int = 1) -> None:
+        """So much more is done."""
+        self.done += count
+        now = time.monotonic()
+        if self.log is None or now < self.due or not self.done:
+            return
+        left = (now - self.started) * max(0, self.total - self.done) / self.done
+        self.log(f"{self.what}  {self.done:,}/{self.total:,} {self.unit}  left {duration(left)}")
+        self.due = now + EVERY
+
+
+@contextmanager
+def saying(log: Log | None, what: str) -> Iterator[None]:
+    """Lines of a part that does not say how far it is: ``solving for 5,000 landmarks, 0:10 so far``.
+
+    They come from a thread beside it, after ``QUIET`` seconds and then every so often.
+    """
+    if log is None:
+        yield
+        return
+    started, ended = time.monotonic(), threading.Event()
+
+    def run() -> None:
+        wait = QUIET
+        while not ended.wait(wait):
+            log(f"{what}, {duration(time.monotonic() - started)} so far")
+            wait = 2 * EVERY
+
+    beside = threading.Thread(target=run, daemon=True)
+    beside.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beside.join()

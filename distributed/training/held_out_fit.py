@@ -21,7 +21,7 @@ from distributed.data.blocks import BlockSource
 from distributed.data.epoch import ShardReader
 from distributed.data.feature_store import RowSelection
 from distributed.data.rows import Rows
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, Progress, saying
 from distributed.storage.folder import Folder
 from distributed.training import collectives
 from distributed.training.build import build_drel_learner, is_resident, make_reader
@@ -161,10 +161,13 @@ def decide_by_second_fit(
     torch.manual_seed(own.seed)
     second = build_drel_learner(own, survey, learner.device)
     training = make_reader(own, survey, rest, blocks, is_resident(config, survey))
-    norm = _fit(own, second, training)
+    shown = log if collectives.rank() == 0 else None
+    norm = _fit(own, second, training, shown)
     check_finite(spec, second.model, norm, training.plan.steps * own.epochs)
     second.kernel = learner.kernel
-    decided = decide_by(spec, second, make_reader(own, survey, held, blocks, True).load(), kernel)
+    with saying(shown, "calibration: scoring and learning from the rows left out"):
+        left_out = make_reader(own, survey, held, blocks, True).load()
+        decided = decide_by(spec, second, left_out, kernel)
     if decided is not None:
         decided = replace(decided, spread=second.spread(rows_of_both(spec, blocks)))
     if collectives.rank() == 0:
@@ -197,12 +200,15 @@ def rows_of_both(spec: RunSpec, blocks: BlockSource) -> Rows:
     return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 
-def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> torch.Tensor:
+def _fit(
+    config: TrainConfig, learner: DRELLearner, reader: ShardReader, log: Log | None
+) -> torch.Tensor:
     """Train from start to end, without checkpoints: a fit that is cut off begins anew. Gives the norm of the
     last gradient."""
     norm = torch.zeros(())
     learner.model.train()
     steps = reader.plan.steps
+    progress = Progress(log, "calibration", steps * config.epochs, "steps")
     for epoch in range(config.epochs):
         for step, batch in enumerate(reader.epoch(epoch)):
             norm = learner.run(
@@ -213,6 +219,7 @@ def _fit(config: TrainConfig, learner: DRELLearner, reader: ShardReader) -> torc
                 progress=(epoch * steps + step) / (steps * config.epochs),
                 global_batch=reader.plan.global_size(step),
             ).gradient_norm
+            progress.step()
     return norm
 
 

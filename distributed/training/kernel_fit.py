@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distributed.data.epoch import ShardReader
 from distributed.data.rows import Rows
+from distributed.runtime.progress import Log, Progress, saying
 from distributed.training import collectives
 from drel_core.decision.block_shares import ROWS, Scale, choose_shares
 from drel_core.decision.kernel import (
@@ -27,6 +28,7 @@ from drel_core.decision.kernel import (
 )
 from drel_core.model.towers import DREL
 
+_BLOCK = 1024
 _MOST_TAGS = 20_000  # with 5000 landmarks 0.4 GB of weights
 _SHARE_TAGS = 1000  # that shares are chosen by
 
@@ -37,9 +39,9 @@ def fit_kernel(
     reader: ShardReader,
     count_T: Tensor,
     seed: int,
-    parent: KernelHead | None = None,
-    fresh: int = 0,
+    older: tuple[KernelHead, int] | None = None,
     dims: Sequence[int] = (),
+    log: Log | None = None,
 ) -> FittedKernel:
     """The regression on the rows of all ranks' readers, alike on all ranks.
 
@@ -51,10 +53,11 @@ def fit_kernel(
         model: standardises the features.
         count_T: training images with each tag, the parent's images included.
         seed: decides which rows are landmarks, where not all are.
-        parent: an older regression, of the first tags.
-        fresh: with a parent, how many rows it has not seen; they come first.
+        older: a parent, an older regression of the first tags, and how many rows it has not seen; these come
+            first.
         dims: D of each features column, where there are several. How much each counts is the parent's, or
             ``config.shares``, or chosen on rows left out.
+        log: takes lines of progress, where it takes long.
 
     Communication: landmarks are gathered once and their basis sent to all; the sums ``[R, R]`` and
     ``[R, T]`` are all-reduced once. Where shares are chosen, tags of some landmarks are gathered.
@@ -62,9 +65,9 @@ def fit_kernel(
     device = model.mean_D.device
     per_rank = reader.plan.rows_per_rank
     known, room = sum(per_rank), config.landmarks
-    chosen = np.arange(known)
-    if parent is not None:
-        parent = parent.to(device)
+    chosen, parent = np.arange(known), None
+    if older is not None:
+        parent, fresh = older[0].to(device), older[1]
         chosen, known, room = chosen[:fresh], parent.rows + fresh, config.landmarks // 2
     if len(chosen) > room:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:room])
@@ -73,7 +76,10 @@ def fit_kernel(
     if parent is not None:
         basis_Dd = parent.basis_Dd
     elif len(dims) > 1:
-        shares = tuple(config.shares) or _shares(landmark_RD, chosen, reader, count_T, dims, config)
+        with saying(log, "kernel: choosing how much each features column counts"):
+            shares = tuple(config.shares) or _shares(
+                landmark_RD, chosen, reader, count_T, dims, config
+            )
         basis_Dd = _alike(Scale.of(landmark_RD, dims, shares).basis(landmark_RD, config.dims))
     else:
         basis_Dd = _alike(principal_basis(landmark_RD, config.dims))
@@ -88,13 +94,18 @@ def fit_kernel(
         start_RT[: len(parent.weight_RT), : parent.weight_RT.shape[1]] = parent.weight_RT
     share_T = (count_T.double() / known).float().to(device)
     sums = RidgeSums(landmark_Rd, sharpness, share_T, basis_Dd)
+    progress = Progress(log, "kernel", per_rank[collectives.rank()], "rows of this worker")
     for rows in _pieces(reader):
-        relevant_BT = rows.tags.mask(len(count_T)).to(device)
-        sums.add(model.standardised(rows.features_BD.to(device)), relevant_BT)
+        for start in range(0, len(rows), _BLOCK):
+            part = rows.select(torch.arange(start, min(start + _BLOCK, len(rows))))
+            relevant_BT = part.tags.mask(len(count_T)).to(device)
+            sums.add(model.standardised(part.features_BD.to(device)), relevant_BT)
+            progress.step(len(part))
     sums.gram_RR = collectives.sum_over_ranks(sums.gram_RR)
     sums.hits_RT = collectives.sum_over_ranks(sums.hits_RT)
     factor = config.factor if parent is None else float(parent.factor)
-    return replace(sums.solve(config.ridge, factor, known, start_RT), shares=shares)
+    with saying(log, f"kernel: solving for {len(landmark_Rd):,} landmarks"):
+        return replace(sums.solve(config.ridge, factor, known, start_RT), shares=shares)
 
 
 def _shares(

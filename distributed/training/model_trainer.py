@@ -13,7 +13,7 @@ import torch
 from distributed.bundles.finish import finish_bundle
 from distributed.bundles.write import BundleWriter
 from distributed.data.feedback import LEARNED
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, saying
 from distributed.storage.folder import Folder
 from distributed.training import checkpoint, collectives
 from distributed.training.config import PICTURE_METHODS
@@ -79,15 +79,18 @@ class ModelTrainer(Trainer[ModelIO]):
         if config.kernel.landmarks and not has_room(num_tags):
             self._log(f"{num_tags} tags are too many for a kernel regression: left out")
         elif config.kernel.landmarks:
+            older = None
+            if parent is not None and inherited is not None and inherited.kernel is not None:
+                older = inherited.kernel, parent.new_images
             kernel = fit_kernel(
                 config.kernel,
                 learner.model,
                 self.reader,
                 torch.tensor(survey.count_T),
                 config.seed,
-                None if inherited is None else inherited.kernel,
-                0 if parent is None else parent.new_images,
+                older,
                 survey.dims,
+                self._rank_log,
             )
             learner.kernel = kernel.head
             if kernel.shares:
@@ -103,6 +106,11 @@ class ModelTrainer(Trainer[ModelIO]):
                 decided.give(learner)
                 self.decided = decided
 
+    @property
+    def _rank_log(self) -> Log | None:
+        """For lines of progress; only the first rank says them."""
+        return self.io.log if self.rank == 0 else None
+
     def _decide(self, learner: DRELLearner) -> None:
         """Learn decisions from rows that the run held out, where there are any; make those of a second fit
         ready for the model, which is finished."""
@@ -113,7 +121,8 @@ class ModelTrainer(Trainer[ModelIO]):
         enough = self.spec.survey.held_rows >= LEAST_ROWS
         if held is None or not enough or not self.spec.config.decision.held_out:
             return
-        decided = decide_by(self.spec, learner, held.reader.load())
+        with saying(self._rank_log, "calibration: learning from rows held out"):
+            decided = decide_by(self.spec, learner, held.reader.load())
         if decided is not None:
             decided.give(learner)
         elif self.spec.parent is None:
@@ -149,7 +158,8 @@ class ModelTrainer(Trainer[ModelIO]):
         warnings = [*self.spec.warnings, *filter(None, [self.metrics.unmoved])]
         if warnings:
             figures["warnings"] = warnings
-        trained = write_model(self.spec, self.learner, figures, self.io.log)
+        with saying(self._rank_log, "writing the model"):
+            trained = write_model(self.spec, self.learner, figures, self.io.log)
         if isinstance(trained, DRELAnnotator):
             self.metrics.projector(trained)
         decider = None if trained is None else trained.decider

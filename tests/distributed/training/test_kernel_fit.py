@@ -79,7 +79,7 @@ def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     parent = sums.solve(0.3, 1.0, 90).head
     kernel = KernelConfig(landmarks=landmarks, dims=3)  # the parent's basis counts: it has none
     count_T = torch.tensor(data.count_T)
-    head = fit_kernel(kernel, stepper.model, reader, count_T, 2, parent, fresh).head
+    head = fit_kernel(kernel, stepper.model, reader, count_T, 2, (parent, fresh)).head
     mine = load_rows(shard(data.train, world, rank), config.data.columns, data.names)
     fresh_rD = stepper.model.standardised(mine.features_BD)
     return [
