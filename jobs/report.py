@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from distributed.reporting.report import ReportConfig, write_report
-from jobs.cli import OneLineParser, build, run_job
+from distributed.bundles.open import open_annotator
+from distributed.inference.open_for import open_for
+from distributed.reporting.report import ReportConfig, check_out, write_report
+from jobs import dry_run
+from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 def main(arguments: list[str]) -> None:
@@ -13,9 +16,18 @@ def main(arguments: list[str]) -> None:
         "tags, calibration, curves, a map of the tags, the best and worst tags.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
+    parser.add_dry_run()
     parser.add_class_arguments(ReportConfig)
-    config = build(parser, parser.parse_args(arguments), ReportConfig)
-    write_report(config, log=lambda line: print(line, flush=True))
+    given = parser.parse_args(arguments)
+    config = build(parser, given, ReportConfig)
+    if given.dry_run:
+        check_out(config.out)
+        opened = open_for(config.model, config.data, config.columns)
+        decided = (config.k, config.decide, config.precision, config.on_bad_row)
+        dry_run.evaluation(open_annotator(opened.address, config.search), opened.store, *decided)
+        say(NOTHING)
+        return
+    write_report(config, log=say)
     print(f"report  {config.out}")
 
 

@@ -56,7 +56,7 @@ def evaluate_store(
 ) -> dict[str, Any]:
     """Metrics of an annotator over a surveyed store, beside the popularity floor (``evaluate_closely``)."""
     return evaluate_closely(
-        annotator, vocabulary, survey, columns, k, decide, precision, on_bad_row
+        annotator, vocabulary, survey, columns, k, decide, precision, on_bad_row, log=log
     ).metrics
 
 
@@ -70,6 +70,7 @@ def evaluate_closely(
     precision: float | None = None,
     on_bad_row: OnBadRow = "fail",
     look: CloseLook | None = None,
+    log: Log | None = None,
 ) -> Evaluation:
     """Metrics of an annotator over a surveyed store, beside the popularity floor, and what they are made of.
 

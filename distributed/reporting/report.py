@@ -92,11 +92,11 @@ def write_report(
     Raises:
         InputError: model, data, or what was given beside them cannot be used.
     """
-    _check_out(config.out)
+    check_out(config.out)
     opened = open_for(config.model, config.data, config.columns)
     others = [*others, *_others(config.beside)]
     annotator = open_annotator(opened.address, config.search)
-    survey = survey_store(opened.store, config.on_bad_row, statistics=False)
+    survey = survey_store(opened.store, config.on_bad_row, statistics=False, log=log)
     is_probability = annotator.decider is not None
     share_T = share_of_training(annotator.vocabulary, annotator.info) if is_probability else None
     look = CloseLook(
@@ -114,6 +114,7 @@ def write_report(
         config.precision,
         config.on_bad_row,
         look,
+        log,
     )
     _check_same_rows(evaluation.metrics, others)
     evaluation.metrics["train"] = annotator.info.train
@@ -156,7 +157,7 @@ def write_report(
     return evaluation.metrics
 
 
-def _check_out(out: str) -> None:
+def check_out(out: str) -> None:
     """Raises:
     InputError: it is a folder, or no place to write to.
     """

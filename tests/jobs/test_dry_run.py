@@ -18,7 +18,10 @@ from tests.helpers.commands import run_here
 from tests.helpers.stores import write_planted
 from tests.helpers.training import small_config
 
-ALL = ("train", "tune", "compare", "update", "annotate", "evaluate", "export", "ingest", "serve")
+ALL = (
+    *("train", "tune", "compare", "update", "annotate"),
+    *("evaluate", "export", "ingest", "report", "serve"),
+)
 
 
 @pytest.fixture
@@ -41,6 +44,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any
         "evaluate": ["--model", model, "--data", test, "--json", tmp_path / "m.json"],
         "export": ["--model", model, "--out", tmp_path / "out"],
         "ingest": ["--source", "table", "--input", store, "--out", tmp_path / "out"],
+        "report": ["--model", model, "--data", test, "--out", tmp_path / "out" / "r.html"],
         "serve": ["--model", model, "--port", 0],
     }
 
@@ -74,7 +78,9 @@ def test_only_verbs_that_know_it_take_it() -> None:
         assert takes == (verb in ALL), verb
 
 
-@pytest.mark.parametrize("verb", [verb for verb in ALL if verb not in ("evaluate", "serve")])
+@pytest.mark.parametrize(
+    "verb", [verb for verb in ALL if verb not in ("evaluate", "report", "serve")]
+)
 def test_an_out_that_is_a_file_or_holds_something_else_is_refused_alike(
     given: dict[str, list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
@@ -108,7 +114,7 @@ def test_a_begun_annotation_of_another_kind_is_refused_alike(
     assert files(tmp_path).keys() == before.keys()
 
 
-@pytest.mark.parametrize("verb", ["annotate", "evaluate", "update"])
+@pytest.mark.parametrize("verb", ["annotate", "evaluate", "report", "update"])
 def test_a_store_that_does_not_fit_the_model_is_refused_alike(
     given: dict[str, list[Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
