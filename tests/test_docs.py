@@ -112,25 +112,9 @@ def test_a_dead_link_is_seen() -> None:
     }
 
 
-# Pages whose first line does not say yet which question they answer.
-NO_QUESTION = {
-    "docs/explanation/architecture.md",
-    "docs/explanation/dependencies.md",
-    "docs/explanation/model.md",
-    "docs/log.md",
-    "docs/operations.md",
-    "docs/performance.md",
-    "docs/reference/formats.md",
-    "docs/reference/settings.md",
-    "docs/results.md",
-}
-
-
 @pytest.mark.parametrize("name", [name for name in PAGES_READ if name.startswith("docs/")])
 def test_a_page_begins_with_what_it_answers(name: str) -> None:
     """After the title one paragraph of one sentence, a question."""
-    if name in NO_QUESTION:
-        pytest.skip("has no question yet")
     head, first = text_of(name).split("\n\n")[:2]
     assert re.fullmatch(r"# [^\n]+", head.strip())
     assert first.rstrip().endswith("?"), f"{name} begins with {first[:80]!r}"
@@ -138,15 +122,8 @@ def test_a_page_begins_with_what_it_answers(name: str) -> None:
     assert reading_ease.words(first) <= reading_ease.MOST_WORDS
 
 
-not_rewritten = pytest.mark.xfail(strict=True, reason="README is still the long one")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param("README.md", marks=not_rewritten), "docs/tutorial.md"]
-)
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
 def test_sentences_are_short(name: str) -> None:
-    if name not in PAGES_READ:
-        pytest.skip("not written yet")
     found = reading_ease.sentences(text_of(name))
     assert [one for one in found if reading_ease.words(one) > reading_ease.MOST_WORDS] == []
 
@@ -162,7 +139,6 @@ def test_a_long_sentence_is_seen() -> None:
     assert reading_ease.sentences("One. `two` is. Three.") == ["One.", "two is.", "Three."]
 
 
-@not_rewritten
 def test_readme_is_short() -> None:
     assert len(text_of("README.md").splitlines()) <= 130
 

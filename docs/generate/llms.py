@@ -9,7 +9,7 @@ from docs.reading_ease import prose, sentences
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SECTIONS = {
-    "Start": ("README.md", "docs/tutorial.md"),
+    "Start": ("README.md", "docs/tutorial.md", "docs/README.md"),
     "Guides": ("docs/guides/*.md", "cluster/README.md"),
     "Reference": ("docs/reference/*.md",),
     "Explanation": ("docs/explanation/*.md",),
