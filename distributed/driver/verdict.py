@@ -42,7 +42,7 @@ def verdict(info: BundleInfo, test: Mapping[str, Any] | None) -> Verdict:
     lines = []
     if found is not None:
         count = found["images"] if test is not None else found["rows"]
-        on = f"on {count} {rows or found['kind']}: {beside_floor(found)}"
+        on = f"on {counted(count, (rows or found['kind']).removesuffix('s'))}: {beside_floor(found)}"
         if not beats_floor(found):
             warnings.append(f"the model does not beat the popularity floor {on}. {_advice(info)}")
         else:
