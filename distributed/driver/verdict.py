@@ -42,7 +42,10 @@ def verdict(info: BundleInfo, test: Mapping[str, Any] | None) -> Verdict:
     lines = []
     if found is not None:
         count = found["images"] if test is not None else found["rows"]
-        on = f"on {counted(count, (rows or found['kind']).removesuffix('s'))}: {beside_floor(found)}"
+        what = rows or found["kind"]
+        if count == 1:
+            what = what.replace("rows", "row").replace("images", "image")
+        on = f"on {count} {what}: {beside_floor(found)}"
         if not beats_floor(found):
             warnings.append(f"the model does not beat the popularity floor {on}. {_advice(info)}")
         else:
