@@ -211,8 +211,9 @@ def _log_rows(
     log: Log, parent: ParentBundle, survey: StoreSurvey, rehearsed: int, repeats: int
 ) -> None:
     log(
-        f"version {parent.version} with {parent.num_tags} tags learns from {counted(parent.new_images, 'new image')} "
-        f"with {counted(len(survey.names) - parent.num_tags, 'new tag')}, and rehearses "
+        f"version {parent.version} with {parent.num_tags} tags learns from "
+        f"{counted(parent.new_images, 'new image')} with "
+        f"{counted(len(survey.names) - parent.num_tags, 'new tag')}, and rehearses "
         f"{counted(rehearsed * repeats, 'row')}"
         + (f" ({repeats} times {rehearsed})" if repeats > 1 else "")
     )

@@ -59,7 +59,7 @@ class Reader:
             self._serve(line)
             return ""
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line],
+            ["bash", "-eu", "-c", line],
             cwd=ROOT,
             env=self.joined,
             capture_output=True,
