@@ -136,7 +136,7 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Pat
         except (RuntimeError, ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())[:300]
             raise InputError(f"the scorer did not start: {why}") from error
-        _announce(http, info, bundle, config.require_token, config.backbone)
+        _announce(http, config, info, bundle)
         stop.wait()
         print("stopping: requests that have begun are answered, for 8 s at most", flush=True)
         ended = threading.Thread(target=serve.delete, args=("drel",), daemon=True)
@@ -148,9 +148,8 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Pat
             ray.shutdown()
 
 
-def _announce(
-    http: HttpConfig, info: BundleInfo, bundle: Path, has_token: bool, backbone: str = ""
-) -> None:
+def _announce(http: HttpConfig, config: ScorerConfig, info: BundleInfo, bundle: Path) -> None:
+    has_token = config.require_token
     host = "127.0.0.1" if http.host in ("0.0.0.0", "::") else http.host
     address = f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
     print(
@@ -159,11 +158,12 @@ def _announce(
     )
     from jobs.curl_lines import curl_lines  # its imports take longer than --help
 
-    print(*curl_lines(address, bundle, info, has_token, backbone), sep="\n", flush=True)
+    print(*curl_lines(address, bundle, info, has_token, config.backbone), sep="\n", flush=True)
+    sees = ", see pictures of training" if config.pictures else ""
     if not has_token and http.host not in LOOPBACK:
         print(
-            f"warning: whoever reaches {http.host}, port {http.port}, may ask and give feedback; a token "
-            "stops that (--token_file, or DREL_SCORER_TOKEN)",
+            f"warning: whoever reaches {http.host}, port {http.port}, may ask{sees} and give feedback; a "
+            "token stops that (--token_file, or DREL_SCORER_TOKEN)",
             file=sys.stderr,
             flush=True,
         )

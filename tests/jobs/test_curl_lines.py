@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from distributed.serving.auth import VARIABLE
+from distributed.serving.config import ScorerConfig
 from drel_core.bundle.format import read_info
 from jobs.curl_lines import curl_lines
 from jobs.serve import HttpConfig, _announce
@@ -97,8 +98,10 @@ def test_a_ready_scorer_says_three_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], has_token: bool
 ) -> None:
     bundle = write_drel(tmp_path / "model")
-    _announce(HttpConfig(host="::1", port=8123), read_info(bundle), bundle, has_token)
-    said = capsys.readouterr().out
+    config = ScorerConfig(model=str(bundle), require_token=has_token)
+    _announce(HttpConfig(host="::1", port=8123), config, read_info(bundle), bundle)
+    said, warned = capsys.readouterr()
+    assert not warned
     first, title, *lines = said.splitlines()
     assert "tags at http://[::1]:8123 (page at /" in first
     assert title == (f"try it, with the token in {VARIABLE}:" if has_token else "try it:")
@@ -106,3 +109,15 @@ def test_a_ready_scorer_says_three_lines(
         "curl -s" in line and "http://[::1]:8123/" in line for line in lines
     )
     assert (f"Bearer ${VARIABLE}" in said) == has_token
+
+
+def test_who_may_see_what_is_said_where_all_may_ask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_drel(tmp_path / "model")
+    for pictures in ("", str(tmp_path)):
+        config = ScorerConfig(model=str(bundle), pictures=pictures)
+        _announce(HttpConfig(host="0.0.0.0"), config, read_info(bundle), bundle)
+        warned = capsys.readouterr().err
+        assert warned.startswith("warning: whoever reaches 0.0.0.0, port 8000, may ask")
+        assert ("see pictures of training" in warned) == bool(pictures)

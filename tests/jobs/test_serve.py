@@ -477,6 +477,13 @@ def test_a_folder_without_a_model_ends_in_one_line(tmp_path: Path, job: Job) -> 
     assert "no model bundle" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_folder_of_pictures_that_is_not_there_ends_in_one_line(tmp_path: Path, job: Job) -> None:
+    model = write_drel(tmp_path / "m")
+    done = job("serve", "--model", model, "--pictures", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "nowhere: no such folder" in done.stderr and done.stderr.count("\n") == 1
+
+
 def replicas_of(process: int) -> int:
     """Scorers among the processes below one."""
     return sum("ServeReplica:drel" in command_line(one) for one in descendants(process))
