@@ -46,7 +46,7 @@ class ReservoirConfig:
 
     def __post_init__(self) -> None:
         if self.rows < 0 and self.rows != AUTO:
-            raise ValueError(f"reservoir.rows is {self.rows}; it must be 0 or more")
+            raise ValueError(f"reservoir.rows is {self.rows}; it must be 0 or more, or -1")
 
 
 def reservoir_rows(rows: int) -> int:

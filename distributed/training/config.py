@@ -120,8 +120,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         self.workers = Workers(self.workers)  # bundles of before have a plain number
         for name in ("epochs", "k", "patience"):
-            if getattr(self, name) < 1 and (name, getattr(self, name)) != ("epochs", AUTO):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+            value, auto = getattr(self, name), name == "epochs"
+            if value < 1 and not (auto and value == AUTO):
+                raise ValueError(f"{name} is {value}; it must be 1 or more{', or -1' * auto}")
 
 
 @dataclass(kw_only=True)
@@ -164,7 +165,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 1 and self.batch_size != AUTO:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
+            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more, or -1")
         if self.pool.hard and self.loss.weighting == "warp":
             raise ValueError(
                 f"pool.hard is {self.pool.hard} with loss.weighting warp, which reads ranks from tags that "

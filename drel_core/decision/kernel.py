@@ -48,8 +48,11 @@ class KernelConfig:
 
     def __post_init__(self) -> None:
         for name in ("landmarks", "dims"):
-            if getattr(self, name) < 0 and (name, getattr(self, name)) != ("landmarks", AUTO):
-                raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be 0 or more")
+            value, auto = getattr(self, name), name == "landmarks"
+            if value < 0 and not (auto and value == AUTO):
+                raise ValueError(
+                    f"kernel.{name} is {value}; it must be 0 or more{', or -1' * auto}"
+                )
         if self.shares and (min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-3):
             raise ValueError(f"kernel.shares is {self.shares}; it must be shares that add up to 1")
         for name in ("width", "ridge", "factor"):
