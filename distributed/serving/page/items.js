@@ -77,5 +77,5 @@ export async function pastedItem(text) {
   }
   if (features.length === 1 && Array.isArray(features[0])) features = features[0];
   const id = await digest(new TextEncoder().encode(JSON.stringify(features)));
-  return new Item({ id: `pasted-${id}`, label: "pasted features", features });
+  return new Item({ id: `pasted-${id}`, label: `pasted features ${id.slice(0, 4)}`, features });
 }

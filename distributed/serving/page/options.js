@@ -8,7 +8,8 @@ const SAID = {
   threshold: "As many tags as each picture deserves, perhaps none. A precision asks that this share of all said tags "
     + "is right.",
 };
-const SCORES = "This model gives scores, not probabilities: it can say the highest ones only.";
+const SCORES = "This model gives scores, not probabilities: it can say the highest ones only. "
+  + "Bars go from the lowest to the highest score that is shown.";
 let probabilities = true;
 
 const chosen = () => document.querySelector("input[name=decide]:checked").value;
