@@ -99,8 +99,8 @@ def sheets(facts: Facts) -> str:
 
 
 def _says_wrong(doubt: Guess) -> str:
-    return f"<b>{escape(doubt.name)}</b> {escape(doubt.score)}, not among its tags"
+    return f"<b>{breakable(doubt.name)}</b> {escape(doubt.score)}, not among its tags"
 
 
 def _says_missed(doubt: Guess) -> str:
-    return f"<b>{escape(doubt.name)}</b> is listed; the model gives it {escape(doubt.score)}"
+    return f"<b>{breakable(doubt.name)}</b> is listed; the model gives it {escape(doubt.score)}"

@@ -250,6 +250,9 @@ def browser() -> Iterator[webdriver.Chrome]:
         driver.quit()
 
 
+DARK = [{"name": "prefers-color-scheme", "value": "dark"}]
+
+
 def show(browser: webdriver.Chrome, page: Path, width: int, mode: str = "light") -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -326,3 +329,6 @@ def test_it_is_a_page_that_fits(
     light = browser.execute_script(colours)
     show(browser, tmp_path / "page.html", 390, "dark")
     assert all(a != b for a, b in zip(light, browser.execute_script(colours), strict=True))
+    # On paper it is light.
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": DARK})
+    assert browser.execute_script(colours) == light
