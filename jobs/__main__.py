@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.did_you_mean import did_you_mean
+from drel_core.did_you_mean import did_you_mean
+from drel_core.version import written_by
 
 START = ("python -m jobs demo", "python -m jobs serve --model out/demo")
 """From the embedded example to tags in a browser."""
@@ -45,8 +46,13 @@ def run_verb(verb: str) -> None:
 
 def main(arguments: list[str], run: Callable[[str], None] = run_verb) -> None:
     known = verbs()
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if len(arguments) == 2 and arguments[0] == "help":
+        arguments = [arguments[1], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(known))
+        return
+    if arguments[0] == "--version":
+        print(written_by())
         return
     verb, *rest = arguments
     if verb not in known:

@@ -20,9 +20,9 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
+from drel_core.did_you_mean import did_you_mean
 from drel_core.errors import Diverged, InputError, behind, disk_fault
 from jobs import end_at_once
-from jobs.did_you_mean import did_you_mean
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
 
@@ -131,6 +131,11 @@ class OneLineParser(ArgumentParser):
             names = message.removeprefix(_NEEDED).split(", ")
             options = {one.dest: [*one.option_strings, one.dest][0] for one in self._actions}
             return _NEEDED + ", ".join(options.get(name, name) for name in names)
+        if found := _NO_VALUE.search(message):
+            kind = _KINDS.get(found["kind"], found["kind"])
+            return f"--{found['key']} {found['given'][:100]}: give {kind}"
+        if found := _REFUSED.search(message):
+            return f"--{found['key']}: {found['why'][:500]}"
         if found := _NO_WORD.search(message):
             choices = re.findall("'([^']*)'", found["choices"])
             hint = did_you_mean(found["given"], choices)
@@ -144,6 +149,11 @@ class OneLineParser(ArgumentParser):
             words = message.removeprefix(_NO_OPTION).split()
             wrong = [word.partition("=")[0] for word in words if word.startswith("--")]
             hint = next(filter(None, (did_you_mean(word, known) for word in wrong)), "")
+            if not words[0].startswith("-"):
+                spellings = [one.option_strings for one in self._actions if one.dest in self.needed]
+                first = next(filter(None, spellings), None)
+                example = f", as in {first[0]} {words[0]}" if first else ""
+                hint = f"; every value needs its option before it{example}"
         return message[:500] + hint
 
 
@@ -153,6 +163,11 @@ _NO_OPTION_IN_FILE = re.compile(r"(?:Group '([^']+)' does not accept option|Opti
 _NO_CHOICE = re.compile(
     r'Parser key "(?P<key>[^"]+)": .*?Literal\[(?P<choices>[^\]]*)\].* (?:Got|Given) value: (?P<given>.*)$'
 )
+_NO_VALUE = re.compile(
+    r"""Parser key "(?P<key>[^"]+)": .*Expected an? <class '(?P<kind>\w+)'>. Got value: (?P<given>.*)$"""
+)
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_REFUSED = re.compile(r"""Parser key "(?P<key>[^"]+)": (?:Not of type \w+: )?(?P<why>[^"]*)$""")
 _NO_WORD = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)")
 
 

@@ -5,6 +5,7 @@ Nothing here reads rows, except for D of files whose lists have no fixed size.
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,6 +29,7 @@ from distributed.storage.files import (
 )
 from distributed.storage.listing import list_tree
 from distributed.storage.s3 import is_s3, reach
+from drel_core.did_you_mean import near_path
 from drel_core.errors import InputError
 
 WRITING = "_writing.json"
@@ -37,6 +39,9 @@ _INGESTED = {"manifest.json", "rejected.parquet", "vocabulary.parquet"}
 """What jobs.ingest writes beside the parts of a store."""
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 """By which Spark and Hive name the folder of rows whose value is null."""
+
+
+_KEPT_ROWS = "/reservoir.parquet"  # of a bundle, which a training folder holds
 
 
 def list_files(
@@ -58,11 +63,16 @@ def list_files(
         if info.type == pafs.FileType.NotFound:
             raise InputError(
                 f"{path}: no such file or folder; give {option} a Parquet file or folder"
+                + ("" if is_s3(path) else near_path(Path(root)))
             )
         if info.type == pafs.FileType.File:
             return filesystem, [(_address(path, root, info.path), info.path, info.size or 0)]
         found = list_tree(filesystem, root).files
         _check_written(path, filesystem, root, [name for name, _ in found])
+        if any(name.endswith(_KEPT_ROWS) for name, _ in found):
+            raise InputError(
+                f"{path}: holds a model, not a store; give {option} the Parquet file or folder of the images"
+            )
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error)}); check {option} and the access rights"

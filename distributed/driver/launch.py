@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ from distributed.runtime.capacity import (
     shortage,
     wait_for_workers,
 )
-from distributed.runtime.progress import Log, counted
+from distributed.runtime.progress import EVERY, QUIET, Log, counted, duration, saying
 from distributed.runtime.ray_session import MALLOC, local_ray, start_ray
 from distributed.runtime.signals import Stopped, StopRequest
 from distributed.runtime.worker_range import Workers
@@ -68,7 +69,8 @@ def launch(spec: RunSpec, log: Log, enter: Enter = enter) -> None:
     workers = config.workers
     checkpoint_list.mend(_checkpoints(config), log)
     log(f"starting {counted(most_workers(workers), 'worker')}")
-    start_ray(workers.least)
+    with saying(log, "starting Ray"):
+        start_ray(workers.least)
     with StopRequest() as stop:
         cuda = on_gpus(workers, config.device, capacity())
         resources: WorkerResources = {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
@@ -195,6 +197,8 @@ def _follow(
 ) -> RunStatus:
     """Show the coordinator's lines until the run ends, and hand on a request to stop."""
     shown, waiting, handed_on = 0, "", False
+    started = time.monotonic()
+    due = started + QUIET
     while True:
         fit.join(0.3)
         ended = not fit.is_alive()
@@ -202,6 +206,9 @@ def _follow(
         for line in status.lines:
             log(line)
         shown += len(status.lines)
+        if not (shown or status.running) and time.monotonic() > due:
+            log(f"workers are starting, {duration(time.monotonic() - started)} so far")
+            due += 2 * EVERY
         if ended:
             return status
         if stop.signum and not handed_on:

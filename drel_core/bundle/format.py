@@ -22,6 +22,7 @@ from drel_core.bundle.info import FORMAT, BundleInfo
 from drel_core.bundle.safe_loading import read_text
 from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.did_you_mean import near_path
 from drel_core.errors import InputError, disk_fault
 from drel_core.version import written_by
 
@@ -128,10 +129,27 @@ def bundle_folder(folder: str | Path) -> Path:
         except PermissionError:
             raise InputError(_unreadable(path)) from None
 
-    place = at / bundle_place(read, str(at))
+    try:
+        place = at / bundle_place(read, str(at))
+    except InputError as error:
+        raise InputError(f"{error}{_near(at)}") from None
     if not place.resolve().is_relative_to(at.resolve()):
         raise InputError(f"{place}: a link that leads out of {at}; copy the bundle in its place")
     return place
+
+
+def _near(at: Path) -> str:
+    """What was perhaps meant: the training folder that it lies in, or one beside it."""
+
+    def holds(folder: Path) -> bool:
+        return any((folder / name).is_file() for name in ("config.json", "model/config.json"))
+
+    if (at / LATEST).is_file():
+        return ""
+    above = at.parent if at.parent.name != "model" else at.parent.parent
+    if holds(above) and at.name != "":
+        return f"; did you mean {above}?"
+    return near_path(at, holds)
 
 
 def _unreadable(path: object) -> str:

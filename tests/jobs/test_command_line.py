@@ -11,12 +11,16 @@ from typing import get_args
 
 import pytest
 
+from distributed.data.feature_store import FeatureStore
+from drel_core.bundle.format import bundle_folder
 from drel_core.errors import InputError
 from jobs import __main__ as lister
 from jobs.cli import FIRST
 from jobs.parsers import parser_of
 from jobs.train import parse
+from tests.helpers.bundles import write_drel
 from tests.helpers.commands import ROOT
+from tests.helpers.stores import write_planted
 
 NEEDED = ["--data.train", "x", "--out", "y"]
 
@@ -78,6 +82,37 @@ def test_every_option_that_is_true_or_false_is_a_flag() -> None:
                 assert one.option_strings[0] in parser.flags, (verb, one.option_strings)
 
 
+def test_help_and_version_are_what_one_types_first(capsys: pytest.CaptureFixture[str]) -> None:
+    lister.main(["help"])
+    assert capsys.readouterr().out.startswith("Train, evaluate and serve image annotation")
+    argv, sys.argv = sys.argv, ["jobs"]
+    try:
+        lister.main(["help", "tune"], run=lambda verb: print(verb, sys.argv[1:]))
+    finally:
+        sys.argv = argv
+    lister.main(["--version"])
+    assert capsys.readouterr().out.startswith("tune ['--help']\ndrel 0.")
+
+
+def test_a_path_that_is_not_there_gets_the_one_that_was_meant(tmp_path: Path) -> None:
+    store = write_planted(tmp_path / "train.parquet", 20)
+    bundle = write_drel(tmp_path / "out" / "model", dim=16)
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    wrong = {"out/modle": out, "outt": out, "out/model/config.json": out, "emty": None}
+    for given, meant in wrong.items():
+        hint = f"; did you mean {meant}?" if meant else ""
+        with pytest.raises(InputError, match=f"OUT/model{re.escape(hint)}$"):
+            bundle_folder(tmp_path / given)
+    assert bundle_folder(out) == bundle
+    with pytest.raises(InputError, match=rf"; did you mean {re.escape(str(store))}\?$"):
+        FeatureStore.open(str(tmp_path / "trian.parquet"))
+    (bundle / "reservoir.parquet").touch()
+    for folder in (out, bundle):
+        with pytest.raises(InputError, match=r"holds a model, not a store; give --data\.train the"):
+            FeatureStore.open(str(folder))
+
+
 def test_an_unknown_verb_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, hint in {"trian": "; did you mean train?", "cli": "", "xyzzy": ""}.items():
         with pytest.raises(SystemExit) as caught:
@@ -100,6 +135,14 @@ def test_an_unknown_verb_ends_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         (["--foo", "1"], "unrecognized arguments: --foo 1"),
         (["--method", "knnn"], "cnn-hinge, cnn-warp, popularity; did you mean knn?"),
         (["--method", "resnet152"], "--method resnet152: choose one of drel, wsabie, knn, svm,"),
+        (["--epochs", "ten"], "error: --epochs ten: give a whole number (see --help)"),
+        (["--optim.lr=fast"], "error: --optim.lr fast: give a number (see --help)"),
+        (["--workers", "2-4"], "error: --workers: workers is '2-4'; give a number (4), or least"),
+        (
+            ["--config", "/nowhere/my.yml"],
+            "error: --config: File does not exist: '/nowhere/my.yml'",
+        ),
+        (["x.parquet"], "; every value needs its option before it, as in --data.train x.parquet"),
         (["--model.start=torhc"], "choose one of torch, centred, shallow; did you mean torch?"),
     ],
 )
