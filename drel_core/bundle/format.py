@@ -76,6 +76,10 @@ def _write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+class _NoBundle(InputError):
+    """A folder can be read, and holds none."""
+
+
 def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
     """Where the bundle lies below a folder that the user gave, as a relative path.
 
@@ -103,7 +107,7 @@ def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
         if read(f"{place}config.json") is not None:
             return place.rstrip("/")
     at = f"{folder}/{version}".rstrip("/")
-    raise InputError(
+    raise _NoBundle(
         f"{at}: no model bundle (config.json is missing); give --model a "
         "folder written by jobs.train, OUT/model"
     )
@@ -131,7 +135,7 @@ def bundle_folder(folder: str | Path) -> Path:
 
     try:
         place = at / bundle_place(read, str(at))
-    except InputError as error:
+    except _NoBundle as error:
         raise InputError(f"{error}{_near(at)}") from None
     if not place.resolve().is_relative_to(at.resolve()):
         raise InputError(f"{place}: a link that leads out of {at}; copy the bundle in its place")
@@ -147,7 +151,7 @@ def _near(at: Path) -> str:
     if (at / LATEST).is_file():
         return ""
     above = at.parent if at.parent.name != "model" else at.parent.parent
-    if holds(above) and at.name != "":
+    if holds(above):
         return f"; did you mean {above}?"
     return near_path(at, holds)
 
