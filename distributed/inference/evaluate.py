@@ -16,7 +16,7 @@ from distributed.data.feature_store import RowSelection
 from distributed.data.survey import OnBadRow, StoreSurvey
 from distributed.inference.close_look import CloseLook
 from distributed.inference.scored import Scored
-from distributed.runtime.progress import Log, Progress
+from distributed.runtime.progress import Log, Progress, saying
 from distributed.runtime.tasks import map_units
 from drel_core.annotators.base import UNSCORABLE, Annotator, Decision, decision_of, row_by_row
 from drel_core.annotators.drel import DRELAnnotator
@@ -129,7 +129,9 @@ def evaluate_closely(
         progress.step(found.top.images + found.unscorable - progress.done)
     seconds = time.perf_counter() - started
     trained_T = torch.from_numpy(vocabulary.counts) > 0
-    metrics = {"method": annotator.name, "written_by": written_by(), **found.top.result(trained_T)}
+    with saying(log, "adding up what was scored"):
+        figures = found.top.result(trained_T)
+    metrics = {"method": annotator.name, "written_by": written_by(), **figures}
     metrics["bands"] = found.top.bands(torch.from_numpy(vocabulary.counts))
     floor_figures = found.floor.result(trained_T)
     metrics["floor"] = {key: floor_figures[key] for key in _FIGURES}
