@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 from PIL import Image
 
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.parquet_files import list_files, read_footer
 from distributed.data.plain_types import is_text
-from distributed.storage.files import READ_ERRORS, one_line, read_bytes
+from distributed.storage.files import READ_ERRORS, one_line, read_bytes, resolve
 from drel_core.bundle.info import BundleInfo
 from drel_core.errors import InputError
 from drel_core.images.backbone import Preprocessing
@@ -49,7 +50,7 @@ class PictureColumns(Columns):
         return (self.features,)
 
     def check(self, name: str, column: str, kind: pa.DataType) -> tuple[int | None, np.dtype]:
-        if not (_is_binary(kind) or is_text(kind) or _is_picture_struct(kind)):
+        if not may_hold_pictures(kind):
             raise InputError(
                 f"{name}: column {column!r} is {kind}; it must be binary (encoded pictures), "
                 "string (their paths), or a struct of bytes and path"
@@ -87,12 +88,12 @@ class PictureColumns(Columns):
 def read_picture(path: str) -> bytes:
     """
     Raises:
-        BadPicture: there is no such file.
+        BadPicture: there is no such file, or it is a pipe or a device.
         InputError: it cannot be read, not now at least. That is no property of the picture.
     """
     for wait in (*_WAITS, None):
         try:
-            return read_bytes(path)
+            return read_once(path)
         except FileNotFoundError as error:
             raise BadPicture(f"{path} cannot be read ({one_line(error)})") from None
         except READ_ERRORS as error:
@@ -104,6 +105,21 @@ def read_picture(path: str) -> bytes:
     raise AssertionError
 
 
+def read_once(path: str) -> bytes:
+    """One attempt at ``read_picture``. A pipe may never give anything, and a device may never end.
+
+    Raises:
+        BadPicture: it is a pipe or a device.
+        InputError: no location of this kind can be read.
+        OSError, ArrowException: see ``READ_ERRORS``.
+    """
+    filesystem, name = resolve(path)
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    if is_local and filesystem.get_file_info(name).type == pafs.FileType.Unknown:
+        raise BadPicture(f"{path} is a pipe or a device, and no file")
+    return read_bytes(path)
+
+
 def bytes_and_paths(pictures: pa.Array) -> tuple[pa.Array | None, pa.Array | None]:
     """What a column says of each picture; of a struct, as Hugging Face datasets write it, the bytes count
     where they are there."""
@@ -111,6 +127,11 @@ def bytes_and_paths(pictures: pa.Array) -> tuple[pa.Array | None, pa.Array | Non
         return (None, pictures) if is_text(pictures.type) else (pictures, None)
     path = pc.struct_field(pictures, "path") if "path" in pictures.type.names else None
     return pc.struct_field(pictures, "bytes"), path
+
+
+def may_hold_pictures(kind: pa.DataType) -> bool:
+    """Of a column, by its plain type: encoded pictures, their paths, or a struct of both."""
+    return _is_binary(kind) or is_text(kind) or _is_picture_struct(kind)
 
 
 def _is_picture_struct(kind: pa.DataType) -> bool:

@@ -15,6 +15,7 @@ from PIL import Image
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice
 from distributed.data.parquet_files import list_files, read_footer
+from distributed.data.picture_columns import may_hold_pictures
 from distributed.ingest.sources.match import match
 from distributed.ingest.sources.pictures import SUFFIXES
 from distributed.reporting.shown_rows import Place, ShownRow, place_of, read_pictures, rows_of_ids
@@ -104,11 +105,14 @@ def thumbnail(data: bytes) -> str:
 
 
 def _picture_column(data: str, columns: Columns) -> str:
-    """The store's column of pictures or of their paths; empty without."""
+    """The store's column of pictures or of their paths; empty without. One of the name may hold numbers."""
     filesystem, files = list_files(data, "--data")
     address, name, size = files[0]
-    names = read_footer(filesystem, address, name, size)[1].names
-    return next((column for column in (columns.image, columns.path) if column in names), "")
+    schema = read_footer(filesystem, address, name, size)[1]
+    for column in (columns.image, columns.path):
+        if column in schema.names and may_hold_pictures(schema.field(column).type):
+            return column
+    return ""
 
 
 def _ingested_from(data: str) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,18 +155,34 @@ def write_report(
             *_notes(annotator, survey, evaluation, curves, places),
         ],
     )
-    write_text(config.out, page(facts))
+    # Names of files need not be UTF-8, and escapes of JSON may be halves of characters.
+    write_text(config.out, page(facts).encode("utf-8", "replace").decode())
     return evaluation.metrics
 
 
 def check_out(out: str) -> None:
     """Raises:
-    InputError: it is a folder, or no place to write to.
+    InputError: it is a folder, or no place to write to. Scoring may take hours, so it is asked before.
     """
     folder = Folder.of(out)
-    if not folder.name or (not folder.remote and folder.path.is_dir()):
-        raise InputError(f"{out}: --out is a folder; give the file to write, such as report.html")
-    folder.parent.check("--out")
+    try:
+        if not folder.name or (not folder.remote and folder.path.is_dir()):
+            raise InputError(
+                f"{out}: --out is a folder; give the file to write, such as report.html"
+            )
+        folder.parent.check("--out")
+        if not folder.remote and not folder.path.exists():
+            there = next(one for one in folder.path.parents if one.exists())
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"{out}: --out cannot be written ({error.strerror or error}); choose another file"
+        ) from None
+
+
+_UNREADABLE = (*READ_ERRORS, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What files raise that are no JSON, or hold no metrics."""
 
 
 def _others(beside: str | None) -> list[tuple[str, Metrics]]:
@@ -188,12 +206,15 @@ def _others(beside: str | None) -> list[tuple[str, Metrics]]:
                 method, _, rest = str(name).partition(" ")
                 _check_numbers(metrics)
                 found.append((f"{NAMES.get(method, method)} {rest}".strip(), metrics))
-        except (*READ_ERRORS, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 f"{path}: no metrics can be read ({one_line(error)}); give --beside a metrics.json, what "
                 "jobs.evaluate --json wrote, or results.json of jobs.compare"
             ) from None
     return found
+
+
+_MOST = 1e15
 
 
 def _check_numbers(metrics: Metrics) -> None:
@@ -202,7 +223,8 @@ def _check_numbers(metrics: Metrics) -> None:
     """
     figures = [value for found in metrics["decisions"].values() for value in found.values()]
     for value in (*figures, metrics.get("mAP") or 0.0):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not -_MOST < value < _MOST:  # nor NaN, which JSON of Python may hold
             raise TypeError(f"{str(value)[:40]!r} is no number")
 
 

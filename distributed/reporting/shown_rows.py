@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table
-from distributed.data.picture_columns import bytes_and_paths, read_picture
+from distributed.data.picture_columns import bytes_and_paths, read_once
+from distributed.data.plain_types import plain
 from distributed.data.tag_values import clean_texts
 from distributed.storage.files import READ_ERRORS, one_line, resolve
 from drel_core.errors import InputError
@@ -122,13 +123,13 @@ def _encoded(
 
 def picture_bytes(cell: pa.Array) -> bytes | None:
     """The encoded picture of one row; None where it has none, or none that can be had."""
-    data, path = bytes_and_paths(cell)
+    data, path = bytes_and_paths(plain(cell))
     if data is not None and data[0].is_valid:
         return bytes(data[0].as_py())
     named = None if path is None else path[0].as_py()
     try:
-        return read_picture(named) if named else None
-    except BadPicture:
+        return read_once(named) if named else None  # a report goes on without it
+    except (*READ_ERRORS, BadPicture, InputError, ValueError):
         return None
 
 

@@ -23,7 +23,8 @@ Result = TypeVar("Result")
 def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
     """Write a file under its name only when it is whole; folders above it are made.
 
-    An object store does so by itself; elsewhere it is written beside and renamed.
+    An object store does so by itself; elsewhere it is written beside and renamed. A device or a pipe, such as
+    /dev/null or /dev/stdout, is written to: renaming would put a file in its place.
 
     Args:
         durable: return only when a local disk holds it, whatever happens to the power.
@@ -32,6 +33,10 @@ def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
     if not isinstance(filesystem, pafs.LocalFileSystem):
         with denied(path), filesystem.open_output_stream(name) as stream:
             stream.write(data)
+        return
+    if _is_device(name):
+        with open(name, "wb") as file:
+            file.write(data)
         return
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
@@ -54,6 +59,13 @@ def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _is_device(name: str) -> bool:
+    """Whether a device, a pipe or a socket is there; /dev/stdout is one wherever it leads."""
+    if os.path.dirname(name) in ("/dev", "/dev/fd"):
+        return os.path.lexists(name)
+    return os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)
 
 
 def write_text(path: str | Path, text: str) -> None:

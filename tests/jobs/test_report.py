@@ -177,6 +177,9 @@ def test_curves_of_the_training(job: Job, model: Path, tmp_path: Path) -> None:
             ["--beside", "{here}/there/fewer.json"],
             "kNN (there) was scored with images = 5, this model with",
         ),
+        (["--beside", "{here}/nan.json"], "nan.json: no metrics can be read ('nan' is no number)"),
+        (["--beside", "{here}/deep.json"], "deep.json: no metrics can be read"),
+        (["--out", "{here}/" + "n" * 300], "--out cannot be written (File name too long)"),
         (["--samples", "0"], "samples is 0; it must be in [1, 500]"),
         (["--map_tags", "-1"], "map_tags is -1; it must be in [0, 3000]"),
         (["--precision", "0.9"], "precision needs decide threshold"),
@@ -193,6 +196,8 @@ def test_bad_input_is_one_line_and_leaves_the_old_page(
     data = store_at(tmp_path / "test.parquet", 6)
     bad = {"method": "knn", "decisions": {"top": {"F1": "<script>"}}}
     (tmp_path / "text.json").write_text(json.dumps(bad))
+    (tmp_path / "nan.json").write_text('{"method": "a", "decisions": {"top": {"F1": NaN}}}')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "there").mkdir()
     fewer = {"method": "knn", "images": 5, "decisions": {"top": {"F1": 0.5}}}
     (tmp_path / "there" / "fewer.json").write_text(json.dumps(fewer))
@@ -217,6 +222,14 @@ def test_results_of_compare_beside_it(job: Job, model: Path, tmp_path: Path) -> 
     (tmp_path / "results.json").write_text(json.dumps(results))
     page = report(job, model, data, "--beside", tmp_path / "results.json")
     assert [row[0] for row in rows_of(page)["top"]] == ["popularity floor", "kNN", "DREL"]
+
+
+def test_names_that_are_no_text_are_written_all_the_same(
+    job: Job, model: Path, tmp_path: Path
+) -> None:
+    data, file = store_at(tmp_path / "test.parquet", 6), tmp_path / "half.json"
+    file.write_text('{"methods": [{"name": "\\ud800", "runs": [{"decisions": {"top": {}}}]}]}')
+    assert rows_of(report(job, model, data, "--beside", file))["top"][1][0] == "?"
 
 
 def test_from_s3_to_s3(job: Job, model: Path, tmp_path: Path, s3: Bucket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,6 +79,38 @@ def test_paths_in_the_store(tmp_path: Path) -> None:
     found = find(store_of(tmp_path / "store", list("abcd"), path=paths), [0, 1, 2, 3])
     assert {row for _, row in found.uri} == {0}
     assert found.note.startswith("3 of 4 pictures are not in column 'path' of")
+
+
+def test_paths_that_lead_to_no_file(tmp_path: Path) -> None:
+    """A report goes on without them: it neither fails nor waits for a pipe."""
+    (tmp_path / "a.png").write_bytes(encoded(["red"], 0))
+    os.mkfifo(tmp_path / "pipe")
+    names = ["a.png", "pipe", ".", "x" * 5000]
+    paths = [*(str(tmp_path / name) for name in names), "odd://x/y.png", "nul\0.png", "/dev/zero"]
+    found = find(store_of(tmp_path / "store", list("abcdefg"), path=pa.array(paths)), [*range(7)])
+    assert {row for _, row in found.uri} == {0} and found.note.startswith("6 of 7 pictures")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([10**15, 2]),
+        pa.array([[1], [2]]),
+        pa.array([{"bytes": 10**15}] * 2),
+        pa.array([{"path": "a.png"}] * 2),
+    ],
+)
+def test_a_column_of_the_name_that_holds_no_pictures(tmp_path: Path, values: pa.Array) -> None:
+    store = store_of(tmp_path / "store", ["a", "b"], image=values)
+    found = find(store, [0, 1])
+    assert found.uri == {} and "--pictures FOLDER" in found.note
+
+
+def test_paths_of_every_type_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(["red"], 0))
+    paths = pa.array([str(tmp_path / "a.png")] * 2)
+    for name, kind in (("one", paths.dictionary_encode()), ("two", paths.cast(pa.string_view()))):
+        assert len(find(store_of(tmp_path / name, ["a", "b"], image=kind), [0, 1]).uri) == 2
 
 
 def test_a_folder_by_the_ids_whatever_the_suffix(tmp_path: Path) -> None:

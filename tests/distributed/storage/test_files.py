@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,15 @@ def test_pictures_with_odd_names_are_found_on_s3(s3: Bucket, tmp_path: Path) -> 
         assert table.column("image_id").to_pylist() == sorted(names)
         found = [read_bytes(path) for path in table.column("path").to_pylist()]
         assert found == [encoded(["red"], names.index(name)) for name in sorted(names)]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """As /dev/null and /dev/stdout: a rename would put a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_bytes(str(pipe), b"all of it")
+    reader.join(10)
+    assert read == [b"all of it"] and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
