@@ -11,6 +11,7 @@ from distributed.inference.evaluate import evaluate_store
 from distributed.inference.open_for import open_for
 from distributed.runtime.progress import saying
 from distributed.storage.files import write_json
+from distributed.storage.folder import check_file
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import beats_floor
 from drel_core.scoring.metrics import format_decisions, format_table
@@ -60,6 +61,8 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(EvaluateConfig)
     given = parser.parse_args(arguments)
     config = build(parser, given, EvaluateConfig)
+    if config.json is not None:
+        check_file(config.json, "--json", "metrics.json")
     opened = open_for(config.model, config.data, config.columns)
     with saying(say, f"opening {config.model}"):
         annotator = open_annotator(opened.address, config.search)

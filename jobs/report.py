@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distributed.bundles.open import open_annotator
 from distributed.inference.open_for import open_for
-from distributed.reporting.report import ReportConfig, check_out, write_report
+from distributed.reporting.report import ReportConfig, check_given, write_report
 from jobs import dry_run
 from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     config = build(parser, given, ReportConfig)
     if given.dry_run:
-        check_out(config.out)
+        check_given(config)
         opened = open_for(config.model, config.data, config.columns)
         decided = (config.k, config.decide, config.precision, config.on_bad_row)
         dry_run.evaluation(open_annotator(opened.address, config.search), opened.store, *decided)

@@ -129,22 +129,33 @@ def _ingested_from(data: str) -> str | None:
     return None
 
 
+def check_pictures(path: str) -> None:
+    """Raises:
+    InputError: there is nothing, or it cannot be read.
+    """
+    filesystem, root = resolve(path)
+    if is_s3(path):
+        reach(path)
+    try:
+        is_there = path and filesystem.get_file_info(root).type != pafs.FileType.NotFound
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)})") from error
+    if not is_there:
+        raise InputError(
+            f"{path or repr(path)}: no such file or folder; give --pictures a folder of pictures, or a "
+            "Parquet store that holds them"
+        )
+
+
 def _elsewhere(path: str, ids: dict[Place, str], columns: Columns) -> dict[Place, bytes]:
     """Encoded pictures of rows, by their ids, of a folder of pictures or a store of them.
 
     Raises:
         InputError: there is nothing, or it cannot be read.
     """
+    check_pictures(path)
     filesystem, root = resolve(path)
-    if is_s3(path):
-        reach(path)
     try:
-        info = filesystem.get_file_info(root)
-        if info.type == pafs.FileType.NotFound:
-            raise InputError(
-                f"{path}: no such file or folder; give --pictures a folder of pictures, or a "
-                "Parquet store that holds them"
-            )
         held = _named_pictures(filesystem, root, set(ids.values()))
         if held is None:
             return _of_store(path, ids, columns)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +20,12 @@ from distributed.reporting.curves import Curves, read_curves
 from distributed.reporting.facts import Facts, Metrics, TagPlace, as_card, share_of_training
 from distributed.reporting.figures import NAMES
 from distributed.reporting.page import page
-from distributed.reporting.pictures import thumbnails
+from distributed.reporting.pictures import check_pictures, thumbnails
 from distributed.reporting.shown_rows import read_rows
 from distributed.reporting.tag_map import on_a_plane, tag_vectors
 from distributed.runtime.progress import Log
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_text
-from distributed.storage.folder import Folder
+from distributed.storage.folder import Folder, check_file
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.errors import InputError
@@ -94,9 +92,8 @@ def write_report(
     Raises:
         InputError: model, data, or what was given beside them cannot be used.
     """
-    check_out(config.out)
+    others = [*others, *check_given(config)]
     opened = open_for(config.model, config.data, config.columns)
-    others = [*others, *_others(config.beside)]
     annotator = open_annotator(opened.address, config.search)
     survey = survey_store(opened.store, config.on_bad_row, statistics=False, log=log)
     is_probability = annotator.decider is not None
@@ -160,25 +157,17 @@ def write_report(
     return evaluation.metrics
 
 
-def check_out(out: str) -> None:
-    """Raises:
-    InputError: it is a folder, or no place to write to. Scoring may take hours, so it is asked before.
+def check_given(config: ReportConfig) -> list[tuple[str, Metrics]]:
+    """Metrics of other methods. Scoring may take hours, so that all that is given beside model and data is
+    looked at before.
+
+    Raises:
+        InputError: ``out`` is no place to write to; pictures or figures are not there, or no such thing.
     """
-    folder = Folder.of(out)
-    try:
-        if not folder.name or (not folder.remote and folder.path.is_dir()):
-            raise InputError(
-                f"{out}: --out is a folder; give the file to write, such as report.html"
-            )
-        folder.parent.check("--out")
-        if not folder.remote and not folder.path.exists():
-            there = next(one for one in folder.path.parents if one.exists())
-            if not os.access(there, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise InputError(
-            f"{out}: --out cannot be written ({error.strerror or error}); choose another file"
-        ) from None
+    check_file(config.out, "--out", "report.html")
+    if config.pictures is not None:
+        check_pictures(config.pictures)
+    return _others(config.beside)
 
 
 _UNREADABLE = (*READ_ERRORS, ValueError, KeyError, TypeError, AttributeError, RecursionError)

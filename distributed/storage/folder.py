@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,3 +197,29 @@ def _copy(one: pafs.FileSystem, source: str, other: pafs.FileSystem, target: str
         chunk_size=_CHUNK,
         use_threads=False,
     )
+
+
+def check_file(path: str, option: str, example: str) -> None:
+    """Whether a file can be written, as far as it shows without writing: work of hours may come before it.
+
+    Args:
+        example: a name, for messages.
+
+    Raises:
+        InputError: a folder is there, or it is no place to write to.
+    """
+    file = Folder.of(path)
+    try:
+        if not file.name or (not file.remote and file.path.is_dir()):
+            raise InputError(
+                f"{path}: {option} is a folder; give the file to write, such as {example}"
+            )
+        file.parent.check(option)
+        if not file.remote and not file.path.exists():
+            there = next(one for one in file.path.parents if one.exists())
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"{path}: {option} cannot be written ({error.strerror or error}); choose another file"
+        ) from None

@@ -72,6 +72,19 @@ def test_it_says_what_would_be_done_and_writes_nothing(
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("asked", [["--dry-run"], []])
+def test_figures_that_cannot_be_written_are_refused_before_scoring(
+    given: dict[str, list[Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[str],
+) -> None:
+    for place, why in (("", "is a folder"), ("n" * 300, "cannot be written (File name too long)")):
+        assert run_here("evaluate", *given["evaluate"], "--json", tmp_path / place, *asked) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and f"--json {why}" in said.err
+
+
 def test_only_verbs_that_know_it_take_it() -> None:
     for verb in (*ALL, "demo", "completion"):
         takes = "dry_run" in {one.dest for one in parser_of(verb)._actions}

@@ -167,6 +167,12 @@ def test_curves_of_the_training(job: Job, model: Path, tmp_path: Path) -> None:
     ("arguments", "line"),
     [
         (["--pictures", "nowhere"], "nowhere: no such file or folder; give --pictures a folder"),
+        (["--pictures", ""], "'': no such file or folder; give --pictures a folder"),
+        (
+            ["--dry_run", "--pictures", "nowhere"],
+            "nowhere: no such file or folder; give --pictures",
+        ),
+        (["--dry_run", "--beside", "nowhere.json"], "nowhere.json: no metrics can be read"),
         (["--beside", "nowhere.json"], "nowhere.json: no metrics can be read"),
         (["--beside", "{here}/v1/config.json"], "config.json: no metrics can be read"),
         (
