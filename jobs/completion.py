@@ -189,9 +189,10 @@ _drel_jobs() {{
     esac
 }}
 _drel_files() {{
-    local IFS=$'\\n'
+    local IFS=$'\\n' line
     compopt -o filenames 2>/dev/null
-    COMPREPLY=($(compgen -f -- "$1"))
+    COMPREPLY=()
+    while read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$1")
 }}
 # What completed python before goes on with all other commands.
 _drel_elsewhere() {{

@@ -66,6 +66,14 @@ def test_tab_offers_what_fits(script: Path, tmp_path: Path, line: str, wanted: l
     assert offered(script, line, tmp_path) == wanted
 
 
+def test_names_with_odd_characters_are_offered_as_they_are(script: Path, tmp_path: Path) -> None:
+    names = ["my $(touch x)", "my *", "my [a]", "my a"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert sorted(offered(script, "python -m jobs train --out my", tmp_path)) == names
+    assert not (tmp_path / "x").exists()
+
+
 def test_every_verb_every_preset_and_what_one_needs_first(script: Path, tmp_path: Path) -> None:
     assert set(offered(script, "python -m jobs ", tmp_path)) == set(verbs())
     assert offered(script, "python -m jobs train --preset ", tmp_path) == preset_names()
