@@ -10,6 +10,7 @@ This program rewrites that file, in the language of HAProxy's manual, and starts
 - the port for requests is bound where the scorer was told to listen, replicas stay on loopback;
 - Serve's list of routes is not shown, and a header that means something to Serve alone goes no further;
 - HAProxy's own errors have the form of the API's, with Retry-After where asking again helps;
+- HTTP/1 alone is spoken;
 - a request is taken whole, within a time, before a replica hears of it;
 - only requests that failed go to the system's log;
 - HAProxy ends with the process that started it.
@@ -140,6 +141,8 @@ def _frontend(lines: list[str], host: str) -> list[str]:
         f"    http-request return status 404 content-type application/json string '{body}' "
         "if { path,url_dec -m beg -i /-/ } !{ path -i /-/healthz }",
         "    http-request del-header x-request-timeout-seconds",
+        # Nobody needs HTTP/2 without TLS, and what is not offered cannot be misused.
+        "    option disable-h2-upgrade",
         *bound[at:],
     ]
 

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from distributed.data.replay_buffer import RESERVOIR
+from drel_core.annotators.base import UNSCORABLE
 from drel_core.annotators.drel import DRELAnnotator
+from drel_core.errors import InputError
 
 _BATCH = 1024
 
@@ -66,9 +68,15 @@ class KeptRows:
 
         Args:
             features_D: float32.
+
+        Raises:
+            InputError: its latents are not finite: it is like no row.
         """
         held = self._rows()
-        latent_L = self._latents(torch.from_numpy(features_D)[None])[0]
+        features_1D = torch.from_numpy(features_D)[None]
+        if not self._annotator.latents(features_1D).isfinite().all():
+            raise InputError(UNSCORABLE)
+        latent_L = self._latents(features_1D)[0]
         cosine_N = held.latent_NL @ latent_L
         score_k, place_k = cosine_N.topk(min(k, len(cosine_N)))
         return [

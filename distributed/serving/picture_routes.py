@@ -24,6 +24,7 @@ from distributed.serving.schemas import (
     error_responses,
 )
 from distributed.serving.service import ScorerService
+from drel_core.errors import InputError
 
 pictures = APIRouter()
 
@@ -85,7 +86,11 @@ async def similar(request: Request, service: Service) -> Any:
     given = parse_either(SimilarRequest, NamedSimilarRequest, body)
 
     def found() -> list[dict[str, Any]]:
-        return served.kept_rows.similar(row_of(given, served), given.limit)
+        row_D = row_of(given, served)
+        try:
+            return served.kept_rows.similar(row_D, given.limit)
+        except InputError as error:
+            raise ApiError(422, "not_scorable", str(error)) from None
 
     async with folder.turn:
         return {"model": served.version, "rows": await asyncio.to_thread(found)}

@@ -215,6 +215,14 @@ def test_what_is_serves_own_is_not_reached() -> None:
     assert good.asked == 1
 
 
+def test_only_http_1_is_spoken() -> None:
+    """A client that begins with HTTP/2 is told in HTTP/1 that it is not understood."""
+    good = Backend(GOOD)
+    with haproxy(good.port, good.port) as (port, _):
+        status, _, _ = ask(port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+    assert status == 400 and good.asked == 0
+
+
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)

@@ -67,6 +67,12 @@ def test_rows_with_a_tag_come_in_the_order_of_its_score(served: ServedModel) -> 
     assert served.images_with("tag-05", 3, lambda _: True) == []
 
 
+def test_features_that_are_too_large_are_like_no_row(served: ServedModel) -> None:
+    huge_D = np.full(served.image_dim, 3e38, np.float32)
+    with pytest.raises(InputError, match="too large for this model"):
+        served.kept_rows.similar(huge_D, 3)
+
+
 def test_only_bundles_that_keep_rows_have_some(served: ServedModel, tmp_path: Path) -> None:
     assert "image 3" in served.kept_rows and "image 99" not in served.kept_rows
     none = KeptRows(tmp_path, served.annotator)
