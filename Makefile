@@ -18,7 +18,7 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
 	while IFS='|' read -r target what; do printf '  make %-14s%s\n' "$$target" "$$what"; done
 
-demo: $(INSTALLED)  ## train on the embedded example with 2 workers and annotate images
+demo: $(INSTALLED)  ## train on the embedded example and write out/demo/report.html (2 minutes)
 	$(BIN)/python -m jobs.demo
 
 # Two processes: while one waits for Ray the other computes. tests/conftest.py says what stays together.

@@ -67,15 +67,20 @@ def _guess(guess: Guess, kind: str) -> str:
     )
 
 
-def sheets(facts: Facts) -> str:
-    """The sample, and the images in which model and store disagree most."""
+def sample_sheet(facts: Facts) -> str:
+    """Images that nobody picked."""
     unit = "probability" if facts.has_probabilities else "score"
-    out = [
+    return (
         '<section class="panel" id="pictures"><h2>Pictures</h2>'
         f"<p>{len(facts.sample)} of {facts.metrics['images']:,} images, evenly spread over the store: none "
         f"was picked. Each shows what the model says, with its {unit}, and below it the true tags that it "
         f"does not say.</p>{LEGEND}{sheet(facts.sample)}</section>"
-    ]
+    )
+
+
+def doubt_sheets(facts: Facts) -> str:
+    """The images in which model and store disagree most."""
+    out = []
     if facts.wrong:
         out.append(
             '<section class="panel" id="wrong"><h2>Most confident wrong tags</h2>'

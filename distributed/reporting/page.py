@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distributed.inference.evaluate import FREQUENCIES
 from distributed.reporting import charts
-from distributed.reporting.cards import breakable, sheets
+from distributed.reporting.cards import breakable, doubt_sheets, sample_sheet
 from distributed.reporting.facts import Facts, TagRow, percent, tag_tables
 from distributed.reporting.figures import figures, headline
 from drel_core.scoring.reliability import expected_calibration_error, reliability_table
@@ -27,8 +27,9 @@ def page(facts: Facts) -> str:
     parts = [
         headline(facts),
         "<main>",
+        sample_sheet(facts),
         figures(facts),
-        sheets(facts),
+        doubt_sheets(facts),
         _probabilities(facts),
         _training(facts),
         _map(facts),
