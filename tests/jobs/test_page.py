@@ -411,7 +411,7 @@ def test_results_are_downloaded(page: Page, pictures: list[Path], tmp_path: Path
     page.browser.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(to)}
     )
-    broken = tmp_path / "broken.png"
+    broken = tmp_path / "broken;=2+3.png"
     broken.touch()
     page.fill("k", 12)
     page.give(*pictures, broken)
@@ -441,8 +441,10 @@ def test_results_are_downloaded(page: Page, pictures: list[Path], tmp_path: Path
         "<i>one.png",
         "two.png",
         "'=three().png",
-        "broken.png",
+        "broken;=2+3.png",
     }
+    # Nor a part of one, where it splits lines at ";".
+    assert '"broken;=2+3.png",' in next(to.glob("*.csv")).read_text()
 
 
 def test_tab_alone_is_enough(page: Page) -> None:

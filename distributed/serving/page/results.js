@@ -11,11 +11,14 @@ export function plainResults(items) {
   }));
 }
 
-/** RFC 4180. What a spreadsheet would take for a formula gets an apostrophe before it. */
+/**
+ * RFC 4180. What a spreadsheet would take for a formula gets an apostrophe before it, also after blanks and in
+ * the wide letters of East Asia. Where a spreadsheet splits at ";", a part of a name must not begin a cell.
+ */
 function cell(value) {
   let text = String(value ?? "");
-  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  if (typeof value === "string" && /^\s*[=+\-@\t\r＝＋－＠]/.test(text)) text = `'${text}`;
+  return /[",;\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 export function csvOf(results) {
