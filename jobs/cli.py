@@ -261,6 +261,9 @@ def _given(arguments: list[str], option: str) -> str | None:
     return found
 
 
+_DRY = ("--dry_run", "--dry_run=true")  # a dry run that is stopped has nothing to go on from
+
+
 def _underscores(argument: str) -> str:
     """``--min-tag-count=3`` as ``--min_tag_count=3``: both spellings of an option are taken."""
     name, mark, value = argument.partition("=")
@@ -340,6 +343,7 @@ def run_job(main: Callable[[list[str]], None], goes_on: bool = True) -> None:
             sys.exit(1)
         if wish is None:
             raise
-        again = "goes on from the last checkpoint" if goes_on else "begins anew"
+        is_dry = any(_underscores(given) in _DRY for given in sys.argv[1:])
+        again = "goes on from the last checkpoint" if goes_on and not is_dry else "begins anew"
         print(f"stopped; the same command {again}", file=sys.stderr)
         sys.exit(128 + (wish.signum if isinstance(wish, Stopped) else signal.SIGINT))

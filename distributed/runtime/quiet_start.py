@@ -36,7 +36,10 @@ def start_quiet_ray(workers: int) -> None:
 @contextmanager
 def stderr_without(known: re.Pattern[bytes]) -> Iterator[None]:
     """What is written to stderr inside, also by native code, appears at the end, without lines that hold
-    ``known``."""
+    ``known``. Nothing is held where there is no stderr (``2>&-``)."""
+    if sys.stderr is None:
+        yield
+        return
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -66,6 +66,11 @@ def test_what_keeps_nothing_does_not_say_that_it_goes_on(
         with pytest.raises(SystemExit):
             run_job(main, goes_on)
         assert capsys.readouterr().err == f"stopped; the same command {said}\n"
+    for given in ("--dry_run", "--dry-run", "--dry-run=true"):  # it has written nothing
+        monkeypatch.setattr("sys.argv", ["job", given])
+        with pytest.raises(SystemExit):
+            run_job(main, goes_on=True)
+        assert capsys.readouterr().err == "stopped; the same command begins anew\n"
 
 
 def test_other_errors_and_exits_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
