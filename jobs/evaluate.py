@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from distributed.bundles.open import open_annotator
 from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow, survey_store
-from distributed.inference.evaluate import evaluate_store
+from distributed.inference.evaluate import check_scored, evaluate_store
 from distributed.inference.open_for import open_for
 from distributed.runtime.progress import saying
 from distributed.storage.files import write_json
@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> None:
         config.on_bad_row,
         say,
     )
+    check_scored(metrics, config.data)
     metrics["train"] = annotator.info.train
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")

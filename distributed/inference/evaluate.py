@@ -156,6 +156,19 @@ def evaluate_closely(
     return Evaluation(metrics, found.top, found.reliability_cb2)
 
 
+def check_scored(metrics: dict[str, Any], data: str) -> None:
+    """Figures of no image would look as if all tags were wrong.
+
+    Raises:
+        InputError: every row was left out.
+    """
+    if not metrics["images"]:
+        raise InputError(
+            f"{data}: no row is left to score: of {metrics['skipped_rows']} bad rows all were left out; give "
+            "--data rows that this model can score"
+        )
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """

@@ -14,7 +14,7 @@ from distributed.bundles.open import open_annotator
 from distributed.data.columns import Columns
 from distributed.data.survey import OnBadRow, StoreSurvey, survey_store
 from distributed.inference.close_look import CloseLook, SeenImage, spread_rows
-from distributed.inference.evaluate import Evaluation, evaluate_closely
+from distributed.inference.evaluate import Evaluation, check_scored, evaluate_closely
 from distributed.inference.open_for import open_for
 from distributed.reporting.curves import Curves, read_curves
 from distributed.reporting.facts import Facts, Metrics, TagPlace, as_card, share_of_training
@@ -115,6 +115,7 @@ def write_report(
         look,
         log,
     )
+    check_scored(evaluation.metrics, config.data)
     _check_same_rows(evaluation.metrics, others)
     evaluation.metrics["train"] = annotator.info.train
     log("reading the pictures that are shown")

@@ -214,6 +214,19 @@ def test_bad_input_is_one_line_and_leaves_the_old_page(
     assert old.read_text() == "as it was" and sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("verb", ["report", "evaluate"])
+def test_figures_of_no_image_are_refused(job: Job, model: Path, tmp_path: Path, verb: str) -> None:
+    """Rows that only the model finds bad, all left out."""
+    table, huge = planted_table(4), pa.array([3e38] * 4 * 16, pa.float32())
+    features = pa.FixedSizeListArray.from_arrays(huge, 16)
+    pq.write_table(table.set_column(1, "features", features), tmp_path / "huge.parquet")
+    out = ("--out", tmp_path / "x") if verb == "report" else ("--json", tmp_path / "x")
+    asked = ("--model", model, "--data", tmp_path / "huge.parquet", "--on_bad_row", "skip")
+    done = job(verb, *asked, *out)
+    assert done.returncode == 2 and not (tmp_path / "x").exists()
+    assert "no row is left to score: of 4 bad rows all were left out" in done.stderr
+
+
 def test_results_of_compare_beside_it(job: Job, model: Path, tmp_path: Path) -> None:
     data, file = store_at(tmp_path / "test.parquet"), tmp_path / "one.json"
     job("evaluate", "--model", model, "--data", data, "--json", file)
