@@ -48,6 +48,9 @@ class OneLineParser(ArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.flags: set[str] = set()
         self.classes: list[Any] = []
+        options.setdefault(
+            "allow_abbrev", False
+        )  # a name cut short is a mistake more often than a wish
         super().__init__(*args, **options)
 
     def add_class_arguments(self, theclass: Any, *args: Any, **options: Any) -> Any:

@@ -118,12 +118,12 @@ report       {shown(out / "report.html")}   open it in a browser
 model        {shown(out / "model")}
 TensorBoard  {python.replace("python", "tensorboard")} --logdir {shown(out / "tensorboard")}
 
-Next, a page to try the model on:
+Next, a page to try the model on. It has example rows: this model reads numbers, not pictures.
   {python} -m jobs.serve --model {model}
 
-Or a model of your own pictures (a folder, and a CSV of image_id and tags):
+Or a model of your own pictures, which its page takes (a folder and a CSV of tags; docs/tutorial.md):
   {python} -m jobs.ingest --source images --input PICTURES --tags tags.csv --out STORE --split random:100 \\
-    && {python} -m jobs.train --data.train STORE/train --data.test STORE/test --out OUT"""
+    && {python} -m jobs.train --data.train STORE --data.test STORE --out OUT"""
 
 
 def shown(path: Path) -> str:

@@ -89,7 +89,9 @@ def main(arguments: list[str]) -> None:
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
     print(format_decisions(metrics))
     if annotator.name != "popularity" and not beats_floor(metrics):
-        print("WARNING: the model does not beat the popularity floor on these images")
+        every = metrics["k"] >= metrics["tags"]
+        why = f": all {metrics['tags']} tags are said of each; give a smaller --k" if every else ""
+        print(f"WARNING: the model does not beat the popularity floor on these images{why}")
     if config.json is not None:
         write_json(config.json, metrics)
 

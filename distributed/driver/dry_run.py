@@ -36,6 +36,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.owner import check_free
 from distributed.storage.resume import CONTENT
 from distributed.training.config import PICTURE_METHODS, TrainConfig
+from distributed.training.held_out_fit import without_probabilities
 from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import apply_size_rule
 from drel_core.decision.held_out import LEAST_ROWS
@@ -159,6 +160,8 @@ def in_steps(
     config, size, world = spec.config, look.size, place.world
     pace = measure(config, look.survey, world, place.cores)
     steps = EpochPlan.make(size.rows, world, config.batch_size).steps * config.epochs
+    if line := without_probabilities(spec):
+        log(line)
     done = checkpoint_list.steps_done(Folder(config.out) / "checkpoints")
     if done:
         log(f"resume   goes on from step {done:,} of {steps:,}")
@@ -172,7 +175,7 @@ def in_steps(
         }
     parts["Ray and checkpoints"] = RAY_WORKER
     driver = SURVEY_ROW * size.rows + round(size.tags * (189 + look.name_bytes))
-    _say_time(log, seconds, f"{steps:,} steps of {pace.step * 1000:.0f} ms", config)
+    _say_time(log, seconds, f"{steps - done:,} steps of {pace.step * 1000:.0f} ms", config)
     _say_memory(log, parts, driver, place)
     say_disk(
         log,

@@ -64,6 +64,8 @@ def _advice(info: BundleInfo) -> str:
     """What to try, in one sentence."""
     check = "Check that the features and the tags of a row belong to the same image"
     config = info.config or {}
+    if config.get("k", 0) >= info.num_tags:
+        return f"With k {config['k']} all {info.num_tags} tags are said of every image: give a smaller --k."
     if info.method in ("knn", "svm") or not config.get("optim"):
         return f"{check}."
     if info.parent is not None:

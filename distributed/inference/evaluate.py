@@ -157,15 +157,20 @@ def evaluate_closely(
 
 
 def check_scored(metrics: dict[str, Any], data: str) -> None:
-    """Figures of no image would look as if all tags were wrong.
+    """Figures of no image, or of no tag, would look as if the model were wrong.
 
     Raises:
-        InputError: every row was left out.
+        InputError: every row was left out, or none has a tag of the model.
     """
     if not metrics["images"]:
         raise InputError(
             f"{data}: no row is left to score: of {metrics['skipped_rows']} bad rows all were left out; give "
             "--data rows that this model can score"
+        )
+    if not metrics["tags_scored"]:
+        raise InputError(
+            f"{data}: none of the model's {metrics['tags']} tags is on any of these "
+            f"{metrics['images']} images; give images with tags of this model, or the model of this store"
         )
 
 

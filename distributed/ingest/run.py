@@ -318,7 +318,9 @@ def _test_count(options: StoreOptions) -> int:
         return 0
     kind, _, number = options.split.partition(":")
     if kind != "random" or not number.isdigit() or int(number) < 1:
-        raise InputError(f"--split {options.split}: use official, or random:N with N of 1 or more")
+        raise InputError(
+            f"--split {options.split}: use official, random:N with N of 1 or more, or of a table column:NAME"
+        )
     return int(number)
 
 

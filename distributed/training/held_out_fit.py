@@ -10,6 +10,7 @@ Shapes: n rows, M candidate tags of each, T tags.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +69,22 @@ def takes_second_fit(spec: RunSpec) -> bool:
     share = config.decision.held_out
     spared = not survey.held_rows and spec.parent is None
     return bool(share) and spared and survey.train_rows * share >= LEAST_ROWS
+
+
+def without_probabilities(spec: RunSpec) -> str:
+    """A line where a run has too few rows to learn probabilities; empty where it has enough, wants none or
+    takes its parent's."""
+    share, survey = spec.config.decision.held_out, spec.survey
+    if not share or spec.parent is not None or takes_second_fit(spec):
+        return ""
+    if survey.held_rows >= LEAST_ROWS:
+        return ""
+    needed = (
+        f"{survey.held_rows} rows are held out, {LEAST_ROWS} are needed"
+        if survey.held_rows
+        else f"{survey.train_rows} images are too few, {math.ceil(LEAST_ROWS / share)} are needed"
+    )
+    return f"scores will be no probabilities and tags chosen by top alone: {needed}"
 
 
 @dataclass(frozen=True)

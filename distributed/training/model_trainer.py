@@ -24,6 +24,7 @@ from distributed.training.held_out_fit import (
     decide_by_second_fit,
     rows_of_both,
     takes_second_fit,
+    without_probabilities,
 )
 from distributed.training.kernel_fit import fit_kernel, has_room
 from distributed.training.learner import Learner
@@ -100,6 +101,8 @@ class ModelTrainer(Trainer[ModelIO]):
                 }
                 said = ", ".join(f"{name} {share:g}" for name, share in self.shares.items())
                 self._log(f"shares of features columns in the kernel's distances: {said}")
+        if line := without_probabilities(self.spec):
+            self._log(line)
         if takes_second_fit(self.spec):
             decided = decide_by_second_fit(self.spec, self.blocks, learner, kernel, self._log)
             if decided is not None:

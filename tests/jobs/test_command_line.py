@@ -226,3 +226,10 @@ def test_help_of_each_verb_has_each_option_once(capsys: pytest.CaptureFixture[st
         assert set(usage) <= set(top), verb
         seen |= set(top)
     assert seen >= set(FIRST), "an option that no job has any more"
+
+
+def test_a_name_cut_short_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([*NEEDED, "--epoch", "3"])
+    assert ended.value.code == 2
+    assert "--epoch 3; did you mean --epochs?" in capsys.readouterr().err

@@ -42,6 +42,6 @@ def test_it_ends_with_a_report_and_what_comes_next(
     assert shlex.split(serve)[1:] == ["-m", "jobs.serve", "--model", str(out)]
     first, then = own.replace("\\\n", "").split("&&")
     config, _, _ = parse(shlex.split(then)[3:])
-    assert config.data.train == "STORE/train" and config.out == "OUT"
+    assert config.data.train == "STORE" and config.out == "OUT"
     with pytest.raises(InputError, match=r"tags\.csv: no such file"):  # the options are understood
         ingest(shlex.split(first)[3:])

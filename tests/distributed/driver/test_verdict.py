@@ -174,3 +174,23 @@ def test_what_is_watched_must_leave_rows_to_learn_from(runs: Runs) -> None:
         runs.train(tagged(900), "--data.watch", "500")
     lines = runs.train(tagged(900), "--data.watch", "0")
     assert "TensorBoard" in lines[-1] and "watch" not in runs.figures()
+
+
+def test_a_run_too_small_for_probabilities_says_what_is_needed(runs: Runs) -> None:
+    few = runs.train(tagged(99), "--decision.held_out", "0.2", "--epochs", "1", out="few")
+    said = [line for line in few if "no probabilities" in line]
+    assert len(said) == 1 and "99 images are too few, 100 are needed" in said[0]
+    enough = runs.train(tagged(100), "--decision.held_out", "0.2", "--epochs", "1", out="enough")
+    held = runs.train(
+        tagged(99),
+        *("--decision.held_out", "0.2", "--epochs", "1", "--data.validation", "0.1"),
+        out="held",
+    )
+    unasked = runs.train(tagged(99), "--epochs", "1", out="unasked")
+    assert not [line for line in (*enough, *unasked) if "no probabilities" in line]
+    assert [line for line in held if "rows are held out, 20 are needed" in line]
+
+
+def test_where_every_tag_is_said_a_smaller_k_is_asked_for(runs: Runs) -> None:
+    said = runs.train(tagged(300), "--k", "40", "--data.test", runs.folder / "train.parquet")
+    assert "all 40 tags are said of every image: give a smaller --k" in said[-1], said
