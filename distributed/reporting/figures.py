@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from distributed.reporting.facts import Facts, Metrics
-from distributed.runtime.progress import counted, duration
+from distributed.runtime.progress import duration
 from drel_core.scoring.floor import beats_floor
 
 NAMES = {
@@ -57,9 +57,7 @@ _MEANINGS = (
 def headline(facts: Facts) -> str:
     """What one reads first: a sentence, what was scored, and the main figures beside the floor."""
     metrics, floor = facts.metrics, facts.metrics["floor"]
-    images = counted(metrics["images"], "picture").replace(
-        str(metrics["images"]), f"{metrics['images']:,}"
-    )
+    images = f"{metrics['images']:,} picture{'s' * (metrics['images'] != 1)}"
     return (
         f'<header><p class="kicker">DREL report</p><h1>{escape(facts.method)} names the right tag first for '
         f"{metrics['P@1']:.0%} of {images}</h1>"

@@ -73,11 +73,10 @@ class KeptRows:
             InputError: its latents are not finite: it is like no row.
         """
         held = self._rows()
-        features_1D = torch.from_numpy(features_D)[None]
-        if not self._annotator.latents(features_1D).isfinite().all():
+        latent_1L = self._annotator.latents(torch.from_numpy(features_D)[None])
+        if not latent_1L.isfinite().all():
             raise InputError(UNSCORABLE)
-        latent_L = self._latents(features_1D)[0]
-        cosine_N = held.latent_NL @ latent_L
+        cosine_N = held.latent_NL @ _unit(latent_1L)[0]
         score_k, place_k = cosine_N.topk(min(k, len(cosine_N)))
         return [
             {
@@ -104,11 +103,6 @@ class KeptRows:
         best = [held.image_id_N[place] for place in place_n[order_n[: 4 * limit]].tolist()]
         return list(islice(filter(is_wanted, best), limit))
 
-    def _latents(self, features_BD: Tensor) -> Tensor:
-        """``[B, L]`` of length 1; 0 where the features are no numbers, or too large."""
-        latent_BL = torch.nan_to_num(self._annotator.latents(features_BD), posinf=0.0, neginf=0.0)
-        return torch.nn.functional.normalize(latent_BL, dim=1)
-
     def _rows(self) -> _Held:
         with self._lock:
             if self._held is None:
@@ -125,8 +119,13 @@ class KeptRows:
             ):  # features are never all in memory
                 flat = batch.column("features").flatten().to_numpy(zero_copy_only=False)
                 rows_BD = torch.from_numpy(flat.reshape(len(batch), -1).astype(np.float32))
-                latents.append(self._latents(rows_BD))
+                latents.append(_unit(self._annotator.latents(rows_BD)))
                 ids += batch.column("image_id").to_pylist()
                 tags.append(batch.column("tags"))
         place_of = {image_id: place for place, image_id in enumerate(ids)}
         return _Held(place_of, ids, pa.concat_arrays(tags), torch.cat(latents))
+
+
+def _unit(latent_BL: Tensor) -> Tensor:
+    """The same of length 1; 0 where features were no numbers, or too large."""
+    return torch.nn.functional.normalize(torch.nan_to_num(latent_BL, posinf=0.0, neginf=0.0), dim=1)
