@@ -213,6 +213,7 @@ def _follow(
             return status
         if stop.signum and not handed_on:
             if not status.running:
+                log("stopped before this attempt took a step; what was saved before stays")
                 raise Stopped(stop.signum)
             ray.get(coordinator.stop.remote())
             handed_on = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -79,16 +80,17 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ra
     arguments = train_arguments(stores, "broken", *options)
     second = start("train", *arguments, new_session=True)
     assert second.stdout is not None
-    assert any("resuming at epoch" in line for line in second.stdout)
+    resumed = next(line for line in second.stdout if "resuming at epoch" in line)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does
     said, complained = second.communicate(timeout=100)
     assert second.returncode == 130, complained
-    assert "stopped after step" in said and complained.startswith("stopped; the same command")
-    assert complained.count("\n") == 1
+    assert complained.startswith("stopped; the same command") and complained.count("\n") == 1
+    if "stopped before this attempt took a step" in said:  # on a machine with much else to do
+        said = resumed.replace(", step ", ", stopped after step ")
     assert not (broken / "model").exists()
     again = ray_job("train", *arguments)
     assert again.returncode == 0, again.stderr
-    step = said.partition("stopped after step ")[2].split()[0]
+    step = re.search(r"stopped after step (\d+) of", said)[1]
     assert f"step {step} of 300" in again.stdout, again.stdout
     one, other = bundle_tensors(stores / "whole"), bundle_tensors(broken)
     assert one.keys() == other.keys()
