@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pyarrow.fs as pafs
-from PIL import Image
 
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice
@@ -23,7 +21,7 @@ from distributed.storage.files import READ_ERRORS, address_below, one_line, read
 from distributed.storage.listing import list_tree
 from distributed.storage.s3 import is_s3, reach
 from drel_core.errors import InputError
-from drel_core.images.pictures import BadPicture, decode
+from drel_core.images.pictures import BadPicture, small_jpeg
 
 _SIDE, _QUALITY = 240, 78
 _FIRST = (".jpg", ".jpeg", ".png", ".webp", ".JPG")  # looked for before a folder is listed
@@ -92,16 +90,13 @@ def _finish(encoded: dict[Place, bytes], wanted: int, where: str) -> Thumbnails:
 
 
 def thumbnail(data: bytes) -> str:
-    """A ``data:`` URI of a picture, at most 240 pixels a side. It is encoded again, whatever it was.
+    """A ``data:`` URI of a small copy of a picture.
 
     Raises:
         BadPicture: it is none.
     """
-    picture = decode(data)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    small = base64.b64encode(small_jpeg(data, _SIDE, _QUALITY)).decode()
+    return f"data:image/jpeg;base64,{small}"
 
 
 def _picture_column(data: str, columns: Columns) -> str:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 from pathlib import Path
 
 from drel_core.errors import InputError
-from drel_core.images.pictures import BadPicture, decode
+from drel_core.images.pictures import BadPicture, small_jpeg
 
 SIDE = 240
 """Pixels of the longer side of a copy."""
@@ -74,8 +73,4 @@ class PictureFolder:
 
 @functools.lru_cache(maxsize=512)
 def _small(file: Path, _changed: int) -> bytes:
-    picture = decode(file.read_bytes())
-    picture.thumbnail((SIDE, SIDE))
-    into = io.BytesIO()
-    picture.save(into, "JPEG", quality=85)
-    return into.getvalue()
+    return small_jpeg(file.read_bytes(), SIDE, quality=85)

@@ -89,6 +89,20 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise BadPicture(_reason(error, "damaged")) from None
 
 
+def small_jpeg(data: bytes, side: int, quality: int) -> bytes:
+    """A copy of a picture for people to look at: a JPEG of at most ``side`` pixels a side, without what
+    cameras write into files. It is encoded again, whatever it was.
+
+    Raises:
+        BadPicture: it is none.
+    """
+    picture = decode(data)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says. No other tag is looked at, and what cannot be read says nothing:
     ``ImageOps.exif_transpose`` writes all tags again, which fails for some that cameras write."""
