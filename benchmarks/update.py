@@ -1,7 +1,7 @@
 """Does an update reach what training anew reaches, and in how much less time? Do many small ones drift?
 
     python -m benchmarks.update [--data FOLDER] [--seeds 0 1 2] [--validation SPLIT] [--out FOLDER]
-    python -m benchmarks.update --part stream [--updates 10] [--images 50]
+    python -m benchmarks.update --part stream [--updates 10] [--images 50] [--twins 1]
     python -m benchmarks.update --store STORE ...     a planted store (benchmarks.make_store) instead
 
 Of a set's tags every 9th by frequency is new, 40 at most. A model is trained on the images without any of
@@ -10,8 +10,10 @@ scored on the test part (with --validation: on 15% of the training rows, which n
 over new and over old tags. Other options go to jobs.update. A run goes on where it stopped. --alone trains
 without Ray, in one process on one thread.
 
-stream: the images with new tags come in many small updates instead, one after the other; beside them one
-update with all their images, and a model trained anew on the same images.
+stream: the images with new tags come in many small updates instead, one after the other, --images in each.
+Every --twins-th of them, and the last, is compared with its twin: one update of the first model with all
+images up to then. A line per update says both and the ratio of their F1 over new tags; the last line has the
+least one. Beside them a model trained anew on the same images.
 
 With --store the model is trained on the store's training rows, and what comes later is rows of the same
 world that it has not, 30% of them with a tag that it has not; as many further rows are scored. --images is
@@ -24,10 +26,13 @@ Needs the larger data sets (DREL_SHARED_DATA), or a store.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +46,11 @@ from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
 from distributed.data.row_hash import is_drawn
 from distributed.data.survey import survey_store
+from distributed.driver.in_process import launch
 from drel_core.annotators.load import load_bundle
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists
+from jobs import train, update
 
 KINDS = ("new", "old", "all")
 
@@ -83,17 +90,14 @@ def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, f
     return out
 
 
-ALONE = """
-import sys
-from distributed.driver.in_process import launch
-from jobs.{verb} import main
-main(sys.argv[1:], launch)
-"""
-
-
 def job(verb: str, *arguments: object, alone: bool = False) -> None:
-    how = ["-c", ALONE.format(verb=verb)] if alone else ["-m", f"jobs.{verb}"]
-    command = [sys.executable, *how, *map(str, arguments)]
+    given = list(map(str, arguments))
+    if alone:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            {"train": train.main, "update": update.main}[verb](given, launch)
+        print(said.getvalue()[-400:], flush=True)
+        return
+    command = [sys.executable, "-m", f"jobs.{verb}", *given]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     print(done.stdout[-400:] if done.returncode == 0 else done.stdout + done.stderr, flush=True)
     done.check_returncode()
@@ -208,34 +212,101 @@ def measure_update(stores: Stores, out: Path, run: Run) -> dict[str, dict[str, f
     return result
 
 
-def measure_stream(stores: Stores, out: Path, updates: int, images: int, run: Run) -> None:
-    """Old and new tags after each of many small updates, after one with all their images, and anew."""
+def measure_stream(stores: Stores, out: Path, parts: Parts, run: Run) -> list[Step]:
+    """One seed: each of many small updates, and its twin where it has one."""
     later = pq.read_table(stores.later)
-    order = np.random.default_rng(0).permutation(len(later))[: updates * images]
-    parts = {"at once": order} | {
-        f"update {n + 1}": order[n * images : (n + 1) * images] for n in range(updates)
-    }
+    order = np.random.default_rng(0).permutation(len(later))[: parts.updates * parts.images]
     run.train(stores.base, out / "base")
     seen = set(load_bundle(out / "base" / "model").vocabulary.names)
     seen |= {tag for row in later.column("tags").to_pylist() for tag in row}
 
-    def show(name: str) -> None:
+    def figures(name: str) -> dict[str, float]:
         found = score(out / name / "model", stores.test, set(stores.new), seen)
         seconds = load_bundle(out / name / "model").info.train["seconds"]
         print(name, json.dumps({**found, "seconds": seconds}), flush=True)
+        return found
 
-    show("base")
-    model = out / "base"
-    for name, rows in parts.items():
+    def learn(model: str, name: str, row: np.ndarray) -> dict[str, float]:
         path = out / f"{name}.parquet"
         if not path.exists():
-            pq.write_table(later.take(pa.array(rows)), path)
-        run.learn(model if name != "at once" else out / "base", path, out / name)
-        if name != "at once":
-            model = out / name
-        show(name)
-    run.train(together(stores.base, out / "at once.parquet", out / "all"), out / "anew")
-    show("anew")
+            pq.write_table(later.take(pa.array(row)), path)
+        run.learn(out / model, path, out / name)
+        return figures(name)
+
+    figures("base")
+    steps: list[Step] = []
+    for number in range(1, parts.updates + 1):
+        start, stop = (number - 1) * parts.images, number * parts.images
+        before = f"update {number - 1}" if number > 1 else "base"
+        found = learn(before, f"update {number}", order[start:stop])
+        twin = found if number == 1 else None
+        if number > 1 and (number % parts.twins == 0 or number == parts.updates):
+            twin = learn("base", f"twin {number}", order[:stop])
+        steps.append(Step(number, stop, found, twin))
+        print(steps[-1].line(), flush=True)
+    pq.write_table(later.take(pa.array(order)), out / "all later.parquet")
+    run.train(together(stores.base, out / "all later.parquet", out / "all"), out / "anew")
+    figures("anew")
+    return steps
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A stream: how many updates, how many images in each, and every which one has a twin."""
+
+    updates: int
+    images: int
+    twins: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Figures after an update of a stream, and of one update with all images up to it."""
+
+    number: int
+    images: int
+    stream: dict[str, float]
+    twin: dict[str, float] | None
+
+    @property
+    def ratio(self) -> float:
+        """Of F1 over new tags; 1 where both found nothing."""
+        assert self.twin is not None
+        ours, theirs = self.stream["new F1"], self.twin["new F1"]
+        return ours / theirs if theirs else 1.0 if not ours else float("inf")
+
+    def line(self) -> str:
+        text = (
+            f"update {self.number:2d}, {self.images:4d} images: new {self.stream['new F1']:.3f}, "
+        )
+        text += f"old {self.stream['old F1']:.3f}"
+        if self.twin is None:
+            return text
+        text += f"; at once new {self.twin['new F1']:.3f}, old {self.twin['old F1']:.3f}; "
+        return text + f"ratio of new {self.ratio:.3f}"
+
+
+def mean_step(steps: Sequence[Step]) -> Step:
+    """Mean figures of the same update with several seeds."""
+
+    def mean(every: Sequence[dict[str, float]]) -> dict[str, float]:
+        return {key: float(np.mean([one[key] for one in every])) for key in every[0]}
+
+    first = steps[0]
+    twins = [step.twin for step in steps if step.twin is not None]
+    stream = mean([step.stream for step in steps])
+    return Step(first.number, first.images, stream, mean(twins) if twins else None)
+
+
+def least(steps: Sequence[Step]) -> str:
+    """The least ratio, from the second update on: the first is its own twin."""
+    compared = [step for step in steps if step.twin is not None and step.number > 1]
+    if not compared:
+        return "no update was compared"
+    worst = min(compared, key=lambda step: step.ratio)
+    mean = np.mean([step.ratio for step in compared])
+    where = f"at update {worst.number}; mean {mean:.3f} over {len(compared)} compared"
+    return f"least ratio {worst.ratio:.3f}, {where}"
 
 
 def options() -> tuple[argparse.Namespace, list[str]]:
@@ -255,6 +326,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--images", type=int, default=0)
+    parser.add_argument("--twins", type=int, default=1)
     return parser.parse_known_args()
 
 
@@ -270,15 +342,21 @@ def main() -> None:
         images = given.images or 50
         stores = prepare(given.data, given.out, given.validation)
     results = []
+    streams: list[list[Step]] = []
     for seed in given.seeds:
         out: Path = given.out / f"seed-{seed}"
         shared = ("--workers", str(given.workers), "--seed", str(seed))
         run = Run(given.alone, given.precision, shared, tuple(more))
         if stream:
-            measure_stream(stores, out, given.updates, images, run)
+            parts = Parts(given.updates, images, given.twins)
+            streams.append(measure_stream(stores, out, parts, run))
+            print(f"seed {seed}: {least(streams[-1])}", flush=True)
         else:
             results.append(measure_update(stores, out, run))
-    if not results:
+    if streams:
+        means_of_steps = [mean_step(steps) for steps in zip(*streams, strict=True)]
+        print(f"mean over {len(streams)} seeds")
+        print("\n".join([*(step.line() for step in means_of_steps), least(means_of_steps)]))
         return
     keys = [*(f"{kind} F1" for kind in KINDS), "seconds", "fit seconds"]
     means = {
