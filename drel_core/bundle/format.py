@@ -2,6 +2,7 @@
 
 config.json              what the bundle is, see ``BundleInfo``
 vocabulary.json          tag names and training counts
+vocabulary.yaml          rules of tags, see ``TagRules``; most bundles have none
 *.safetensors            the model; the method's annotator says which files
 codebook.safetensors     of low-level features, where the store had it
 README.md                the model card, see ``card``; bundles of before have none, and nothing reads it
@@ -20,6 +21,7 @@ from typing import Any
 
 from drel_core.bundle.info import FORMAT, BundleInfo
 from drel_core.bundle.safe_loading import read_text
+from drel_core.bundle.tag_rules import VOCABULARY_FILE, TagRules
 from drel_core.bundle.tensor_files import tensor_file_error
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.did_you_mean import near_path
@@ -39,7 +41,7 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
         about: what else ``config.json`` says.
 
     Returns:
-        The version: a hash of the tensor files and the vocabulary.
+        The version, see ``content_version``.
     """
     write_json(folder / "vocabulary.json", vocabulary.to_dict())
     version = content_version(folder)
@@ -57,9 +59,10 @@ def write_bundle(folder: Path, method: str, vocabulary: Vocabulary, about: dict[
 
 
 def content_version(folder: Path) -> str:
-    """12 hexadecimal digits: hash of the tensor files and the vocabulary."""
+    """12 hexadecimal digits: hash of the tensor files, the vocabulary and its rules."""
     digest = hashlib.sha256()
-    for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json"]:
+    rules = [path for path in [folder / VOCABULARY_FILE] if path.is_file()]
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "vocabulary.json", *rules]:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
@@ -188,6 +191,16 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """
     with reading(folder):
         return Vocabulary.from_dict(json.loads(read_text(folder / "vocabulary.json")))
+
+
+def read_rules(folder: Path) -> TagRules:
+    """``vocabulary.yaml``; no rules where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / VOCABULARY_FILE
+    return TagRules.load(path) if path.is_file() else TagRules()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import write_bundle
+from drel_core.bundle.format import content_version, read_rules, write_bundle
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.model.towers import DREL, ModelConfig, init_embedding_rows
@@ -88,3 +88,11 @@ def test_damage_is_told_in_one_line(bundle: Path, tmp_path: Path) -> None:
             load_bundle(broken(name, change))
         assert "\n" not in str(caught.value), (name, change)
         assert "broken" in str(caught.value)
+
+
+def test_rules_of_tags_are_part_of_the_version(bundle: Path) -> None:
+    before = content_version(bundle)
+    assert load_bundle(bundle).info.version == before and not read_rules(bundle)
+    (bundle / "vocabulary.yaml").write_text("blocked: [sun]\n")
+    assert content_version(bundle) != before
+    assert read_rules(bundle).blocked == ("sun",)
