@@ -191,24 +191,36 @@ def check_schema(
     """Of each features column D (None where the type does not tell) and the type of its values."""
     needed = [("image_id", columns.image_id), *(("features", block) for block in columns.blocks)]
     for role, column in [*needed, *([("tags", columns.tags)] if tags_needed else [])]:
-        if column not in schema.names:
-            raise InputError(
-                f"{name}: no column {column!r}; it has {', '.join(schema.names) or 'none'}; "
-                f"name the right one with {sibling_option(option, 'columns')}.{role}"
-            )
-        if schema.names.count(column) > 1:
-            raise InputError(f"{name}: two columns are named {column!r}; rename one of them")
+        _check_there(name, schema, role, column, option)
     ids = schema.field(columns.image_id).type
     if not is_text(ids):
         raise InputError(f"{name}: column {columns.image_id!r} is {ids}; it must be string")
     found = [columns.check(name, block, schema.field(block).type) for block in columns.blocks]
-    if not tags_needed:
-        return found
-    tags = schema.field(columns.tags).type
+    if tags_needed:
+        check_tags(name, schema, columns.tags, option)
+    return found
+
+
+def check_tags(name: str, schema: pa.Schema, column: str, option: str) -> None:
+    """
+    Raises:
+        InputError: a file has no tags column, or it holds something else.
+    """
+    _check_there(name, schema, "tags", column, option)
+    tags = schema.field(column).type
     untagged = pa.types.is_null(tags) or (is_list(tags) and pa.types.is_null(tags.value_type))
     if not untagged and not (is_list(tags) and is_text(tags.value_type)):
-        raise InputError(f"{name}: column {columns.tags!r} is {tags}; it must be list<string>")
-    return found
+        raise InputError(f"{name}: column {column!r} is {tags}; it must be list<string>")
+
+
+def _check_there(name: str, schema: pa.Schema, role: str, column: str, option: str) -> None:
+    if column not in schema.names:
+        raise InputError(
+            f"{name}: no column {column!r}; it has {', '.join(schema.names) or 'none'}; "
+            f"name the right one with {sibling_option(option, 'columns')}.{role}"
+        )
+    if schema.names.count(column) > 1:
+        raise InputError(f"{name}: two columns are named {column!r}; rename one of them")
 
 
 def has_length(metadata: pq.FileMetaData, features: str, dim: int) -> bool:

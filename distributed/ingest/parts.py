@@ -83,6 +83,12 @@ def part_name(chunk: int) -> str:
     return f"chunk-{chunk:07d}.parquet"
 
 
+def work_folder(target: Folder) -> Folder:
+    """Where a store lies while it is written."""
+    base, mark, options = target.address.partition("?")
+    return Folder(f"{base}.partial{mark}{options}")
+
+
 @dataclass(frozen=True)
 class Read:
     """A chunk before its features are computed: usable rows, decoded pictures, and what was rejected."""

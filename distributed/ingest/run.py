@@ -16,7 +16,7 @@ from typing import Any, Literal
 from distributed.data.parquet_files import WRITING
 from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extraction.base import Extraction, extract
-from distributed.ingest.parts import CODEBOOK, PartPlan, part_name
+from distributed.ingest.parts import CODEBOOK, PartPlan, part_name, work_folder
 from distributed.ingest.sources.base import Source
 from distributed.runtime.progress import Log, counted
 from distributed.runtime.quiet_start import start_quiet_ray
@@ -98,7 +98,7 @@ def ingest(
     """
     target = _target(out, source, options)
     reached = unreachable(target.address) if target.remote else nullcontext()
-    with reached, owned(_work_folder(target), log, target):
+    with reached, owned(work_folder(target), log, target):
         return _ingest(source, extraction, options, target, log, given or Input())
 
 
@@ -128,7 +128,7 @@ def _ingest(
     log: Log,
     given: Input,
 ) -> dict[str, Any]:
-    test_count, work = _test_count(options), _work_folder(target)
+    test_count, work = _test_count(options), work_folder(target)
     plan_text = _made_from(source, extraction, options, target, given)
     if _is_there(target):
         manifest = _finished(target, plan_text, log)
@@ -193,7 +193,7 @@ def _made_from(
     given: Input,
 ) -> Plan:
     """What must be the same when an ingestion goes on."""
-    places = (str(target), str(_work_folder(target)))
+    places = (str(target), str(work_folder(target)))
     newer = {"reading": given.options, CONTENT: content_of(given.places, places)}
     return Plan(
         {
@@ -225,7 +225,7 @@ def check_begun(
         InputError: what ``ingest`` would refuse.
     """
     target = _target(out, source, options)
-    work = _work_folder(target)
+    work = work_folder(target)
     check_free(work, target)
     plan = _made_from(source, extraction, options, target, given)
     if _is_there(target):
@@ -235,11 +235,6 @@ def check_begun(
     there, chunks = (work / "parts").files(), -(-source.num_rows // options.chunk_rows)
     done = sum(part_name(chunk) in there for chunk in range(chunks))
     return max(0, source.num_rows - done * options.chunk_rows)
-
-
-def _work_folder(target: Folder) -> Folder:
-    base, mark, options = target.address.partition("?")
-    return Folder(f"{base}.partial{mark}{options}")
 
 
 def _is_there(target: Folder) -> bool:
@@ -270,6 +265,8 @@ def _finished(target: Folder, plan: Plan, log: Log) -> dict[str, Any]:
         manifest = None
     if manifest is None:
         raise InputError(f"{target}: exists and is no feature store; choose a new --out")
+    if "edited" in manifest:
+        raise InputError(f"{target}: holds a store whose tags were edited; choose a new --out")
     check_same(
         target,
         manifest.get("plan") or {},
