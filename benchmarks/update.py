@@ -43,7 +43,8 @@ import torch
 
 from benchmarks.later_rows import planted_source, write_later
 from distributed.data.blocks import load_rows
-from distributed.data.feature_store import FeatureStore, encode_tags, flat_tags
+from distributed.data.canonical_tags import encode_tags
+from distributed.data.feature_store import FeatureStore, flat_tags
 from distributed.data.row_hash import is_drawn
 from distributed.data.survey import survey_store
 from distributed.driver.in_process import launch

@@ -21,7 +21,7 @@ from distributed.runtime.ray_session import RAY_STARTS, local_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.owner import check_free
-from drel_core.annotators.base import TrainedAnnotator
+from drel_core.annotators.base import TrainedAnnotator, rules_of
 from drel_core.bundle.format import read_info, read_vocabulary, reading
 from drel_core.bundle.info import BundleInfo
 from drel_core.decision.decider import Decide
@@ -72,7 +72,7 @@ def evaluation(
     _say_model(annotator.info, store)
     sample = replace(store, units=[_sample(store)])
     started = time.perf_counter()
-    survey = survey_store(sample, on_bad_row, statistics=False)
+    survey = survey_store(sample, on_bad_row, statistics=False, rules=rules_of(annotator))
     read = time.perf_counter() - started
     found = evaluate_store(
         annotator, annotator.vocabulary, survey, store.columns, k, decide, precision, on_bad_row

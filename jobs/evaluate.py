@@ -12,6 +12,7 @@ from distributed.inference.open_for import open_for
 from distributed.runtime.progress import saying
 from distributed.storage.files import write_json
 from distributed.storage.folder import check_file
+from drel_core.annotators.base import rules_of
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import beats_floor
 from drel_core.scoring.metrics import format_decisions, format_table
@@ -71,7 +72,9 @@ def main(arguments: list[str]) -> None:
         dry_run.evaluation(annotator, opened.store, *decided)
         say(NOTHING)
         return
-    survey = survey_store(opened.store, config.on_bad_row, statistics=False, log=say)
+    survey = survey_store(
+        opened.store, config.on_bad_row, statistics=False, log=say, rules=rules_of(annotator)
+    )
     metrics = evaluate_store(
         annotator,
         annotator.vocabulary,

@@ -59,6 +59,7 @@ def write_config(config: TrainConfig, text: str) -> None:
         resolved.pop(name, None)
     for name in ("train", "test"):
         resolved["data"][name] = getattr(config.data, name)
+    resolved["tags"]["vocabulary"] = config.tags.vocabulary
     resolved["out"] = config.out
     for name, value in settled(config).items():
         *parts, last = name.split(".")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from distributed.data.canonical_tags import open_rules
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore
 from distributed.data.survey import StoreSurvey, survey_store
@@ -111,7 +112,12 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     config = with_power(config, store)
     validation = Validation(config.data.validation, config.seed)
     survey = survey_store(
-        store, config.data.on_bad_row, validation, power=power_of(config.model), log=say
+        store,
+        config.data.on_bad_row,
+        validation,
+        power=power_of(config.model),
+        log=say,
+        rules=open_rules(config.tags.vocabulary),
     )
     if not survey.validation_rows:
         raise InputError(f"data.validation {config.data.validation} holds out no row; raise it")

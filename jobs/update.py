@@ -47,6 +47,8 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
         path = getattr(config.data, name)
         if path and "://" not in path:
             setattr(config.data, name, str(Path(path).expanduser().absolute()))
+    if config.tags.vocabulary and "://" not in config.tags.vocabulary:
+        config.tags.vocabulary = str(Path(config.tags.vocabulary).expanduser().absolute())
     if namespace.dry_run:
         dry_run_update(config, say)
         say(NOTHING)

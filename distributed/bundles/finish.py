@@ -23,7 +23,7 @@ from distributed.runtime.progress import Log
 from drel_core.annotators.base import DenseScores, TrainedAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.card import CARD, CardFacts, model_card
-from drel_core.bundle.format import CODEBOOK, read_info, write_bundle
+from drel_core.bundle.format import CODEBOOK, read_info, write_bundle, write_rules
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider, learn_decider
@@ -69,6 +69,7 @@ def finish_bundle(
     partial = writer.folder
     if codebook is not None:
         save_tensors({"word_K128": torch.from_numpy(codebook)}, partial / CODEBOOK)
+    write_rules(partial, survey.rules)
     version = write_bundle(partial, method, vocabulary, about)
     asked = method != "popularity" and about["config"]["decision"]["held_out"]
     learns = bool(asked) and survey.validation_rows >= LEAST_ROWS
@@ -121,7 +122,7 @@ def decider_by(
 
     def scored() -> Iterator[tuple[Tensor, TagLists]]:
         for selection in selections:
-            rows = load_rows(selection, columns, survey.names)
+            rows = load_rows(selection, columns, survey.index)
             for start in range(0, len(rows), _BATCH):
                 batch_BD = rows.features_BD[start : start + _BATCH].float()
                 yield annotator.log_scores(batch_BD), rows.tags[start : start + _BATCH]

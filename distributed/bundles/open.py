@@ -20,7 +20,7 @@ from drel_core.annotators.knn import (
     shard_file,
     tag_matrix,
 )
-from drel_core.annotators.load import load_bundle
+from drel_core.annotators.load import answer_rules, load_bundle
 from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files, load_tensors
@@ -65,7 +65,10 @@ def open_annotator(model: str, search: Search = "auto") -> TrainedAnnotator:
         # With another number of parts the bundle is damaged; load_bundle says how.
         if info.content.get("parts") == len(parts) > 1 and size > INLINE_BYTES:
             check_files(folder)
-            return ShardedKNN(model, info, read_vocabulary(folder))
+            vocabulary = read_vocabulary(folder)
+            sharded = ShardedKNN(model, info, vocabulary)
+            sharded.rules = answer_rules(folder, vocabulary)
+            return sharded
     return load_bundle(folder)
 
 

@@ -26,7 +26,7 @@ from distributed.bundles.locate import file_lock
 from distributed.data.replay_buffer import RESERVOIR, kept_features
 from distributed.storage.local_cache import cache_dir, cache_key
 from drel_core.annotators.drel import DRELAnnotator, TagSide, encode_side, has_kernel, read_towers
-from drel_core.annotators.load import checked_vocabulary
+from drel_core.annotators.load import answer_rules, checked_vocabulary
 from drel_core.bundle.format import reading
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files
@@ -81,6 +81,7 @@ def open_with_side(folder: Path, info: BundleInfo) -> DRELAnnotator:
             _, search = _find(folder, annotator)
         else:
             annotator = DRELAnnotator.load(folder, info, vocabulary, side)
+        annotator.rules = answer_rules(folder, vocabulary)
     if search is None:
         _LOG.warning(
             "%s: every tag is scored: the bundle keeps fewer than %d rows that differ to try codes with "

@@ -10,8 +10,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from distributed.data.canonical_tags import TagIndex, encode_tags
 from distributed.data.columns import Columns
-from distributed.data.feature_store import RowSelection, encode_tags, read_unit
+from distributed.data.feature_store import RowSelection, read_unit
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
 from distributed.runtime.tasks import INLINE_BYTES
@@ -22,9 +23,13 @@ BlockSource = Callable[[Sequence[RowSelection]], Iterable[Rows]]
 
 
 def load_rows(
-    selections: RowSelection | Sequence[RowSelection], columns: Columns, names: pa.Array
+    selections: RowSelection | Sequence[RowSelection], columns: Columns, names: pa.Array | TagIndex
 ) -> Rows:
-    """The selected rows in one piece: features as they are stored, tags as ids, their places in ``names``."""
+    """The selected rows in one piece: features as they are stored, tags as ids, their places in ``names``.
+
+    Args:
+        names: a vocabulary alone, or one with rules.
+    """
     if isinstance(selections, RowSelection):
         batch = read_unit(selections, columns)
         ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, names)
@@ -47,12 +52,12 @@ def block_source(survey: StoreSurvey, columns: Columns, own_cpus: bool = True) -
         own_cpus: see ``ray_blocks``.
     """
     if survey.num_bytes <= INLINE_BYTES:
-        return inline_blocks(columns, survey.names)
+        return inline_blocks(columns, survey.index)
     from distributed.data.ray_reader import ray_blocks  # ray.data is slow to import
 
-    return ray_blocks(columns, survey.names, survey.image_dim, survey.item_bytes, own_cpus)
+    return ray_blocks(columns, survey.index, survey.image_dim, survey.item_bytes, own_cpus)
 
 
-def inline_blocks(columns: Columns, names: pa.Array) -> BlockSource:
+def inline_blocks(columns: Columns, names: pa.Array | TagIndex) -> BlockSource:
     """Reads in this process: for small stores, where a task costs more than the read."""
     return lambda selections: (load_rows(selection, columns, names) for selection in selections)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed.data.canonical_tags import CanonicalTags
 from distributed.data.columns import Columns
 from distributed.data.feature_store import (
     RowGroupSlice,
@@ -101,13 +102,17 @@ class UnitSurvey:
 
 
 def survey_unit(
-    unit: RowGroupSlice, options: SurveyOptions, known_bad: Sequence[BadRow] = ()
+    unit: RowGroupSlice,
+    options: SurveyOptions,
+    known_bad: Sequence[BadRow] = (),
+    canonical: CanonicalTags | None = None,
 ) -> UnitSurvey:
     """Read, check and count one unit.
 
     Args:
         unit: which rows.
         known_bad: rows that other units show to be bad.
+        canonical: what the rules make of tags; a row that loses all of them has none.
 
     Raises:
         InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
@@ -130,6 +135,10 @@ def survey_unit(
     row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
     unusable = pc.fill_null(pc.equal(tag_values, ""), True).to_numpy(zero_copy_only=False)
     bad_tag_B = np.bincount(row_of_tag[unusable], minlength=unit.rows) > 0
+    stored_tags = tag_values, offsets
+    if canonical:
+        tag_values, offsets = canonical.applied(tag_values, offsets)
+        row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
     tagless_B = np.diff(offsets) == 0
     held_B = np.zeros(unit.rows, dtype=bool)
     validation = options.validation
@@ -168,7 +177,7 @@ def survey_unit(
         validation=unit.file_row + np.flatnonzero(held_B),
         watch=unit.file_row + np.flatnonzero(watch_B),
         options=options,
-        content=_content(id_hash, value_nD, tag_values, offsets),
+        content=_content(id_hash, value_nD, *stored_tags),
     )
 
 

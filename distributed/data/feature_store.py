@@ -25,7 +25,6 @@ from distributed.data.parquet_files import (
     read_footer,
 )
 from distributed.data.plain_types import plain_table
-from distributed.data.tag_values import lookup
 from distributed.storage.files import READ_ERRORS, cannot_be_read, past_short_errors, resolve
 from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
@@ -376,16 +375,3 @@ def flat_tags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     offsets = np.zeros(len(column) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     return column.flatten(), offsets
-
-
-def encode_tags(
-    tag_values: pa.Array, tag_offsets: np.ndarray, names: pa.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    """Known tags as ids + offsets, each once a row and in rising order; unknown ones are left out."""
-    ids = lookup(tag_values, names)
-    row = np.repeat(np.arange(len(tag_offsets) - 1), np.diff(tag_offsets))
-    key = np.unique((row * max(len(names), 1) + ids)[ids >= 0])
-    row, ids = np.divmod(key, max(len(names), 1))
-    offsets = np.zeros(len(tag_offsets), dtype=np.int64)
-    np.cumsum(np.bincount(row, minlength=len(tag_offsets) - 1), out=offsets[1:])
-    return ids, offsets

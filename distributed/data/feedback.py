@@ -28,6 +28,7 @@ from distributed.data.feature_store import feature_columns, one_chunk
 from distributed.data.parquet_files import list_files, read_footer
 from distributed.storage.files import READ_ERRORS, one_line, write_bytes
 from distributed.storage.folder import Folder
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag
 
@@ -169,7 +170,11 @@ def _clean(tags: Sequence[str]) -> set[str]:
 
 
 def feedback_rows(
-    feedback: pa.Table, kept: pa.Table | None, columns: Columns, dims: Sequence[int] = ()
+    feedback: pa.Table,
+    kept: pa.Table | None,
+    columns: Columns,
+    dims: Sequence[int] = (),
+    rules: TagRules | None = None,
 ) -> pa.Table:
     """Feedback as rows to learn from: the tags that were added, and those that the image is known to have
     less those removed. On an image that nothing is known of, a removed tag needs no mention: every tag
@@ -179,6 +184,7 @@ def feedback_rows(
         feedback: one correction of an image.
         kept: the model's reservoir, which knows some images.
         dims: D of each features column, where there are several.
+        rules: of tags; what implies a removed tag is removed with it.
 
     Returns:
         a row for each image that has a tag left.
@@ -189,12 +195,15 @@ def feedback_rows(
         known = dict(
             zip(mine.column("image_id").to_pylist(), mine.column("tags").to_pylist(), strict=True)
         )
+    rules = rules or TagRules()
     tags = []
     for image_id, add, remove in zip(
         *(feedback.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
     ):
         before = known.get(image_id, [])
-        tags.append(sorted((_clean(before) | _clean(add)) - _clean(remove)))
+        gone = {rules.tag_of(tag) for tag in _clean(remove)}
+        named = rules.applied(sorted(_clean(before) | _clean(add)))
+        tags.append(sorted(tag for tag in named if gone.isdisjoint(rules.with_implied(tag))))
     keep = pa.array([bool(row) for row in tags], pa.bool_())
     rows = pa.table(
         {

@@ -14,13 +14,16 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import Block, BlockMetadata
 
 from distributed.data.blocks import BlockSource, as_tensor
+from distributed.data.canonical_tags import TagIndex, encode_tags
 from distributed.data.columns import Columns
-from distributed.data.feature_store import RowSelection, encode_tags, read_unit
+from distributed.data.feature_store import RowSelection, read_unit
 from distributed.data.rows import Rows
 from drel_core.scoring.tag_lists import TagLists
 
 
-def selection_block(selection: RowSelection, columns: Columns, names: pa.Array) -> pa.Table:
+def selection_block(
+    selection: RowSelection, columns: Columns, names: pa.Array | TagIndex
+) -> pa.Table:
     """Rows as a block of Ray Data: features as they are stored, tags as list<int64> of ids."""
     batch = read_unit(selection, columns)
     ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, names)
@@ -92,7 +95,11 @@ def _consecutive(selections: list[RowSelection], parts: int) -> list[list[RowSel
 
 
 def ray_blocks(
-    columns: Columns, names: pa.Array, image_dim: int, item_bytes: int, own_cpus: bool = True
+    columns: Columns,
+    names: pa.Array | TagIndex,
+    image_dim: int,
+    item_bytes: int,
+    own_cpus: bool = True,
 ) -> BlockSource:
     """Reads units through a streaming Ray Data pipeline, in the given order, with prefetch.
 

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from distributed.data.canonical_tags import encode_tags
 from distributed.data.columns import Columns
 from distributed.data.feature_store import (
     FeatureBatch,
     FeatureStore,
     RowSelection,
-    encode_tags,
     feature_columns,
     one_chunk,
     read_table,
@@ -106,7 +106,7 @@ def _some(selections: list[RowSelection], enough: int, seed: int) -> list[RowSel
 
 
 def _keyed(batch: FeatureBatch, survey: StoreSurvey) -> pa.Table:
-    ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, survey.names)
+    ids, offsets = encode_tags(batch.tag_values, batch.tag_offsets, survey.index)
     image_id = batch.image_id_B.cast(pa.string())
     hashed = hash_ids(image_id.to_numpy(zero_copy_only=False).astype(object), "reservoir")
     chance_B = (hashed.astype(np.float64) + 1) / (2.0**64 + 2)

@@ -10,12 +10,14 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from distributed.data.canonical_tags import CanonicalTags, TagIndex
 from distributed.data.check_rows import (
     BadRow,
     SurveyOptions,
@@ -29,6 +31,7 @@ from distributed.data.feature_store import FeatureStore, RowGroupSlice, RowSelec
 from distributed.data.row_hash import is_short
 from distributed.runtime.progress import Log, Progress, saying
 from distributed.runtime.tasks import INLINE_BYTES, map_units
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 
 OnBadRow = Literal["fail", "skip"]
@@ -52,6 +55,7 @@ class StoreSurvey:
         image_dim, item_bytes: D, and bytes of a feature in memory.
         content: a hash of each file's rows, by its name below the store.
         dims: D of each features column; of one column D alone.
+        rules: what tags of the store were made of; readers of its rows apply them as well.
     """
 
     image_dim: int
@@ -68,9 +72,15 @@ class StoreSurvey:
     watch_held_out: bool = False
     content: dict[str, str] = field(default_factory=dict)
     dims: tuple[int, ...] = ()
+    rules: TagRules | None = None
 
     def __post_init__(self) -> None:
         self.dims = self.dims or (self.image_dim,)
+
+    @cached_property
+    def index(self) -> TagIndex:
+        """Which of ``names`` the texts of the store are."""
+        return TagIndex(self.names, self.rules)
 
     @property
     def train_rows(self) -> int:
@@ -136,13 +146,17 @@ def _duplicates(surveys: list[UnitSurvey]) -> dict[int, list[BadRow]]:
 
 
 def merge_surveys(
-    store: FeatureStore, surveys: Iterable[UnitSurvey], on_bad_row: OnBadRow = "fail"
+    store: FeatureStore,
+    surveys: Iterable[UnitSurvey],
+    on_bad_row: OnBadRow = "fail",
+    rules: TagRules | None = None,
 ) -> StoreSurvey:
     """Add up the surveys of all units of a store, in any order.
 
     Args:
         on_bad_row: ``fail`` raises on bad rows; ``skip`` leaves them out and lists them. With skip,
             units that repeat an id of another row are surveyed again without those rows, here.
+        rules: with which the units were surveyed.
 
     Raises:
         InputError: bad rows with ``fail``; no row is left.
@@ -162,8 +176,9 @@ def merge_surveys(
             f"{path}: row {row}: {text}{others}; mend the file, or leave bad rows out with "
             f"{sibling_option(store.option, 'on_bad_row')} skip"
         )
+    canonical = None if rules is None else CanonicalTags(rules)
     for i, known_bad in duplicates.items():
-        ordered[i] = survey_unit(ordered[i].unit, ordered[i].options, known_bad)
+        ordered[i] = survey_unit(ordered[i].unit, ordered[i].options, known_bad, canonical)
     train, validation, watch = [], [], []
     watch_held_out = False
     for survey in ordered:
@@ -214,6 +229,7 @@ def merge_surveys(
         watch_held_out=watch_held_out,
         content=_content(store.path, ordered),
         dims=store.dims,
+        rules=rules,
     )
 
 
@@ -263,6 +279,7 @@ def survey_store(
     workers: int = 1,
     watch: WatchPlan | None = None,
     log: Log | None = None,
+    rules: TagRules | None = None,
 ) -> StoreSurvey:
     """One pass over a store, in this process or, where it is large, as Ray tasks.
 
@@ -270,6 +287,7 @@ def survey_store(
         workers: see ``map_units``.
         watch: how many rows to score while training.
         log: takes lines of progress, where it takes long.
+        rules: of tags; names and counts are of what they make of the store's.
 
     Raises:
         InputError: see ``merge_surveys``.
@@ -280,8 +298,10 @@ def survey_store(
     watched = replace(options, watch=None if watch is None else watch.sample(store.units))
     units = set() if watch is None else set(watch.units(store.units))
 
+    canonical = None if rules is None else CanonicalTags(rules)
+
     def look(unit: RowGroupSlice) -> UnitSurvey:
-        return survey_unit(unit, watched if unit in units else options)
+        return survey_unit(unit, watched if unit in units else options, canonical=canonical)
 
     progress = Progress(log, f"looking at {store.path}:", store.num_rows, "rows")
     found = []
@@ -293,4 +313,4 @@ def survey_store(
         found.append(answer)
         progress.step(answer.unit.rows)
     with saying(log, f"adding up what {len(found):,} parts hold"):
-        return merge_surveys(store, found, on_bad_row)
+        return merge_surveys(store, found, on_bad_row, rules)

@@ -52,7 +52,7 @@ def launch(spec: RunSpec, log: Log) -> None:
     """A ``Launcher`` of one rank on the CPU, which always begins at the start."""
     torch.set_num_threads(spec.config.threads or 1)
     learner = build_learner(spec, torch.device("cpu"))
-    blocks = inline_blocks(spec.config.data.columns, spec.survey.names)
+    blocks = inline_blocks(spec.config.data.columns, spec.survey.index)
     folder = scratch_folder()
     try:
         ModelTrainer(spec, learner, blocks, InProcessIO(log, folder)).run()

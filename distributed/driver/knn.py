@@ -44,7 +44,7 @@ _BATCH = 1024
 
 def write_shard(survey: StoreSurvey, columns: Columns, part: int, parts: int, folder: Path) -> None:
     """Read the rows of one shard, standardise them and write them."""
-    rows = load_rows(shard(survey.train, parts, part), columns, survey.names)
+    rows = load_rows(shard(survey.train, parts, part), columns, survey.index)
     start = part * survey.train_rows // parts
     standard_ND = rows.features_BD.float()
     standard_ND = standard_ND.sub(torch.tensor(survey.mean_D).float())
@@ -96,7 +96,7 @@ def choose(survey: StoreSurvey, columns: Columns, tags: int, seed: int) -> tuple
 
     Neighbours are searched for once; every choice scores prefixes of them.
     """
-    rows = load_rows(survey.train, columns, survey.names)
+    rows = load_rows(survey.train, columns, survey.index)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     order = order[:_CHOICE_ROWS]
     cut = max(1, len(order) // 7)

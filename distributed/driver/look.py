@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow.compute as pc
 
+from distributed.data.canonical_tags import open_rules
 from distributed.data.feature_store import FeatureStore
 from distributed.data.manifest import tags_of
 from distributed.data.survey import StoreSurvey, survey_store
@@ -64,6 +65,7 @@ def look_at(config: TrainConfig, store: FeatureStore) -> StoreLook:
         config.data.on_bad_row,
         statistics=config.method not in PICTURE_METHODS,
         power=power_of(config.model) if config.method in ("drel", "wsabie") else 1.0,
+        rules=open_rules(config.tags.vocabulary),
     )
     took = (time.perf_counter() - started) / sample.num_rows
     plan = watch_plan(config, store.num_rows)

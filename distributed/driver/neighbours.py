@@ -28,7 +28,7 @@ def unrelated(survey: StoreSurvey, columns: Columns, seed: int) -> str | None:
     What any rows have in common is measured with the tags put in random order, 50 times: a row that is the
     neighbour of many counts as often there.
     """
-    rows = load_rows(_some(survey.train), columns, survey.names)
+    rows = load_rows(_some(survey.train), columns, survey.index)
     count = len(rows)
     if count < _LEAST:
         return None

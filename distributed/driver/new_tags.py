@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from scipy import sparse
 
+from distributed.data.canonical_tags import TagIndex, encode_tags
 from distributed.data.columns import Columns
-from distributed.data.feature_store import RowSelection, encode_tags, flat_tags, read_table
+from distributed.data.feature_store import RowSelection, flat_tags, read_table
 from distributed.storage.folder import Folder
 from distributed.training.warm_start import NEW_ROWS, ParentBundle, Start, read_rows_of
 from drel_core.model.towers import ModelConfig, init_embedding_rows
@@ -19,7 +20,7 @@ from drel_core.model.towers import ModelConfig, init_embedding_rows
 
 def init_new_tags(
     parent: ParentBundle,
-    names: pa.Array,
+    names: pa.Array | TagIndex,
     count_T: np.ndarray,
     selections: Sequence[RowSelection],
     columns: Columns,
@@ -55,7 +56,7 @@ def init_new_tags(
 
 
 def _co_occurrence(
-    names: pa.Array, old: int, selections: Sequence[RowSelection], columns: Columns
+    names: pa.Array | TagIndex, old: int, selections: Sequence[RowSelection], columns: Columns
 ) -> sparse.csr_array:
     """Images that carry both, ``[new tags, old tags]``."""
     total = len(names)

@@ -162,7 +162,7 @@ def _own_peak() -> int:
 def _some_rows(config: TrainConfig, survey: StoreSurvey, wanted: int) -> Rows:
     parts, count = [], 0
     for selection in survey.train:
-        parts.append(load_rows(selection, config.data.columns, survey.names))
+        parts.append(load_rows(selection, config.data.columns, survey.index))
         count += len(parts[-1])
         if count >= wanted:
             break

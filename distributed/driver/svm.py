@@ -71,18 +71,18 @@ def _read(
     """The rows to fit on, and the numbers of the sample among them. Two passes when some are left out, so
     that only the chosen are held."""
     if survey.train_rows <= most:
-        return load_rows(survey.train, columns, survey.names), sample_n
+        return load_rows(survey.train, columns, survey.index), sample_n
     parts: list[Rows] = []
     tag, row, at = [], [], 0
     for selection in survey.train:
-        tags = load_rows(selection, columns, survey.names).tags
+        tags = load_rows(selection, columns, survey.index).tags
         tag.append(tags.values.numpy())
         row.append(tags.row_ids().numpy() + at)
         at += len(tags)
     chosen = choose_rows(at, np.concatenate(tag), np.concatenate(row), most, seed, sample_n)
     at = 0
     for selection in survey.train:
-        rows = load_rows(selection, columns, survey.names)
+        rows = load_rows(selection, columns, survey.index)
         low, high = np.searchsorted(chosen, (at, at + len(rows)))
         parts.append(rows.select(torch.from_numpy(chosen[low:high] - at)))
         at += len(rows)

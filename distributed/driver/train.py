@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distributed.bundles.open import open_annotator
+from distributed.data.canonical_tags import open_rules
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore, has_negatives
 from distributed.data.manifest import (
@@ -57,6 +58,7 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> Plan:
         CONTENT: survey.content,
         "k": config.k,
         "reservoir": asdict(config.reservoir),
+        "tags.vocabulary": survey.rules.digest if survey.rules else "",
         **({"patience": config.patience} if config.data.validation else {}),
     }
     rows = [(Path(r.unit.path).name, r.unit.file_row, r.take) for r in survey.train]
@@ -123,7 +125,12 @@ def _run(
     test_survey = None
     if test is not None:
         test_survey = survey_store(
-            test, config.data.on_bad_row, statistics=False, workers=config.workers.least, log=log
+            test,
+            config.data.on_bad_row,
+            statistics=False,
+            workers=config.workers.least,
+            log=log,
+            rules=survey.rules,
         )
     _log_survey(log, config, survey, test_survey)
     if settings and config.method in ("drel", "wsabie", *PICTURE_METHODS):
@@ -170,7 +177,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         for name in ("train", "test")
         if (path := getattr(config.data, name)) is not None and "://" not in path
     }
-    return replace(config, data=replace(config.data, **absolute), out=Folder.of(config.out).address)
+    tags = config.tags
+    if tags.vocabulary and "://" not in tags.vocabulary:
+        vocabulary = str(Path(tags.vocabulary).expanduser().absolute())
+        tags = replace(tags, vocabulary=vocabulary)
+    data = replace(config.data, **absolute)
+    return replace(config, data=data, tags=tags, out=Folder.of(config.out).address)
 
 
 def open_input(
@@ -268,6 +280,7 @@ def survey_for(config: TrainConfig, store: FeatureStore, log: Log | None = None)
         workers=config.workers.least,
         watch=watch_plan(config, store.num_rows),
         log=log,
+        rules=open_rules(config.tags.vocabulary),
     )
     if config.data.validation and not survey.validation_rows:
         raise InputError(
@@ -288,6 +301,9 @@ def _log_survey(
     )
     if line := survey.shortfall(config.data.validation):
         log(line)
+    if survey.rules is not None:
+        for note in survey.rules.check(survey.names.to_pylist()):
+            log(f"{config.tags.vocabulary}: {note}")
     for found in (survey, test):
         if found is None:
             continue

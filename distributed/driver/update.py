@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.bundles.locate import find_bundle, local_bundle
+from distributed.data.canonical_tags import open_rules
 from distributed.data.check_rows import Validation
 from distributed.data.feature_store import FeatureStore, RowSelection
 from distributed.data.feedback import (
@@ -52,10 +53,12 @@ from distributed.training.config import TrainConfig
 from distributed.training.run_spec import RunSpec
 from distributed.training.warm_start import ParentBundle
 from distributed.training.watch import watch_plan
+from drel_core.annotators.base import rules_of
 from drel_core.annotators.load import load_bundle
-from drel_core.bundle.format import CODEBOOK, read_info, read_vocabulary
+from drel_core.bundle.format import CODEBOOK, read_info, read_rules, read_vocabulary
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")
@@ -130,7 +133,7 @@ def _learn(
         with saying(log, "placing new tags near those of their images"):
             init_new_tags(
                 parent,
-                spec.survey.names,
+                spec.survey.index,
                 spec.survey.count_T,
                 _first_rows(spec.survey.train, parent.new_images),
                 config.data.columns,
@@ -157,10 +160,13 @@ def plan_of(
     """What is learned, from which rows and how; says so."""
     bundle = local_bundle(place.address)
     training = training_config(config, info, out)
-    new = _new_stores(config, info, bundle, out, log)
-    surveys = [_survey(store, config, training, watched=True, log=log) for store in new]
-    replay = _replay(config, bundle, out, new, training)
+    given = config.tags.vocabulary
+    rules = open_rules(given) if given else read_rules(bundle)
+    new = _new_stores(config, info, bundle, out, log, rules)
+    surveys = [_survey(store, config, training, rules, watched=True, log=log) for store in new]
+    replay = _replay(config, bundle, out, new, training, rules)
     survey, repeats = combined(bundle, surveys, replay, config.replay_ratio)
+    survey = replace(survey, rules=rules)
     rows = UpdateRows(
         new=sum(part.train_rows for part in surveys),
         rehearsed=replay.train_rows if replay is not None and repeats else 0,
@@ -182,6 +188,9 @@ def plan_of(
     if config.data.validation:
         log(f"{survey.validation_rows} rows are held out for validation")
     _log_skipped(log, surveys)
+    if rules is not None and config.tags.vocabulary:
+        for note in rules.check(survey.names.to_pylist()):
+            log(f"{config.tags.vocabulary}: {note}")
     return RunSpec(
         config=training,
         survey=survey,
@@ -239,7 +248,12 @@ def _shown(names: pa.Array, parts: Sequence[StoreSurvey]) -> np.ndarray:
 
 
 def _new_stores(
-    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder, log: Log
+    config: UpdateConfig,
+    info: BundleInfo,
+    bundle: Path,
+    out: Folder,
+    log: Log,
+    rules: TagRules | None,
 ) -> list[FeatureStore]:
     stores = []
     if config.data.new:
@@ -253,7 +267,7 @@ def _new_stores(
         stores.append(store)
     nothing = "give --data a store, --from_feedback a folder, or both"
     if config.from_feedback:
-        rows, said = _take_feedback(config, info, bundle, out)
+        rows, said = _take_feedback(config, info, bundle, out, rules)
         log(f"{config.from_feedback}: {said}")
         if rows:
             stores.append(
@@ -271,7 +285,7 @@ def _new_stores(
 
 
 def _take_feedback(
-    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder
+    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder, rules: TagRules | None
 ) -> tuple[int, str]:
     """Keep the rows that feedback makes in ``out``: a run that is taken up again learns from what it began
     with.
@@ -292,6 +306,7 @@ def _take_feedback(
         pq.read_table(kept) if kept.is_file() else None,
         config.data.columns,
         _dims(config, info),
+        rules,
     )
     text = counted(int(new_N.sum()), "correction")
     if not new_N.all():
@@ -321,6 +336,7 @@ def _survey(
     store: FeatureStore,
     config: UpdateConfig,
     training: TrainConfig,
+    rules: TagRules | None,
     watched: bool = False,
     log: Log | None = None,
 ) -> StoreSurvey:
@@ -334,19 +350,25 @@ def _survey(
         workers=config.workers.least,
         watch=watch_plan(training, store.num_rows) if watched else None,
         log=log,
+        rules=rules,
     )
 
 
 def _replay(
-    config: UpdateConfig, bundle: Path, out: Folder, new: list[FeatureStore], training: TrainConfig
+    config: UpdateConfig,
+    bundle: Path,
+    out: Folder,
+    new: list[FeatureStore],
+    training: TrainConfig,
+    rules: TagRules | None,
 ) -> StoreSurvey | None:
     if config.data.replay:
         store = FeatureStore.open(config.data.replay, config.data.columns, "--data.replay")
         check_same_dim(store.path, store.image_dim, "the new ones", new[0].image_dim)
         check_same_blocks(store, read_info(bundle).blocks)
-        return _survey(store, config, training)
+        return _survey(store, config, training, rules)
     kept = replay_store(bundle, config.data.columns, out, new)
-    return None if kept is None else _survey(kept, config, training)
+    return None if kept is None else _survey(kept, config, training, rules)
 
 
 def combined(
@@ -408,7 +430,9 @@ def _contents(parts: Sequence[StoreSurvey]) -> dict[str, str]:
 def _score(folder: Folder, config: UpdateConfig, log: Log) -> dict[str, Any]:
     annotator = load_bundle(local_bundle(folder.address))
     store = FeatureStore.open(config.data.test, config.data.columns, "--data.test")
-    survey = survey_store(store, config.data.on_bad_row, statistics=False, log=log)
+    survey = survey_store(
+        store, config.data.on_bad_row, statistics=False, log=log, rules=rules_of(annotator)
+    )
     metrics = evaluate_store(
         annotator,
         annotator.vocabulary,

@@ -42,6 +42,15 @@ class UpdateData:
 
 
 @dataclass(kw_only=True)
+class UpdateTags:
+    """What is known of tags beside their images."""
+
+    vocabulary: str = ""
+    """vocabulary.yaml that replaces the model's, as tags.vocabulary of jobs.train; empty: the model's own \
+    goes on being used"""
+
+
+@dataclass(kw_only=True)
 class UpdateConfig(RunConfig):
     """What to update, from what, and how."""
 
@@ -51,6 +60,8 @@ class UpdateConfig(RunConfig):
     """folder for the new model, checkpoints and TensorBoard; the same one resumes"""
     data: UpdateData = field(default_factory=UpdateData)
     """stores"""
+    tags: UpdateTags = field(default_factory=UpdateTags)
+    """what is known of tags by their names"""
     from_feedback: str = ""
     """folder of feedback that the scorer kept; beside or instead of new images"""
     epochs: int = AUTO
@@ -103,6 +114,7 @@ def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> Trai
         before,
         **{shared.name: getattr(config, shared.name) for shared in fields(RunConfig)},
         data=data,
+        tags=replace(before.tags, vocabulary=config.tags.vocabulary),
         out=out.address,
         batch_size=max(config.batch_size, 0) or before.batch_size,
         table=replace(before.table, share=config.lr),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from distributed.data.blocks import load_rows
+from distributed.data.canonical_tags import TagIndex
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection
 from distributed.data.survey import OnBadRow, StoreSurvey
@@ -18,12 +19,20 @@ from distributed.inference.close_look import CloseLook
 from distributed.inference.scored import Scored
 from distributed.runtime.progress import Log, Progress, saying
 from distributed.runtime.tasks import map_units
-from drel_core.annotators.base import UNSCORABLE, Annotator, Decision, decision_of, row_by_row
+from drel_core.annotators.base import (
+    UNSCORABLE,
+    Annotator,
+    Decision,
+    choose_of,
+    decision_of,
+    row_by_row,
+    rules_of,
+)
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.cuts import DEPTH
-from drel_core.decision.decider import Decide, Decider
+from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import MetricCounts, fits_map
 from drel_core.scoring.reliability import (
@@ -85,7 +94,7 @@ def evaluate_closely(
     Raises:
         InputError: the annotator cannot decide that way, or a row has no scores and may not be left out.
     """
-    names = pa.array(list(vocabulary.names), pa.string())
+    names = _index(annotator, vocabulary)
     deciding = _Deciding.of(annotator, decide, precision)
     floor = PopularityAnnotator(vocabulary)
     started = time.perf_counter()
@@ -111,10 +120,6 @@ def evaluate_closely(
                 good_n = (~error.bad_B).nonzero()[:, 0]
                 tags, row_B = tags.select(good_n), row_B[good_n.numpy()] if len(row_B) else row_B
                 scored = Scored.of(annotator, features_BD[good_n], k, whole)
-            if scored.score_BT is None:
-                seen.top.update_topk(scored.tag_BM[:, :k], tags)
-            else:
-                seen.top.update(scored.score_BT, tags)
             seen.floor.update_topk(floor.topk(len(tags), k), tags)
             chosen = deciding.count(seen, scored, tags, k, class_T)
             if seen.look is not None:
@@ -235,7 +240,7 @@ class _Counts:
 class _Deciding:
     """The decisions beside ``top`` that an annotator can make."""
 
-    decider: Decider | None
+    annotator: Annotator
     others: dict[Decide, Decision]
 
     @staticmethod
@@ -245,21 +250,24 @@ class _Deciding:
             decision_of(annotator, decide)  # says why not
         cuts = {"threshold": precision}
         return _Deciding(
-            annotator.decider, {how: decision_of(annotator, how, cuts.get(how)) for how in wanted}
+            annotator, {how: decision_of(annotator, how, cuts.get(how)) for how in wanted}
         )
 
     def count(
         self, seen: _Counts, scored: Scored, tags: TagLists, k: int, class_T: torch.Tensor
     ) -> dict[Decide, torch.Tensor]:
         """The tags of each image by each decision, ``[B, k]``, -1 where there is none."""
-        ids: dict[Decide, torch.Tensor] = {"top": scored.tag_BM[:, :k]}
-        if self.decider is None:
+        ids: dict[Decide, torch.Tensor] = {"top": self._of(scored, k, Decision())}
+        if scored.score_BT is None:
+            seen.top.update_topk(ids["top"], tags)
+        else:
+            seen.top.update(scored.score_BT, tags, ids["top"])
+        if self.annotator.decider is None:
             return ids
         for how, decision in self.others.items():
             most = k if how == "macro" else DEPTH
-            chosen = self.decider.choose(scored.best_BM, scored.tag_BM, most, how, decision.cut_T)
-            ids[how] = chosen.ids
-            seen.decided[how].update_topk(chosen.ids, tags)
+            ids[how] = self._of(scored, most, decision)
+            seen.decided[how].update_topk(ids[how], tags)
         row_p, tag_p, probability_p = scored.likely()
         width = seen.top.num_tags
         hit_p = torch.isin(row_p * width + tag_p, tags.keys(width))
@@ -267,6 +275,21 @@ class _Deciding:
             probability_p, hit_p, class_T[tag_p], len(FREQUENCIES) + 1
         )
         return ids
+
+    def _of(self, scored: Scored, k: int, decision: Decision) -> torch.Tensor:
+        """Tag ids ``[B, k]``, -1 where there is none."""
+
+        def more(rows: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+            if scored.score_BT is None:  # no more than was searched for
+                return scored.best_BM[rows], scored.tag_BM[rows]
+            return topk(scored.score_BT[rows], depth)
+
+        return choose_of(self.annotator, scored.best_BM, scored.tag_BM, k, decision, more).ids
+
+
+def _index(annotator: Annotator, vocabulary: Vocabulary) -> TagIndex:
+    """Which tags the texts of a store are, by the rules that the answers keep to."""
+    return TagIndex(pa.array(list(vocabulary.names), pa.string()), rules_of(annotator))
 
 
 def _refuse(selection: RowSelection, bad_n: np.ndarray, on_bad_row: OnBadRow) -> None:
@@ -291,7 +314,7 @@ def _figures(result: dict[str, Any], counts: MetricCounts) -> dict[str, Any]:
 
 
 def topk_speed(
-    annotator: Annotator, survey: StoreSurvey, columns: Columns, names: pa.Array, k: int
+    annotator: Annotator, survey: StoreSurvey, columns: Columns, names: TagIndex, k: int
 ) -> float:
     """Images/s of finding the best k tags, for images in memory in one batch of up to 1024.
 
@@ -318,7 +341,7 @@ def upper_bound(
 
     As Gong et al. (2014), section 4.2, bound their tables.
     """
-    names = pa.array(list(vocabulary.names), pa.string())
+    names = TagIndex(pa.array(list(vocabulary.names), pa.string()), survey.rules)
     counts = MetricCounts(len(vocabulary), k)
     generator = torch.Generator().manual_seed(seed)
     for selection in survey.train:

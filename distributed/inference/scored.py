@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from drel_core.annotators.base import Annotator
+from drel_core.annotators.base import Annotator, depth_of
 from drel_core.decision.cuts import DEPTH
 from drel_core.scoring.reliability import LEAST_PROBABILITY
 from drel_core.scoring.topk import topk
@@ -19,8 +19,8 @@ class Scored(NamedTuple):
     """A batch of images.
 
     Attributes:
-        score_BT: of all tags; None where the best are enough.
-        best_BM, tag_BM: the best, as many as any decision needs.
+        score_BT: of all tags, by the rules of the bundle; None where the best are enough.
+        best_BM, tag_BM: the best, as many as any decision needs; tag -1 where rules leave none.
     """
 
     score_BT: torch.Tensor | None
@@ -39,10 +39,17 @@ class Scored(NamedTuple):
         """
         depth = max(k, DEPTH)
         if not whole:
-            best_BM, tag_BM = annotator.annotate(features_BD, depth)
+            best_BM, tag_BM = annotator.annotate(features_BD, depth_of(annotator, depth, "top"))
+            if annotator.rules:  # limits of groups are for a decision to keep
+                best_BM, tag_BM, keep_BM = annotator.rules.choose(
+                    best_BM, tag_BM, best_BM, min(depth, annotator.num_tags), limited=False
+                )
+                best_BM, tag_BM = best_BM * keep_BM, tag_BM.masked_fill(~keep_BM, -1)
             if annotator.decider is None or bool((best_BM[:, -1] < LEAST_PROBABILITY).all()):
                 return Scored(None, best_BM, tag_BM)
         score_BT = annotator.scores(features_BD)
+        if annotator.rules:
+            score_BT = annotator.rules.lifted(score_BT)
         return Scored(score_BT, *topk(score_BT, depth))
 
     def likely(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

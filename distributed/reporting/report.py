@@ -26,7 +26,7 @@ from distributed.reporting.tag_map import on_a_plane, tag_vectors
 from distributed.runtime.progress import Log
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_text
 from distributed.storage.folder import Folder, check_file
-from drel_core.annotators.base import TrainedAnnotator
+from drel_core.annotators.base import TrainedAnnotator, rules_of
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.errors import InputError
 from drel_core.scoring.tag_search import Search
@@ -95,7 +95,9 @@ def write_report(
     others = [*others, *check_given(config)]
     opened = open_for(config.model, config.data, config.columns)
     annotator = open_annotator(opened.address, config.search)
-    survey = survey_store(opened.store, config.on_bad_row, statistics=False, log=log)
+    survey = survey_store(
+        opened.store, config.on_bad_row, statistics=False, log=log, rules=rules_of(annotator)
+    )
     is_probability = annotator.decider is not None
     share_T = share_of_training(annotator.vocabulary, annotator.info) if is_probability else None
     look = CloseLook(

@@ -22,7 +22,14 @@ from distributed.serving.kept_rows import KeptRows
 from distributed.serving.picture_reader import picture_reader
 from distributed.serving.schemas import ApiError
 from distributed.serving.tag_names import TagNames
-from drel_core.annotators.base import UNSCORABLE, Decision, decision_of, row_by_row
+from drel_core.annotators.base import (
+    UNSCORABLE,
+    Decision,
+    choose_of,
+    decision_of,
+    depth_of,
+    row_by_row,
+)
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.bundle.info import FeatureBlock
@@ -42,12 +49,14 @@ class Best:
     Attributes:
         keep_Bk: bool, the tags to say; None for all.
         bad_B: bool, rows without scores; None where all have some.
+        features_BD: the rows, where rules may ask for more of their tags.
     """
 
     score_Bk: np.ndarray
     tag_Bk: np.ndarray
     keep_Bk: np.ndarray | None = None
     bad_B: np.ndarray | None = None
+    features_BD: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +169,7 @@ class ServedModel:
             lambda rows_BD: self.annotator.annotate(rows_BD, k), torch.from_numpy(features_BD)
         )
         bad = bad_B.numpy() if bad_B.any() else None
-        return Best(score_Bk.numpy(), tag_Bk.numpy(), bad_B=bad)
+        return Best(score_Bk.numpy(), tag_Bk.numpy(), bad_B=bad, features_BD=features_BD)
 
     @property
     def decisions(self) -> list[Decide]:
@@ -194,10 +203,7 @@ class ServedModel:
 
     def depth(self, wanted: Wanted) -> int:
         """How many of the best tags of an image an answer is made of."""
-        decider = self.annotator.decider
-        if decider is None or wanted.decide == "top":
-            return wanted.k
-        return decider.candidates(wanted.k, wanted.decide)
+        return depth_of(self.annotator, wanted.k, wanted.decide)
 
     def choose(self, best: Best, rows: slice, wanted: Wanted) -> Best:
         """The answer to a request, of the best tags of its rows.
@@ -209,16 +215,17 @@ class ServedModel:
             row = int(best.bad_B[rows].argmax())
             raise ApiError(422, "not_scorable", f"row {row}: {UNSCORABLE}", row)
         score_Bk, tag_Bk, keep_Bk = best.score_Bk[rows], best.tag_Bk[rows], None
-        decision, decider = self.decision(wanted.decide, wanted.precision), self.annotator.decider
-        if decision.how == "top" or decider is None:
+        decision = self.decision(wanted.decide, wanted.precision)
+        if not self.annotator.rules and (decision.how == "top" or self.annotator.decider is None):
             score_Bk, tag_Bk = score_Bk[:, : wanted.k], tag_Bk[:, : wanted.k]
         else:
-            chosen = decider.choose(
+            chosen = choose_of(
+                self.annotator,
                 torch.from_numpy(score_Bk),
                 torch.from_numpy(tag_Bk),
                 wanted.k,
-                decision.how,
-                decision.cut_T,
+                decision,
+                lambda places, depth: self._deeper(best, rows, places, depth),
             )
             score_Bk, tag_Bk = chosen.probability_Bk.numpy(), chosen.tag_Bk.numpy()
             keep_Bk = None if chosen.keep_Bk is None else chosen.keep_Bk.numpy()
@@ -226,6 +233,14 @@ class ServedModel:
             above_Bk = score_Bk >= wanted.threshold
             keep_Bk = above_Bk if keep_Bk is None else keep_Bk & above_Bk
         return Best(score_Bk, tag_Bk, keep_Bk)
+
+    def _deeper(
+        self, best: Best, rows: slice, places: torch.Tensor, depth: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best tags of some of a request's rows."""
+        assert best.features_BD is not None
+        features_BD = torch.from_numpy(best.features_BD[rows])[places]
+        return self.annotator.annotate(features_BD, depth)
 
     def features_of(self, pictures: Sequence[bytes]) -> np.ndarray:
         """float32 ``[B, D]`` of encoded pictures.

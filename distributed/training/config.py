@@ -63,6 +63,15 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class TagsConfig:
+    """What is known of tags beside their images."""
+
+    vocabulary: str = ""
+    """vocabulary.yaml, local or s3://: other spellings, implications, groups, blocked tags and display \
+    names; the bundle keeps it"""
+
+
+@dataclass(kw_only=True)
 class CheckpointConfig:
     """When resumable state is written."""
 
@@ -139,6 +148,8 @@ class TrainConfig(RunConfig):
     """data-parallel processes, each holding 1/workers of the tag table; 2:8 for as many as the cluster has"""
     batch_size: int = 128
     """images in a step, over all workers together; -1: by the size of the data"""
+    tags: TagsConfig = field(default_factory=TagsConfig)
+    """what is known of tags by their names"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """sizes and parts of the model"""
     table: TableConfig = field(default_factory=TableConfig)

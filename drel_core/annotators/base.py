@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from drel_core.bundle.info import BundleInfo
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.answer_rules import AnswerRules
 from drel_core.decision.decider import Chosen, Decide, Decider
 from drel_core.errors import InputError
 from drel_core.scoring.topk import NoBestScore, check_best, topk
@@ -27,11 +29,13 @@ class Annotator(Protocol):
         name: the method.
         num_tags: T.
         decider: makes scores probabilities; None where nothing is known of them.
+        rules: what answers keep to beside scores (``choose``); None where the bundle has none.
     """
 
     name: str
     num_tags: int
     decider: Decider | None
+    rules: AnswerRules | None
 
     def scores(self, features_BD: Tensor) -> Tensor:
         """float32 ``[B, T]`` of raw features ``[B, D]``."""
@@ -67,6 +71,7 @@ class DenseScores(ABC):
     """``scores`` and ``annotate`` for methods that compute all scores ``[B, T]`` anyway."""
 
     decider: Decider | None = None
+    rules: AnswerRules | None = None
 
     @abstractmethod
     def plain_scores(self, features_BD: Tensor) -> Tensor:
@@ -95,6 +100,11 @@ class DenseScores(ABC):
         probability_Bk = self.decider.probabilities(best_BM, k)
         check_best(probability_Bk)
         return probability_Bk, tag_BM[:, :k]
+
+
+def rules_of(annotator: Annotator) -> TagRules | None:
+    """The rules of an annotator's bundle, for tags that are held against its answers."""
+    return None if annotator.rules is None else annotator.rules.rules
 
 
 @dataclass(frozen=True)
@@ -139,11 +149,70 @@ def choose(annotator: Annotator, features_BD: Tensor, k: int, decision: Decision
         k: tags of an image; with ``threshold`` the most.
         decision: see ``decision_of``.
     """
-    if decision.how == "top" or annotator.decider is None:
-        return Chosen(*annotator.annotate(features_BD, k))
-    depth = annotator.decider.candidates(k, decision.how)
-    best = annotator.annotate(features_BD, depth)
-    return annotator.decider.choose(*best, k, decision.how, decision.cut_T)
+    best = annotator.annotate(features_BD, depth_of(annotator, k, decision.how))
+    return choose_of(
+        annotator,
+        *best,
+        k,
+        decision,
+        lambda rows, depth: annotator.annotate(features_BD[rows], depth),
+    )
+
+
+def depth_of(annotator: Annotator, k: int, how: Decide) -> int:
+    """How many of the best tags of an image ``choose_of`` must be given."""
+    if annotator.decider is not None and how != "top":
+        k = annotator.decider.candidates(k, how)
+    return k if not annotator.rules else k + annotator.rules.spare
+
+
+def choose_of(
+    annotator: Annotator,
+    probability_BM: Tensor,
+    tag_BM: Tensor,
+    k: int,
+    decision: Decision,
+    more: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+) -> Chosen:
+    """The tags of images, of their best ones: here rules meet scores.
+
+    Args:
+        probability_BM, tag_BM: what ``annotator.annotate`` gives; as many as ``depth_of`` says.
+        more: gives deeper lists of some rows, where so many tags fell out that an answer would be short.
+    """
+    how, rules = decision.how, annotator.rules
+    decider = annotator.decider if how != "top" else None
+    if not rules or not bool(rules.touched_T[tag_BM].any()):
+        if decider is None:
+            return Chosen(probability_BM[:, :k], tag_BM[:, :k])
+        return decider.choose(probability_BM, tag_BM, k, how, decision.cut_T)
+    value_BM = probability_BM
+    if decider is not None:
+        value_BM = decider.values(probability_BM, tag_BM, k, how, decision.cut_T)
+    found = rules.choose(probability_BM, tag_BM, value_BM, min(k, annotator.num_tags))
+    depth = tag_BM.shape[1]
+    while how != "threshold" and depth < annotator.num_tags:
+        short = (~found[2].all(1)).nonzero()[:, 0]
+        if not len(short):
+            break
+        depth = min(4 * depth, annotator.num_tags)
+        best_nM, tag_nM = more(short, depth)
+        value_nM = best_nM
+        if decider is not None:  # of as many as it takes, not of the 50 best alone
+            value_nM = decider.values(best_nM, tag_nM, depth, how, decision.cut_T)
+        again = rules.choose(best_nM, tag_nM, value_nM, found[1].shape[1])
+        for part, new in zip(found, again, strict=True):
+            part[short] = new
+    return _without_gaps(*found)
+
+
+def _without_gaps(probability_Bk: Tensor, tag_Bk: Tensor, keep_Bk: Tensor) -> Chosen:
+    """Without columns that no image has a tag in, and without ``keep`` where all have one."""
+    width = int(keep_Bk.any(0).sum())
+    probability_Bk, tag_Bk, keep_Bk = (
+        part[:, :width] for part in (probability_Bk, tag_Bk, keep_Bk)
+    )
+    return Chosen(probability_Bk, tag_Bk, None if bool(keep_Bk.all()) else keep_Bk)
 
 
 Result = TypeVar("Result")

@@ -21,6 +21,7 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import is_finite, load_tensors
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.answer_rules import AnswerRules
 from drel_core.decision.decider import Decider
 from drel_core.decision.kernel import KERNEL
 from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment, folded
@@ -95,7 +96,10 @@ class DRELAnnotator:
 
     Attributes:
         search: finds the best tags by codes; None where all tags are scored.
+        rules: what answers keep to; None where the bundle has none.
     """
+
+    rules: AnswerRules | None = None
 
     def __init__(
         self,

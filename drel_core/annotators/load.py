@@ -11,10 +11,11 @@ from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.knn import KNNAnnotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.annotators.svm import SVMAnnotator
-from drel_core.bundle.format import bundle_folder, read_info, read_vocabulary, reading
+from drel_core.bundle.format import bundle_folder, read_info, read_rules, read_vocabulary, reading
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import check_files
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.answer_rules import AnswerRules
 from drel_core.decision.decider import Decider
 from drel_core.errors import InputError
 
@@ -46,7 +47,18 @@ def load_bundle(folder: str | Path) -> TrainedAnnotator:
         annotator = LOADERS[info.method](folder, info, vocabulary)
         if isinstance(annotator, DenseScores):
             annotator.decider = Decider.load(folder, len(vocabulary))
+        annotator.rules = answer_rules(folder, vocabulary)
         return annotator
+
+
+def answer_rules(folder: Path, vocabulary: Vocabulary) -> AnswerRules | None:
+    """What the answers of a bundle keep to; None where it has no rules.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    rules = read_rules(folder)
+    return AnswerRules(rules, vocabulary.names) if rules else None
 
 
 def checked_vocabulary(folder: Path, info: BundleInfo) -> Vocabulary:

@@ -203,6 +203,12 @@ def read_rules(folder: Path) -> TagRules:
     return TagRules.load(path) if path.is_file() else TagRules()
 
 
+def write_rules(folder: Path, rules: TagRules | None) -> None:
+    """Write the rules of a bundle's tags, before ``write_bundle``; nothing where there are none."""
+    if rules:
+        _write_text(folder / VOCABULARY_FILE, rules.to_yaml())
+
+
 @contextmanager
 def reading(folder: str | Path) -> Iterator[None]:
     """Turn every error of reading a damaged bundle into an ``InputError`` of one line.

@@ -154,9 +154,7 @@ class Decider:
         if decide == "top":
             return Chosen(probability_BM[:, :k], tag_BM[:, :k])
         if decide == "threshold":
-            assert cut_T is not None
-            keep_BM = probability_BM >= cut_T[tag_BM]
-            keep_BM[:, DEPTH:] = False
+            keep_BM = _passes(probability_BM, tag_BM, cut_T)
             # Those that pass come first, in their order.
             place_BM = keep_BM.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :k]
             return Chosen(
@@ -166,11 +164,27 @@ class Decider:
             )
         depth = slice(0, max(k, DEPTH))
         probability_BM, tag_BM = probability_BM[:, depth], tag_BM[:, depth]
-        utility_BM = probability_BM * self.gain_T[tag_BM] + self.offset_T[tag_BM]
+        utility_BM = self._utility(probability_BM, tag_BM)
         best_Bk = utility_BM.topk(min(k, utility_BM.shape[1]), dim=1).indices
         # The rule chooses which tags; which comes first is for their probabilities to say.
         place_Bk = best_Bk.sort(dim=1).values
         return Chosen(probability_BM.gather(1, place_Bk), tag_BM.gather(1, place_Bk))
+
+    def _utility(self, probability_BM: Tensor, tag_BM: Tensor) -> Tensor:
+        return probability_BM * self.gain_T[tag_BM] + self.offset_T[tag_BM]
+
+    def values(
+        self, probability_BM: Tensor, tag_BM: Tensor, k: int, decide: Decide, cut_T: Tensor | None
+    ) -> Tensor:
+        """``[B, M]``: what ``choose`` goes by, highest first, for whoever has more to heed; ``-inf`` for tags
+        that it does not choose."""
+        if decide == "top":
+            return probability_BM
+        if decide == "threshold":
+            return probability_BM.masked_fill(~_passes(probability_BM, tag_BM, cut_T), -torch.inf)
+        utility_BM = self._utility(probability_BM, tag_BM)
+        utility_BM[:, max(k, DEPTH) :] = -torch.inf
+        return utility_BM
 
     def cuts(self, precision: float | None) -> Tensor:
         """float32 ``[T]``: least probabilities at which tags are said.
@@ -249,6 +263,14 @@ class Decider:
             raise InputError(f"{path}: reliability must be {RELIABILITY_BINS} pairs of counts")
         calibration = Calibration(held["slope"], held["shift_T"], link)
         return Decider(calibration, held["gain_T"], held["offset_T"], cut_T, table_b2)
+
+
+def _passes(probability_BM: Tensor, tag_BM: Tensor, cut_T: Tensor | None) -> Tensor:
+    """bool ``[B, M]``: the tags that ``threshold`` says."""
+    assert cut_T is not None
+    keep_BM = probability_BM >= cut_T[tag_BM]
+    keep_BM[:, DEPTH:] = False
+    return keep_BM
 
 
 def learn_decider(

@@ -47,8 +47,11 @@ class MetricCounts:
         self.kept: list[tuple[Tensor, TagLists]] | None = []
         self._precision_T: Tensor | None = None
 
-    def update(self, score_BT: Tensor, relevant: TagLists) -> None:
+    def update(self, score_BT: Tensor, relevant: TagLists, best_Bk: Tensor | None = None) -> None:
         """Count a batch of images by their scores ``[B, T]``.
+
+        Args:
+            best_Bk: predicted tag ids, -1 predicts nothing; None: those with the best scores.
 
         Raises:
             ValueError: shapes differ or a score is NaN.
@@ -58,7 +61,7 @@ class MetricCounts:
                 f"scores are {tuple(score_BT.shape)}, expected {(len(relevant), self.num_tags)}"
             )
         kept = self.kept
-        self.update_topk(topk(score_BT, self.k)[1], relevant)
+        self.update_topk(topk(score_BT, self.k)[1] if best_Bk is None else best_Bk, relevant)
         if kept is not None and (self.images * self.num_tags * 4) <= self.budget:
             kept.append((score_BT.float().cpu(), relevant))
             self.kept = kept

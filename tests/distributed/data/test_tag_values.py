@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from distributed.data.canonical_tags import encode_tags
 from distributed.data.columns import Columns
-from distributed.data.feature_store import FeatureStore, encode_tags
+from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import Correction, append, feedback_rows, read_feedback
 from distributed.data.survey import survey_store
 from distributed.data.tag_values import clean_texts, lookup
