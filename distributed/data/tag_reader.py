@@ -15,15 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from distributed.data.canonical_tags import encode_tags
 from distributed.data.columns import Columns
-from distributed.data.feature_store import (
-    RowGroupSlice,
-    encode_tags,
-    flat_tags,
-    one_chunk,
-    read_table,
-    units_of,
-)
+from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table, units_of
 from distributed.data.parquet_files import check_tags, list_files, read_footer
 from distributed.data.plain_types import check_text
 from distributed.data.tag_values import clean_values

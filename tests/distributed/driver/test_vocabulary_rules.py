@@ -35,7 +35,7 @@ RULES = TagRules.parse(
 
 
 def write_store(path: Path, rows: int = 150, spelled: bool = True, first: int = 0) -> Path:
-    """A planted store, with every other tag-01 as ``TAG 1`` or, not ``spelled``, as the rules would have it."""
+    """A planted store, every other tag-01 as ``TAG 1`` or, not ``spelled``, as the rules would have it."""
     table = planted_table(rows, seed=first, first=first)
     tags = [list(row) for row in table.column("tags").to_pylist()]
     if spelled:
