@@ -23,7 +23,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
 from distributed.storage.resume import Plan, check_same, claim, read_note
 from distributed.storage.s3 import unreachable
-from distributed.training.config import TrainConfig
+from distributed.training.config import NO_TEXT, TrainConfig
 from distributed.training.size_rule import DataSize, apply_size_rule
 from drel_core.errors import InputError
 from jobs.cli import NOTHING, run_job, say
@@ -75,7 +75,8 @@ def main(arguments: list[str]) -> None:
 def plan(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     """Say what the search would do; nothing is written."""
     config.data.validation = config.data.validation or VALIDATION
-    config.kernel.landmarks = config.reservoir.rows = 0  # of the finished model alone
+    # Of the finished model alone:
+    config.tags.text, config.kernel.landmarks, config.reservoir.rows = NO_TEXT, 0, 0
     found = dry_run(config, say)
     assert found is not None, "methods that are searched for learn in steps"
     if found.exact and (before := read_note(Folder(config.out), _NOTE)) is not None:
@@ -108,6 +109,7 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     """Search, or go on searching, in ``config.out``."""
     given = config.data.validation
     config.data.validation = given or VALIDATION
+    config.tags.text = NO_TEXT  # of the finished model alone
     store = FeatureStore.open(config.data.train, config.data.columns)
     config = with_power(config, store)
     validation = Validation(config.data.validation, config.seed)

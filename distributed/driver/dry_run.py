@@ -27,6 +27,7 @@ from distributed.driver.sizes import (
     landmarks,
     rank_bytes,
 )
+from distributed.driver.tag_text import find_text, look_up, settled_source, with_source
 from distributed.runtime.capacity import Capacity, capacity, check_feasible, fits, shortage
 from distributed.runtime.memory import available_bytes
 from distributed.runtime.progress import Log, counted, duration, size_of
@@ -35,7 +36,7 @@ from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
 from distributed.storage.owner import check_free
 from distributed.storage.resume import CONTENT
-from distributed.training.config import PICTURE_METHODS, TrainConfig
+from distributed.training.config import NO_TEXT, PICTURE_METHODS, TrainConfig
 from distributed.training.held_out_fit import without_probabilities
 from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import apply_size_rule
@@ -103,11 +104,12 @@ def dry_run(config: TrainConfig, log: Log) -> Estimate | None:
     log(f"{config.data.train}: {rows}, D = {look.size.dim}, {look.size.tags:,} tags{about}")
     if settings and config.method in ("drel", "wsabie", *PICTURE_METHODS):
         log(settings)
+    config, vectors = _named(config, look, out, log)
     if not look.exact:
         log("not known before all rows are read: bad rows and repeated ids")
-    made_from = train.fingerprint(config, look.survey)
+    made_from = train.fingerprint(config, look.survey, vectors)
     if not look.exact:
-        for part in ("data.train", CONTENT):
+        for part in ("data.train", CONTENT, "tags"):
             made_from.pop(part)
     if out.has("model/config.json"):
         train.check_finished(out, made_from)
@@ -120,6 +122,23 @@ def dry_run(config: TrainConfig, log: Log) -> Estimate | None:
         log(line)
     found: Estimate | None = _METHODS.get(config.method, in_steps)(spec, look, test, place, log)
     return found
+
+
+def _named(config: TrainConfig, look: StoreLook, out: Folder, log: Log) -> tuple[TrainConfig, str]:
+    """The configuration with ``tags.text`` settled, and the digest of the text vectors.
+
+    Raises:
+        InputError: the source that is asked for cannot be used.
+    """
+    config = with_source(config, settled_source(config, train.begun_text(out)))
+    if config.tags.text == NO_TEXT:
+        return config, ""
+    if look.exact:
+        text = find_text(config.tags.text, look.survey.names.to_pylist(), out, log)
+        return config, "" if text is None else text.digest
+    look_up(config.tags.text, [], log)
+    log(f"names of tags: {config.tags.text}; how many have a vector is not known before")
+    return config, ""
 
 
 def find_place(config: TrainConfig) -> Place:

@@ -25,6 +25,7 @@ from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.methods import fit
 from distributed.driver.neighbours import unrelated
+from distributed.driver.tag_text import named
 from distributed.driver.verdict import verdict
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime.progress import Log, saying
@@ -32,7 +33,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.local_cache import RunFolder
 from distributed.storage.owner import owned
 from distributed.storage.resume import CONTENT, Plan, check_same, digest, read_note, write_note
-from distributed.training.config import PICTURE_METHODS, TrainConfig
+from distributed.training.config import NO_TEXT, PICTURE_METHODS, TrainConfig
 from distributed.training.run_spec import RunSpec
 from distributed.training.size_rule import DataSize, apply_size_rule
 from distributed.training.watch import watch_plan
@@ -43,9 +44,13 @@ from drel_core.errors import InputError
 from drel_core.model.towers import ModelConfig
 
 
-def fingerprint(config: TrainConfig, survey: StoreSurvey) -> Plan:
+def fingerprint(config: TrainConfig, survey: StoreSurvey, vectors: str = "") -> Plan:
     """What must not differ between the command that began a run and one that resumes it: all that the model
-    depends on. How fast it goes, and on what, may differ."""
+    depends on. How fast it goes, and on what, may differ.
+
+    Args:
+        vectors: digest of the tags' text vectors; empty where there are none.
+    """
     svm, optim = asdict(config.svm), asdict(config.optim)
     del svm["max_hours"], optim["compile"]
     sections = ("model", "table", "loss", "pool", "decision", "kernel", "knn", "cnn")
@@ -61,6 +66,7 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> Plan:
         "tags.vocabulary": survey.rules.digest if survey.rules else "",
         **({"patience": config.patience} if config.data.validation else {}),
     }
+    text = {"tags": {"text": config.tags.text, "vectors": vectors}}
     rows = [(Path(r.unit.path).name, r.unit.file_row, r.take) for r in survey.train]
     return Plan(
         {
@@ -72,10 +78,11 @@ def fingerprint(config: TrainConfig, survey: StoreSurvey) -> Plan:
             "batch_size": config.batch_size,
             **nested,
             **newer,
+            **text,
         },
         # Notes of earlier versions name nothing of ``newer``. Of an option that came later they mean its
-        # default: what it does not do unless it is asked for.
-        unsaid={**_defaults(config, nested), **newer},
+        # default: what it does not do unless it is asked for. They knew nothing of names.
+        unsaid={**_defaults(config, nested), **newer, "tags": {"text": NO_TEXT, "vectors": ""}},
     )
 
 
@@ -122,6 +129,7 @@ def _run(
     config, store, test, features = open_input(config)
     survey = survey_for(config, store, log)
     config, settings = apply_size_rule(config, DataSize.of(survey))
+    config, text = named(config, survey.names.to_pylist(), begun_text(out), out, log)
     test_survey = None
     if test is not None:
         test_survey = survey_store(
@@ -135,7 +143,7 @@ def _run(
     _log_survey(log, config, survey, test_survey)
     if settings and config.method in ("drel", "wsabie", *PICTURE_METHODS):
         log(settings)
-    made_from = fingerprint(config, survey)
+    made_from = fingerprint(config, survey, text.digest if text is not None else "")
     if out.has("model/config.json"):
         check_finished(out, made_from)
         log(f"{out / 'model'} is trained already; scoring it")
@@ -149,6 +157,7 @@ def _run(
             fingerprint=made_from,
             warnings=_warn(log, config, survey),
             codebook=codebook_of(config.data.train, features),
+            text=text.keep(out) if text is not None else None,
         )
         fit(spec, log, launcher)
     if test_survey is None:
@@ -170,6 +179,15 @@ def _run(
     return metrics
 
 
+def begun_text(out: Folder) -> str | None:
+    """The source of text vectors that the run in ``out`` was begun with; None where there is no run."""
+    before = read_note(out, _FINGERPRINT)
+    if before is None:
+        return None
+    tags = before.get("tags", {})
+    return str(tags.get("text", NO_TEXT)) if isinstance(tags, dict) else NO_TEXT
+
+
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Workers have another working folder."""
     absolute: dict[str, Any] = {
@@ -181,6 +199,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     if tags.vocabulary and "://" not in tags.vocabulary:
         vocabulary = str(Path(tags.vocabulary).expanduser().absolute())
         tags = replace(tags, vocabulary=vocabulary)
+    if "://" not in tags.text and ("/" in tags.text or Path(tags.text).exists()):
+        tags = replace(tags, text=str(Path(tags.text).expanduser().absolute()))
     data = replace(config.data, **absolute)
     return replace(config, data=data, tags=tags, out=Folder.of(config.out).address)
 

@@ -41,6 +41,7 @@ from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.new_tags import init_new_tags
+from distributed.driver.tag_text import grown_text
 from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rule import UpdateRows, apply_update_rule
 from distributed.driver.verdict import verdict
@@ -130,6 +131,8 @@ def _learn(
     else:
         train.make_ready(out, made_from)
         begin()
+        text = grown_text(parent, spec.survey.names.to_pylist(), out, log)
+        spec = replace(spec, text=text)
         with saying(log, "placing new tags near those of their images"):
             init_new_tags(
                 parent,

@@ -15,6 +15,7 @@ from distributed.training.drel_learner import DRELLearner
 from distributed.training.learner import Learner
 from distributed.training.run_spec import RunSpec
 from distributed.training.sharded_table import ShardedTagEmbedding
+from distributed.training.tag_text import RunText, use_text
 from distributed.training.warm_start import grow
 from drel_core.model.towers import DREL
 
@@ -33,22 +34,30 @@ def build_learner(spec: RunSpec, device: torch.device) -> Learner:
             config.seed,
             device,
         )
+    if spec.parent is None:
+        return build_drel_learner(config, survey, device, spec.text)
+    # The parent's rows hold already what names added to them.
     learner = build_drel_learner(config, survey, device)
-    if spec.parent is not None:
-        grow(learner, spec.parent)
+    grow(learner, spec.parent)
     return learner
 
 
 def build_drel_learner(
-    config: TrainConfig, survey: StoreSurvey, device: torch.device
+    config: TrainConfig, survey: StoreSurvey, device: torch.device, text: RunText | None = None
 ) -> DRELLearner:
-    """Model, table and optimiser of DREL or WSABIE at their start, no parent looked at."""
+    """Model, table and optimiser of DREL or WSABIE at their start, no parent looked at.
+
+    Args:
+        text: text vectors of the tags, which add to their embeddings.
+    """
     model = DREL(
         survey.image_dim, config.model, torch.tensor(survey.mean_D), torch.tensor(survey.std_D)
     )
     table = ShardedTagEmbedding(
         len(survey.count_T), config.model, config.table, config.seed, device
     )
+    if text is not None:
+        use_text(model, table, text, config.seed)
     return DRELLearner(
         model,
         table,

@@ -27,6 +27,7 @@ Method = Literal[
 ]
 PICTURE_METHODS = ("cnn-softmax", "cnn-hinge", "cnn-warp")
 """Those that take pictures instead of features."""
+AUTO_TEXT, NO_TEXT = "auto", "none"
 Kind = TypeVar("Kind")
 
 
@@ -66,6 +67,10 @@ class DataConfig:
 class TagsConfig:
     """What is known of tags beside their images."""
 
+    text: str = NO_TEXT
+    """where vectors of tags' names come from: glove, minilm, a .parquet (name, vector) or .npy file, or a \
+    folder of sentence-transformers; none: names are not looked at; auto: glove where the extra `text` is \
+    installed. Methods drel and wsabie"""
     vocabulary: str = ""
     """vocabulary.yaml, local or s3://: other spellings, implications, groups, blocked tags and display \
     names; the bundle keeps it"""

@@ -176,7 +176,7 @@ def decide_by_second_fit(
     # Another start and order of rows: what is learned should not follow those of one run.
     own = replace(config, seed=mix_seed(config.seed, 5, 0) % 2**31)
     torch.manual_seed(own.seed)
-    second = build_drel_learner(own, survey, learner.device)
+    second = build_drel_learner(own, survey, learner.device, spec.text)
     training = make_reader(own, survey, rest, blocks, is_resident(config, survey))
     shown = log if collectives.rank() == 0 else None
     norm = _fit(own, second, training, shown)

@@ -33,6 +33,7 @@ from distributed.training.trainer import RunIO, Trainer
 from distributed.training.warm_start import inherit
 from drel_core.annotators.base import TrainedAnnotator
 from drel_core.annotators.drel import DRELAnnotator
+from drel_core.bundle.text_vectors import TAG_TEXT
 from drel_core.decision.held_out import LEAST_ROWS
 
 
@@ -201,6 +202,8 @@ def write_model(
         writer.download_parts()
         if spec.parent is not None and (made := Folder.of(config.out)).has(LEARNED):
             made.fetch(LEARNED, writer.folder)
+        if spec.text is not None:
+            Folder.of(spec.text.out).fetch(TAG_TEXT, writer.folder)
         about = {
             **described,
             **spec.origin,
@@ -210,6 +213,7 @@ def write_model(
             "features": spec.features,
             "train": figures,
             "config": asdict(config),
+            **({"text": spec.text.about} if spec.text is not None else {}),
         }
         rows = 0 if config.method in PICTURE_METHODS else config.reservoir.rows
         trained = finish_bundle(

@@ -10,6 +10,7 @@ import numpy as np
 
 from distributed.data.survey import StoreSurvey
 from distributed.training.config import TrainConfig
+from distributed.training.tag_text import RunText
 from distributed.training.warm_start import ParentBundle
 
 
@@ -22,6 +23,7 @@ class RunSpec:
         survey: the rows to train on, their vocabulary and statistics.
         features: what the store's manifest says of its features; goes into the bundle.
         codebook: float32 ``[K, 128]``, the visual words of low-level features; goes into the bundle.
+        text: where the text vectors of the tags lie; they go into the bundle. None: there are none.
         fingerprint: what a checkpoint must agree with to be resumed from.
         parent: the older bundle that the run starts from; None for a new model.
         warnings: what was wrong before it began; the bundle keeps it.
@@ -34,6 +36,7 @@ class RunSpec:
     parent: ParentBundle | None = None
     warnings: tuple[str, ...] = ()
     codebook: np.ndarray | None = None
+    text: RunText | None = None
 
     @property
     def origin(self) -> dict[str, Any]:

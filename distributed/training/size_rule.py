@@ -96,4 +96,5 @@ def apply_size_rule(config: TrainConfig, size: DataSize) -> tuple[TrainConfig, s
 
 def settled(config: TrainConfig) -> dict[str, Any]:
     """By dotted name, the values of all options that follow from the data where they say ``AUTO``."""
-    return {name: option(config, name) for name in ("model.power", "model.power_blocks", *_RULE)}
+    names = ("model.power", "model.power_blocks", "tags.text", *_RULE)
+    return {name: option(config, name) for name in names}
