@@ -34,6 +34,7 @@ FIRST = (
     *("source", "input", "tags", "model", "data", "data.train", "data.new", "data.test"),
     *("from_feedback", "out", "check", "split", "features", "method", "methods", "preset"),
     *("format", "workers", "epochs", "seed", "seeds", "trials", "k", "decide", "threshold"),
+    *("suggest", "merge", "rename", "remove", "edits", "vocabulary", "prefix", "limit"),
     *("json", "dry_run", "publish", "port", "host", "replicas", "token_file", "config"),
 )
 """Options that one needs first, of all jobs, in the order in which ``--help`` shows them."""
@@ -201,6 +202,18 @@ def _with_values(arguments: Sequence[str], flags: set[str]) -> list[str]:
 def say(line: str) -> None:
     """Show a line of progress at once, also where output goes to a file."""
     print(line, flush=True)
+
+
+@contextmanager
+def piped() -> Iterator[None]:
+    """While a job writes lines that a reader such as ``head`` may close: it has read enough, and nothing is
+    wrong."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter writes what is left when it ends: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build(parser: ArgumentParser, namespace: Namespace, kind: type[Config]) -> Config:

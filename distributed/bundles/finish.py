@@ -82,16 +82,18 @@ def finish_bundle(
         else:
             log("calibration: none of the held-out rows has a tag that the model knows")
     fill_reservoir(partial, survey, columns, reservoir_rows, about["seed"])
-    _write_card(partial, vocabulary, survey.train_rows, annotator)
+    decider = None if annotator is None else annotator.decider
+    write_card(partial, vocabulary, survey.train_rows, decider)
     writer.finish(version)
     return annotator
 
 
-def _write_card(
-    folder: Path, vocabulary: Vocabulary, rows: int, annotator: TrainedAnnotator | None
-) -> None:
-    """Write ``README.md`` of a bundle whose other files are there."""
-    decider = None if annotator is None else annotator.decider
+def write_card(folder: Path, vocabulary: Vocabulary, rows: int, decider: Decider | None) -> None:
+    """Write ``README.md`` of a bundle whose other files are there.
+
+    Args:
+        rows: training rows.
+    """
     table_b2 = None if decider is None else decider.reliability_b2
     kept = folder / RESERVOIR
     facts = CardFacts(

@@ -74,10 +74,14 @@ def fill_reservoir(
         )
         kept = _best(kept, rows)
     assert kept is not None
-    table = kept.drop_columns(["key"]).sort_by("image_id")
+    write_kept_rows(kept.drop_columns(["key"]).sort_by("image_id"), folder / RESERVOIR)
+
+
+def write_kept_rows(table: pa.Table, path: Path) -> None:
+    """Write image_id, features and tags of training rows as a bundle keeps them."""
     pq.write_table(
         table,
-        folder / RESERVOIR,
+        path,
         compression="zstd",
         use_dictionary=["image_id"],
         use_byte_stream_split=[_leaf(table)],

@@ -116,9 +116,19 @@ def _what(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Iterato
     yield f"| gives | {_gives(facts)} |"
     yield f"| version | {info.version}, a hash of the model's files; every answer of the scorer names it |"
     if info.parent is not None:
-        yield f"| made from | version {info.parent}, which learned more: see Training data |"
+        yield f"| made from | version {info.parent}{_made(info)} |"
     yield f"| written by | {plain(info.written_by or 'unknown', 90)} |"
     yield ""
+
+
+def _made(info: BundleInfo) -> str:
+    """How this version came from its parent."""
+    edited = info.content.get("edited")
+    if not isinstance(edited, dict):
+        return ", which learned more: see Training data"
+    kinds = ("merged", "renamed", "removed", "split")
+    said = [f"{plain(edited[kind])} {kind}" for kind in kinds if edited.get(kind)]
+    return f", whose tags were edited: {', '.join(said) or 'other rules'}; nothing was learned"
 
 
 def _day(info: BundleInfo) -> str:
@@ -214,7 +224,9 @@ def _data(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Iterato
         yield f"| store | {plain(_last(str(path))) if path else 'not known'} |"
         yield f"| images | {facts.rows:,} |"
     else:
-        yield f"| images | {info.images or facts.rows:,} over this version and those before it |"
+        images = info.images or facts.rows
+        said = f"{images:,} over this version and those before it" if images else "not known"
+        yield f"| images | {said} |"
         yield f"| new in this version | {content.get('new_images', 0):,} images |"
         yield f"| new tags in this version | {content.get('new_tags', 0):,} |"
     yield f"| tags | {len(vocabulary):,}, on {_mean(counts, info, facts)} |"
@@ -238,7 +250,9 @@ def _data(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Iterato
 
 def _mean(counts: np.ndarray, info: BundleInfo, facts: CardFacts) -> str:
     images = (info.images or facts.rows) if info.parent is not None else facts.rows
-    return f"average {counts.sum() / max(1, images):.1f} an image"
+    if not images:
+        return f"{counts.sum():,} pairs of image and tag"
+    return f"average {counts.sum() / images:.1f} an image"
 
 
 def _quality(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Iterator[str]:
