@@ -20,6 +20,8 @@ from drel_core.errors import InputError
 from drel_core.scoring.metrics import format_table
 from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
+_SHORT = {"--data": "--data.new", "--tags": "--tags.new"}
+
 
 @dataclass(kw_only=True)
 class UpdateJob(UpdateConfig):
@@ -33,7 +35,8 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
     parser = OneLineParser(
         prog="python -m jobs.update",
         description="Teach a model new images and new tags; older ones are rehearsed. --data PATH is "
-        "short for --data.new PATH. The same command on the same --out resumes.",
+        "short for --data.new PATH, --tags FILE for --tags.new FILE. The same command on the same --out "
+        "resumes.",
     )
     parser.add_argument("--config", action="config", help="YAML file of any of these options")
     parser.add_dry_run()
@@ -72,9 +75,9 @@ def main(arguments: list[str], launcher: Launcher = launch) -> None:
 
 
 def _long(argument: str) -> str:
-    """``--data PATH`` as ``--data.new PATH``."""
+    """``--data PATH`` as ``--data.new PATH``, ``--tags FILE`` as ``--tags.new FILE``."""
     name, mark, value = argument.partition("=")
-    return ("--data.new" if name == "--data" else name) + mark + value
+    return _SHORT.get(name, name) + mark + value
 
 
 if __name__ == "__main__":

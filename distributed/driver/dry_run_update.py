@@ -10,6 +10,7 @@ from distributed.data.feedback import LEARNED
 from distributed.driver import train, update
 from distributed.driver.dry_run import Estimate, find_place, in_steps
 from distributed.driver.look import StoreLook
+from distributed.driver.new_names import NAMED, dry_run_names, learning_from, plan_names
 from distributed.driver.update_config import UpdateConfig
 from distributed.runtime.progress import Log
 from distributed.runtime.tasks import INLINE_BYTES
@@ -30,6 +31,13 @@ def dry_run_update(config: UpdateConfig, log: Log) -> Estimate | None:
     """
     config, place, info, out = update.opened(config)
     check_free(out)
+    if config.tags.new:
+        names = plan_names(config.tags, place, info, log)
+        if not config.learns:
+            dry_run_names(names, info, out, log)
+            return None
+        if out.has(f"{NAMED}/config.json"):
+            place, info = learning_from(names, place, info, out, log)
     for path, option in ((config.data.new, "--data"), (config.data.replay, "--data.replay")):
         store = FeatureStore.open(path, config.data.columns, option) if path else None
         if store is not None and store.num_bytes > INLINE_BYTES:

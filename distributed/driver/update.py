@@ -40,6 +40,7 @@ from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
+from distributed.driver.new_names import learning_from, names_only, plan_names
 from distributed.driver.new_tags import init_new_tags
 from distributed.driver.tag_text import grown_text
 from distributed.driver.update_config import UpdateConfig, training_config
@@ -83,7 +84,7 @@ def run(
     """
     config, place, info, out = opened(config)
     with owned(out, log):
-        _learn(config, plan_of(config, place, info, out, log), out, log, begin, launcher)
+        _make(config, place, info, out, log, begin, launcher)
         if not config.data.test:
             return None
         both = (("old", place), ("new", out / "model"))
@@ -112,6 +113,30 @@ def opened(config: UpdateConfig) -> tuple[UpdateConfig, Folder, BundleInfo, Fold
             f"{out}: --out holds the model itself; a bundle never changes, give a new folder"
         )
     return config, place, info, out
+
+
+def _make(
+    config: UpdateConfig,
+    place: Folder,
+    info: BundleInfo,
+    out: Folder,
+    log: Log,
+    begin: Callable[[], None],
+    launcher: Launcher,
+) -> None:
+    """Add names, learn from images, or both."""
+    before = info.version
+    if config.tags.new:
+        names = plan_names(config.tags, place, info, log)
+        if not config.learns:
+            names_only(names, place, info, out, log)
+            begin()
+            return
+        place, info = learning_from(names, place, info, out, log)
+    spec = plan_of(config, place, info, out, log)
+    assert spec.parent is not None
+    spec = replace(spec, parent=replace(spec.parent, version=before))
+    _learn(config, spec, out, log, begin, launcher)
 
 
 def _learn(
@@ -268,7 +293,7 @@ def _new_stores(
             config.data.new,
         )
         stores.append(store)
-    nothing = "give --data a store, --from_feedback a folder, or both"
+    nothing = "give --data a store, --from_feedback a folder, --tags a file of names, or several"
     if config.from_feedback:
         rows, said = _take_feedback(config, info, bundle, out, rules)
         log(f"{config.from_feedback}: {said}")

@@ -45,6 +45,14 @@ class UpdateData:
 class UpdateTags:
     """What is known of tags beside their images."""
 
+    new: str = ""
+    """text file in UTF-8 with one tag a line, for the model to know by name alone, without images; --tags \
+    is short for it"""
+    text: str = ""
+    """where text vectors of names come from, see tags.text of jobs.train; empty: where the model's come \
+    from"""
+    skip: bool = False
+    """leave out names without a text vector, instead of refusing them"""
     vocabulary: str = ""
     """vocabulary.yaml that replaces the model's, as tags.vocabulary of jobs.train; empty: the model's own \
     goes on being used"""
@@ -91,6 +99,11 @@ class UpdateConfig(RunConfig):
             raise ValueError(f"batch_size is {self.batch_size}; it must be 0 or more, or -1")
         if self.towers <= 0 and self.towers != AUTO:
             raise ValueError(f"towers is {self.towers}; it must be above 0, or -1")
+
+    @property
+    def learns(self) -> bool:
+        """Whether there are images to learn from."""
+        return bool(self.data.new or self.from_feedback)
 
 
 def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> TrainConfig:

@@ -105,7 +105,17 @@ def fit_kernel(
     sums.hits_RT = collectives.sum_over_ranks(sums.hits_RT)
     factor = config.factor if parent is None else float(parent.factor)
     with saying(log, f"kernel: solving for {len(landmark_Rd):,} landmarks"):
-        return replace(sums.solve(config.ridge, factor, known, start_RT), shares=shares)
+        solved = sums.solve(config.ridge, factor, known, start_RT)
+    if parent is not None and bool((silent_T := _still_silent(parent, count_T)).any()):
+        solved = replace(solved, head=solved.head.silenced(silent_T))
+    return replace(solved, shares=shares)
+
+
+def _still_silent(parent: KernelHead, count_T: Tensor) -> Tensor:
+    """bool ``[T]``: the tags that the parent says nothing of, and that still have no image."""
+    silent_T = torch.zeros(len(count_T), dtype=torch.bool, device=parent.share_T.device)
+    silent_T[: len(parent.share_T)] = parent.silent_T
+    return silent_T & (count_T.to(silent_T.device) == 0)
 
 
 def _shares(

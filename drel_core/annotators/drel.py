@@ -22,6 +22,7 @@ from drel_core.bundle.safe_loading import is_finite, load_tensors
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.answer_rules import AnswerRules
+from drel_core.decision.calibration import LEVEL_TAGS
 from drel_core.decision.decider import Decider
 from drel_core.decision.kernel import KERNEL
 from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment, folded
@@ -160,18 +161,24 @@ class DRELAnnotator:
 
         With ``search``, up to 50 tags are found by codes and scored in float32.
         """
-        image_BL, adjust = self._encode(features_BD)
         depth = k if self.decider is None else self.decider.candidates(k, "top")
-        if self.search is not None and depth <= DEEPEST:
-            best_BM, tag_BM = self.search.best(image_BL, depth)
-        else:
-            best_BM, tag_BM = topk_blockwise(
-                image_BL, self.tag_TL, depth, self.bias_T, adjust=adjust
-            )
+        best_BM, tag_BM = self._best(features_BD, depth)
         if self.decider is not None:
             best_BM = self.decider.probabilities(best_BM, k)
         check_best(best_BM)
         return best_BM, tag_BM[:, :k]
+
+    @torch.inference_mode()
+    def best_order(self, features_BD: Tensor) -> Tensor:
+        """What orders tags (``Calibration.order``) of the tags that an image's level is made of, ``[B, M]``,
+        best first."""
+        return self._best(features_BD, LEVEL_TAGS)[0]
+
+    def _best(self, features_BD: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        image_BL, adjust = self._encode(features_BD)
+        if self.search is not None and depth <= DEEPEST:
+            return self.search.best(image_BL, depth)
+        return topk_blockwise(image_BL, self.tag_TL, depth, self.bias_T, adjust=adjust)
 
     @torch.inference_mode()
     def latents(self, features_BD: Tensor) -> Tensor:

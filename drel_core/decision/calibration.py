@@ -38,40 +38,71 @@ class Calibration:
         slope: float32 ``[1]``, above 0.
         shift_T: float32 ``[T]``: of each tag, from its share of training images.
         link: float32 ``[5]``; ``[4]`` where there is one bend, at the first of ``KNOTS``.
+        slope_T: float32 ``[T]``, where tags without images have slopes of their own; else None.
     """
 
     slope: Tensor
     shift_T: Tensor
     link: Tensor
+    slope_T: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.shift_T)
 
     def to(self, device: torch.device) -> Calibration:
-        return Calibration(self.slope.to(device), self.shift_T.to(device), self.link.to(device))
+        return Calibration(
+            self.slope.to(device),
+            self.shift_T.to(device),
+            self.link.to(device),
+            None if self.slope_T is None else self.slope_T.to(device),
+        )
+
+    def slope_of(self, tag_n: Tensor | slice) -> Tensor:
+        """float32 ``[n]``, or ``[1]`` where all tags have the same."""
+        return self.slope if self.slope_T is None else self.slope_T[tag_n]
 
     def order(self, score_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
         """``z`` ``[B, n]`` of scores, which it may overwrite, of the tags ``tag_n``."""
-        return score_Bn.mul_(self.slope.to(score_Bn.dtype)).add_(self.shift_T[tag_n])
+        slope_n = self.slope_of(tag_n).to(score_Bn.dtype)
+        return score_Bn.mul_(slope_n).add_(self.shift_T[tag_n])
 
-    def probability(self, z_BM: Tensor, level_B1: Tensor) -> Tensor:
+    def log_odds(self, z_BM: Tensor, level_B1: Tensor) -> Tensor:
         """``[B, M]`` of ``z``, which stays as it is."""
         a, b, *bends, constant = self.link.tolist()
         odds_BM = z_BM * a
         for knot, bend in zip(KNOTS, bends, strict=False):
             if bend:
                 odds_BM.add_(softplus(z_BM - knot), alpha=bend)
-        return odds_BM.add_(level_B1 * b + constant).sigmoid_()
+        return odds_BM.add_(level_B1 * b + constant)
+
+    def steepness(self, z_BM: Tensor) -> Tensor:
+        """``[B, M]``: the derivative of ``log_odds`` in ``z``."""
+        a, _, *bends, _ = self.link.tolist()
+        slope_BM = torch.full_like(z_BM, a)
+        for knot, bend in zip(KNOTS, bends, strict=False):
+            slope_BM.add_((z_BM - knot).sigmoid(), alpha=bend)
+        return slope_BM
+
+    def probability(self, z_BM: Tensor, level_B1: Tensor) -> Tensor:
+        """``[B, M]`` of ``z``, which stays as it is."""
+        return self.log_odds(z_BM, level_B1).sigmoid_()
 
     def steeper(self, factor: float) -> Calibration:
         """That of scores which are spread ``1 / factor`` times as far."""
-        return replace(self, slope=self.slope * factor)
+        slope_T = None if self.slope_T is None else self.slope_T * factor
+        return replace(self, slope=self.slope * factor, slope_T=slope_T)
 
     def extended(self, old_count_T: Tensor, count_T: Tensor) -> Calibration:
-        """That of a vocabulary that grew at its end: see ``extend_by_count``."""
-        return Calibration(
-            self.slope, extend_by_count(self.shift_T, old_count_T, count_T), self.link
-        )
+        """That of a vocabulary that grew at its end, or got images of tags that had none: see
+        ``extend_by_count``."""
+        slope_T = self.slope_T
+        if slope_T is not None:
+            slope_T = torch.cat([slope_T, self.slope.expand(len(count_T) - len(slope_T))])
+            slope_T = torch.where(is_new(old_count_T, count_T), self.slope, slope_T)
+            if bool((slope_T == self.slope).all()):
+                slope_T = None
+        shift_T = extend_by_count(self.shift_T, old_count_T, count_T)
+        return Calibration(self.slope, shift_T, self.link, slope_T)
 
 
 def level(z_BM: Tensor) -> Tensor:
@@ -79,19 +110,44 @@ def level(z_BM: Tensor) -> Tensor:
     return z_BM[:, :LEVEL_TAGS].logsumexp(1, keepdim=True)
 
 
-def extend_by_count(value_T: Tensor, old_count_T: Tensor, count_T: Tensor) -> Tensor:
-    """Values of a vocabulary that grew at its end.
+def is_new(old_count_T: Tensor, count_T: Tensor) -> Tensor:
+    """bool ``[T]``: tags that a grown vocabulary has and the old one has not, and those that had no image
+    before and have one now.
 
-    A new tag takes the mean of the 20 old tags that are nearest to it in log training count.
+    Args:
+        old_count_T: training images of the old tags.
+        count_T: of all tags, the old ones first.
+    """
+    new_T = torch.ones(len(count_T), dtype=torch.bool)
+    new_T[: len(old_count_T)] = (old_count_T == 0) & (count_T[: len(old_count_T)] > 0)
+    return new_T
+
+
+def extend_by_count(value_T: Tensor, old_count_T: Tensor, count_T: Tensor) -> Tensor:
+    """Values of a vocabulary that grew at its end, or got images of tags that had none.
+
+    A new tag takes the mean of the 20 tags with images that are nearest to it in log training count; of all
+    old tags where none has any.
 
     Args:
         value_T: of the old tags.
         old_count_T: int64, their training images.
         count_T: the same of all tags, the old ones first.
     """
-    new_n = count_T[len(value_T) :]
-    if not len(new_n) or not len(value_T):
+    new_T = is_new(old_count_T, count_T)
+    if not bool(new_T.any()) or not len(value_T):
         return value_T
+    seen_T = old_count_T > 0
+    if not bool(seen_T.any()):
+        seen_T = torch.ones_like(seen_T)
+    found_n = _by_count(value_T[seen_T], old_count_T[seen_T], count_T[new_T])
+    grown_T = torch.cat([value_T, value_T.new_zeros(len(count_T) - len(value_T))])
+    grown_T[new_T] = found_n
+    return grown_T
+
+
+def _by_count(value_T: Tensor, old_count_T: Tensor, new_n: Tensor) -> Tensor:
+    """Of tags with ``new_n`` images, by known ones."""
     old_T, order = old_count_T.clamp(min=1).double().log().sort(stable=True)
     k = min(_NEIGHBOURS, len(value_T))
     at_n = torch.searchsorted(old_T, new_n.clamp(min=1).double().log())
@@ -102,7 +158,7 @@ def extend_by_count(value_T: Tensor, old_count_T: Tensor, count_T: Tensor) -> Te
     place_nw = at_n[:, None] + window
     distance_nw[(place_nw < 0) | (place_nw >= len(old_T))] = torch.inf
     near_nk = near_nw.gather(1, distance_nw.topk(k, largest=False).indices)
-    return torch.cat([value_T, value_T[order[near_nk]].mean(1)])
+    return value_T[order[near_nk]].mean(1)
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,8 @@ class Decider:
         return torch.full_like(self.cut_T, cut)
 
     def extended(self, old_count_T: Tensor, count_T: Tensor) -> Decider:
-        """That of a vocabulary that grew at its end: a new tag is like old ones of its count."""
+        """That of a vocabulary that grew at its end, or got images of tags that had none: a new tag is like
+        old ones of its count."""
 
         def grown(value_T: Tensor) -> Tensor:
             return extend_by_count(value_T, old_count_T, count_T)
@@ -234,6 +235,8 @@ class Decider:
         }
         if self.cut_T is not None and self.reliability_b2 is not None:
             tensors |= {"cut_T": self.cut_T, "reliability": self.reliability_b2}
+        if calibration.slope_T is not None:
+            tensors["slope_T"] = calibration.slope_T
         save_tensors({name: part.cpu().contiguous() for name, part in tensors.items()}, path, about)
 
     @staticmethod
@@ -251,8 +254,10 @@ class Decider:
         link = held.get("link", torch.tensor([1.0, 0.0, 0.0, 0.0]))  # bundles of before have none
         cut_T, table_b2 = held.get("cut_T"), held.get("reliability")
         parts = {name: held[name] for name in ("shift_T", "gain_T", "offset_T")}
-        if cut_T is not None:
-            parts["cut_T"] = cut_T
+        slope_T = held.get("slope_T")
+        for name, part in (("cut_T", cut_T), ("slope_T", slope_T)):
+            if part is not None:
+                parts[name] = part
         shapes = {tuple(part.shape) for part in parts.values()}
         links = {(4,), (3 + len(KNOTS),)}  # one bend in earlier bundles
         if shapes != {(num_tags,)} or held["slope"].shape != (1,) or link.shape not in links:
@@ -261,7 +266,7 @@ class Decider:
             )
         if table_b2 is not None and (table_b2.shape != (RELIABILITY_BINS, 2) or table_b2.min() < 0):
             raise InputError(f"{path}: reliability must be {RELIABILITY_BINS} pairs of counts")
-        calibration = Calibration(held["slope"], held["shift_T"], link)
+        calibration = Calibration(held["slope"], held["shift_T"], link, slope_T)
         return Decider(calibration, held["gain_T"], held["offset_T"], cut_T, table_b2)
 
 

@@ -108,6 +108,39 @@ class KernelHead:
         return torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
 
     @property
+    def _certain(self) -> float:
+        """The estimate whose log, with ``noise``, is 0."""
+        return 1.0 if self.noise is None else 1.0 - float(self.noise)
+
+    @property
+    def silent_T(self) -> Tensor:
+        """bool ``[T]``: the tags that it says nothing of, see ``silenced``."""
+        return (self.share_T - self._certain).abs() < 1e-6
+
+    def silenced(self, tag_T: Tensor) -> KernelHead:
+        """The same with no evidence of some tags, whatever the image: a weight of 0, and a share whose
+        evidence is 0.
+
+        Args:
+            tag_T: bool, which.
+        """
+        return replace(
+            self,
+            weight_RT=self.weight_RT.masked_fill(tag_T, 0.0),
+            share_T=self.share_T.masked_fill(tag_T, self._certain),
+        )
+
+    def grown(self, tags: int) -> KernelHead:
+        """That of a vocabulary with so many more tags at its end, of which it says nothing."""
+        known = len(self.share_T)
+        head = replace(
+            self,
+            weight_RT=torch.nn.functional.pad(self.weight_RT, (0, tags)),
+            share_T=torch.nn.functional.pad(self.share_T, (0, tags)),
+        )
+        return head.silenced(torch.arange(known + tags, device=self.share_T.device) >= known)
+
+    @property
     def rows(self) -> int:
         """Training images that it was fitted to (the floor is half of one in so many)."""
         return round(0.5 / float(self.floor))

@@ -104,6 +104,7 @@ def folded(tag_nL1: Tensor, decider: Decider | None, tag_n: Tensor | slice = sli
     """
     if decider is None:
         return tag_nL1
-    tag_nL1 = tag_nL1 * decider.calibration.slope
+    slope_n = decider.calibration.slope_of(tag_n)
+    tag_nL1 = tag_nL1 * slope_n[:, None]
     tag_nL1[:, -1] += decider.calibration.shift_T[tag_n]
     return tag_nL1

@@ -1,0 +1,222 @@
+"""Tags that come by name alone, and the images that come later."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from distributed.bundles.locate import find_bundle
+from distributed.data.blocks import load_rows
+from distributed.data.feature_store import FeatureStore
+from distributed.data.rows import Rows
+from distributed.data.survey import survey_store
+from distributed.driver import train, update
+from distributed.driver.in_process import launch
+from distributed.driver.new_names import read_names
+from distributed.driver.update_config import UpdateConfig, UpdateData, UpdateTags
+from distributed.storage.folder import Folder
+from distributed.training.config import TrainConfig, with_option
+from drel_core.annotators.drel import DRELAnnotator
+from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.errors import InputError
+from tests.helpers.named_store import NamedStore, write_named
+from tests.helpers.training import small_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NamedStore]:
+    """A model with a kernel and probabilities, and the store that it comes from."""
+    folder = tmp_path_factory.mktemp("named")
+    store = write_named(folder / "store")
+    config: TrainConfig = small_config(store.train, folder / "v0", epochs=8)
+    config = with_option(config, "kernel.landmarks", 100)
+    config = replace(
+        config, model=replace(config.model, tag_tower="none", metric="none", tag_bias=False)
+    )
+    train.run(config, log=lambda line: None, launcher=launch)
+    (folder / "new.txt").write_text("".join(f"{name}\n" for name in store.unseen))
+    return folder, store
+
+
+def updated(folder: Path, out: Path | str, **options: Any) -> list[str]:
+    lines: list[str] = []
+    config = UpdateConfig(model=str(folder / "v0"), out=str(out), epochs=2, **options)
+    update.run(config, lines.append, launcher=launch)
+    return lines
+
+
+def names_of(folder: Path, store: NamedStore) -> UpdateTags:
+    return UpdateTags(new=str(folder / "new.txt"), text=str(store.vectors))
+
+
+def rows_of(path: Path, model: Path) -> tuple[Rows, DRELAnnotator]:
+    annotator = load_bundle(model)
+    assert isinstance(annotator, DRELAnnotator)
+    store = FeatureStore.open(str(path))
+    names = pa.array(annotator.vocabulary.names)
+    return load_rows(
+        survey_store(store, "fail", statistics=False).train, store.columns, names
+    ), annotator
+
+
+def test_a_file_of_names_makes_a_model_that_finds_them(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    folder, store = trained
+    said = updated(folder, tmp_path / "v1", tags=names_of(folder, store))
+    assert any("gets 4 tags by name alone" in line for line in said)
+    rows, after = rows_of(store.test, tmp_path / "v1" / "model")
+    _, before = rows_of(store.test, folder / "v0" / "model")
+    known = len(before.vocabulary)
+    assert after.vocabulary.names[known:] == store.unseen
+    assert after.vocabulary.counts[known:].tolist() == [0] * 4
+    score_NT, hit_NT = after.scores(rows.features_BD), rows.tags.mask(known + 4)
+    # What orders the others is what it was; the level of an image may move a little.
+    assert torch.equal(after.tag_TL[:known], before.tag_TL)
+    assert torch.equal(after.bias_T[:known], before.bias_T)
+    top = before.annotate(rows.features_BD, 1)[1]
+    assert float((after.annotate(rows.features_BD, 1)[1] == top).float().mean()) > 0.8
+    for tag in range(known, known + 4):
+        order = score_NT[:, tag].argsort(descending=True)
+        hits = hit_NT[order, tag].double()
+        precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
+        found, chance = float((precision * hits).sum() / hits.sum()), float(hits.mean())
+        assert found > 5 * chance, (found, chance)
+    assert 0.2 < float(score_NT[:, known:].sum() / hit_NT[:, known:].sum()) < 5
+
+    info, older = read_info(tmp_path / "v1" / "model"), read_info(folder / "v0" / "model")
+    assert info.parent == older.version != info.version and info.images == older.images
+    assert info.content["new_tags"] == 4 and info.content["text"]["source"] == str(store.vectors)
+    card = (tmp_path / "v1" / "model" / "README.md").read_text()
+    assert "| tags without any image, by name alone | 4 |" in card
+    again = updated(folder, tmp_path / "v1", tags=names_of(folder, store))
+    assert any("is there already" in line for line in again)
+
+
+def test_images_go_on_from_the_name(trained: tuple[Path, NamedStore], tmp_path: Path) -> None:
+    """Names in one update, images of two of them in the next: these count, the others stay unseen."""
+    folder, store = trained
+    updated(folder, tmp_path / "v1", tags=names_of(folder, store))
+    later = pq.read_table(store.later)
+    wanted = set(store.unseen[:2])
+    has = [bool(wanted & set(tags)) for tags in later.column("tags").to_pylist()]
+    pq.write_table(later.filter(pa.array(has)), tmp_path / "some.parquet")
+    lines: list[str] = []
+    config = UpdateConfig(
+        model=str(tmp_path / "v1"),
+        out=str(tmp_path / "v2"),
+        data=UpdateData(new=str(tmp_path / "some.parquet")),
+        epochs=2,
+    )
+    update.run(config, lines.append, launcher=launch)
+    rows, after = rows_of(store.test, tmp_path / "v2" / "model")
+    _, before = rows_of(store.test, tmp_path / "v1" / "model")
+    assert after.vocabulary.names == before.vocabulary.names
+    count = dict(zip(after.vocabulary.names, after.vocabulary.counts.tolist(), strict=True))
+    assert min(count[name] for name in store.unseen[:2]) > 20
+    assert [count[name] for name in store.unseen[2:]] == [0, 0]
+    # The kernel stays silent on tags that have no image yet.
+    decider = after.decider
+    assert decider is not None and decider.calibration.slope_T is not None
+    kernel = after._adjustment.kernel
+    assert kernel is not None
+    assert kernel.silent_T.tolist() == [False] * (len(count) - 2) + [True, True]
+    some = load_bundle(tmp_path / "v2" / "model").scores(rows.features_BD)[:, -2:]
+    assert 0 < float(some.max()) < 1
+    hit = rows.tags.mask(len(count))[:, -4:-2]
+    mine = after.scores(rows.features_BD)[:, -4:-2]
+    assert float(mine[hit].mean()) > 5 * float(mine[~hit].mean())
+
+
+def test_names_and_images_in_one_update(trained: tuple[Path, NamedStore], tmp_path: Path) -> None:
+    folder, store = trained
+    data = UpdateData(new=str(store.later))
+    updated(folder, tmp_path / "v1", tags=names_of(folder, store), data=data)
+    info = read_info(tmp_path / "v1" / "model")
+    assert info.parent == read_info(folder / "v0" / "model").version
+    assert min(read_vocabulary(tmp_path / "v1" / "model").counts[-4:]) > 20
+    updated(folder, tmp_path / "v1", tags=names_of(folder, store), data=data)  # there already
+
+
+def test_names_on_s3(trained: tuple[Path, NamedStore], tmp_path: Path, s3: Any) -> None:
+    folder, store = trained
+    local = names_of(folder, store)
+    at = Folder.of(f"s3://{s3.name}/run")
+    at.write("new.txt", (folder / "new.txt").read_bytes())
+    said = updated(folder, (at / "v1").address, tags=replace(local, new=at.file("new.txt")))
+    assert any("gets 4 tags" in line for line in said)
+    updated(folder, tmp_path / "v1", tags=local)
+    version = read_info(tmp_path / "v1" / "model").version
+    assert find_bundle((at / "v1").address)[1] == version
+
+
+def test_what_is_left_of_a_file_is_said(trained: tuple[Path, NamedStore], tmp_path: Path) -> None:
+    folder, store = trained
+    names = tmp_path / "names.txt"
+    known = read_vocabulary(folder / "v0" / "model").names[0]
+    names.write_text(f"{known}\n\n  {store.unseen[0]} \nno such word\n{store.unseen[0]}\n")
+    tags = UpdateTags(new=str(names), text=str(store.vectors))
+    with pytest.raises(
+        InputError, match=r"1 name without a text vector .*'no such word'.*tags.skip"
+    ):
+        updated(folder, tmp_path / "v1", tags=tags)
+    assert not (tmp_path / "v1" / "model").exists()
+    said = updated(folder, tmp_path / "v1", tags=replace(tags, skip=True))
+    assert any("1 name of 3 the model has as tags already" in line for line in said)
+    assert read_vocabulary(tmp_path / "v1" / "model").names[-1] == store.unseen[0]
+    names.write_text(f"{known}\n")
+    with pytest.raises(InputError, match="no name is left to add"):
+        updated(folder, tmp_path / "v2", tags=tags)
+
+
+def test_a_model_without_text_vectors_asks_for_a_source(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    with pytest.raises(InputError, match=r"keeps no text vectors .*--tags.text glove"):
+        updated(folder, tmp_path / "v1", tags=UpdateTags(new=str(folder / "new.txt")))
+
+
+def test_a_model_without_rows_cannot_learn_probabilities(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    folder, store = trained
+    shutil.copytree(folder / "v0" / "model", tmp_path / "v0" / "model")
+    (tmp_path / "v0" / "model" / "reservoir.parquet").unlink()
+    with pytest.raises(InputError, match="keeps 0 training rows; 20 are needed"):
+        updated(tmp_path, tmp_path / "v1", tags=names_of(folder, store))
+    assert not list((tmp_path / "v1").glob("*model*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no tag in it"),
+        (b"\n \n", "no tag in it"),
+        (b"sky\nse\xffa\n", "line 2 is not UTF-8"),
+        (b"x" * 1001, "line 1 has 1001 characters"),
+    ],
+)
+def test_files_that_are_no_lists_of_names(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_names(str(tmp_path / "names.txt"))
+
+
+def test_names_as_people_write_them(tmp_path: Path) -> None:
+    text = "\ufeffblue sky\r\n#sunset\r\n\r\n  sea\u00a0\ncafe\u0301\nsea\n<b>x</b>\n"
+    (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+    expected = ["blue sky", "#sunset", "sea", "caf\u00e9", "<b>x</b>"]
+    assert read_names(str(tmp_path / "names.txt")) == expected
+    with pytest.raises(InputError, match="names no file"):
+        read_names(str(tmp_path / "other.txt"))
+    with pytest.raises(InputError, match=r"cannot be read|names no file"):
+        read_names(str(tmp_path))
