@@ -20,7 +20,8 @@ from torch import Tensor
 
 from distributed.bundles.finish import write_card
 from distributed.bundles.write import BundleWriter
-from distributed.data.feature_store import encode_tags, flat_tags
+from distributed.data.canonical_tags import encode_tags
+from distributed.data.feature_store import flat_tags
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.storage.folder import Folder
 from drel_core.annotators.drel import DRELAnnotator, table_file, write_table_part

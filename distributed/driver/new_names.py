@@ -12,8 +12,9 @@ from distributed.driver.update_config import UpdateTags
 from distributed.runtime.progress import Log, counted, saying
 from distributed.storage.folder import Folder
 from distributed.storage.resume import Plan, claim, digest
-from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.format import read_info, read_rules, read_vocabulary
 from drel_core.bundle.info import BundleInfo
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag
@@ -100,8 +101,13 @@ def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> N
     """
     path = tags.new
     names, folder = read_names(path), local_bundle(place.address)
-    vocabulary = read_vocabulary(folder)
-    fresh = unknown_names(names, vocabulary)
+    vocabulary, rules = read_vocabulary(folder), read_rules(folder)
+    if blocked := [
+        name for name in names if rules is not None and rules.tag_of(name) in rules.blocked
+    ]:
+        log(f"{path}: left out, since the model's rules block them: {shown(blocked)}")
+        names = [name for name in names if name not in blocked]
+    fresh = unknown_names(names, vocabulary, rules)
     if known := len(names) - len(fresh):
         log(f"{path}: {counted(known, 'name')} of {len(names)} the model has as tags already")
     text = BundleText.of(folder, info, vocabulary, tags.text)
@@ -121,10 +127,13 @@ def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> N
     return NamePlan(text, NewNames(chosen, vector_nd[has_n]))
 
 
-def unknown_names(names: Sequence[str], vocabulary: Vocabulary) -> list[str]:
-    """Those that a vocabulary has not."""
+def unknown_names(
+    names: Sequence[str], vocabulary: Vocabulary, rules: TagRules | None
+) -> list[str]:
+    """Those that a vocabulary has not, other spellings as their tags."""
     known = set(vocabulary.names)
-    return [name for name in names if name not in known]
+    tags = dict.fromkeys(names if rules is None else map(rules.tag_of, names))
+    return [name for name in tags if name not in known]
 
 
 def shown(names: Sequence[str]) -> str:

@@ -129,6 +129,11 @@ def _make(
     if config.tags.new:
         names = plan_names(config.tags, place, info, log)
         if not config.learns:
+            if config.tags.vocabulary:
+                raise InputError(
+                    "--tags.vocabulary replaces the rules where images are learned from: give --data too, or "
+                    "leave it out"
+                )
             names_only(names, place, info, out, log)
             begin()
             return

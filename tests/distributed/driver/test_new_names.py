@@ -220,3 +220,25 @@ def test_names_as_people_write_them(tmp_path: Path) -> None:
         read_names(str(tmp_path / "other.txt"))
     with pytest.raises(InputError, match=r"cannot be read|names no file"):
         read_names(str(tmp_path))
+
+
+def test_the_rules_of_a_model_hold_for_names(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    """Another spelling is its tag, and a blocked name is none."""
+    folder, store = trained
+    shutil.copytree(folder / "v0" / "model", tmp_path / "v0" / "model")
+    first, second, third = store.unseen[:3]
+    known = read_vocabulary(folder / "v0" / "model").names[0]
+    (tmp_path / "v0" / "model" / "vocabulary.yaml").write_text(
+        f"aliases:\n  spelling: {first}\n  other: {known}\nblocked: [{second}]\n"
+    )
+    names = tmp_path / "names.txt"
+    names.write_text(f"spelling\nother\n{second}\n{third}\n")
+    said = updated(
+        tmp_path, tmp_path / "v1", tags=UpdateTags(new=str(names), text=str(store.vectors))
+    )
+    assert any(f"since the model's rules block them: {second!r}" in line for line in said)
+    after = read_vocabulary(tmp_path / "v1" / "model").names
+    assert after[-2:] == (first, third)
+    assert (tmp_path / "v1" / "model" / "vocabulary.yaml").exists()
