@@ -211,7 +211,7 @@ def _grow(edits: BundleEdits, folder: Path, parts: int, vocabulary: Vocabulary) 
         with open_tensors(path) as file:
             header = file.metadata()
         decision = load_tensors(path)
-        for key in ("shift_T", "gain_T", "offset_T", "cut_T"):
+        for key in ("shift_T", "gain_T", "offset_T", "cut_T", "slope_T"):
             if key in decision:
                 decision[key] = _with_columns(decision[key], start)
         decision["shift_T"] += _less_sure(edits, decision["slope"], vocabulary)

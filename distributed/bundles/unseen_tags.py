@@ -265,7 +265,9 @@ def add_unseen(
         grown = vocabulary.extended(new.names, np.zeros(added, dtype=np.int64))
         about = _about(info, parts + 1, added, text.describe(named.text.source))
         version = write_bundle(writer.folder, info.method, grown, about)
-        decider = load_bundle(writer.folder).decider  # nothing gets its name before it has been loaded
+        decider = load_bundle(
+            writer.folder
+        ).decider  # nothing gets its name before it has been loaded
         write_card(writer.folder, grown, training_images(info, vocabulary), decider)
         writer.finish(version)
     except BaseException:
