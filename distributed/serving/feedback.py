@@ -13,6 +13,7 @@ from distributed.serving.model import ServedModel
 from distributed.serving.one_row import row_of
 from distributed.serving.schemas import ApiError, FeedbackRequest
 from distributed.storage.folder import Folder
+from drel_core.bundle.tag_rules import TagRules
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -58,11 +59,18 @@ def _checked(request: FeedbackRequest, model: ServedModel) -> Correction:
     """Raises:
     ApiError: 422.
     """
-    contradiction = set(request.add) & set(request.remove)
-    if contradiction:
-        name = min(contradiction)
-        raise ApiError(422, "invalid_request", f"{name!r} is both in add and in remove")
+    rules = TagRules() if model.rules is None else model.rules.rules
+    add, remove = (
+        [*dict.fromkeys(map(rules.tag_of, some))] for some in (request.add, request.remove)
+    )
+    for tag in add:
+        if tag in rules.blocked:
+            raise ApiError(422, "blocked", f"{tag!r} is blocked by the vocabulary of this model")
+        for other in rules.with_implied(tag):
+            if other in remove:
+                why = "is both in add and" if other == tag else f"is implied by {tag!r}, but"
+                raise ApiError(422, "invalid_request", f"{other!r} {why} in remove")
     if not request.add and not request.remove:
         raise ApiError(422, "empty", "nothing in add or remove")
     features_D = row_of(request, model)
-    return Correction(request.image_id, features_D, request.add, request.remove, model.version)
+    return Correction(request.image_id, features_D, add, remove, model.version)

@@ -67,12 +67,16 @@ class Wanted:
         k: most tags for a row.
         threshold: least score of a tag.
         decide, precision: see ``decision_of``.
+        group: only tags of this group of the vocabulary.
+        lang: language of display names.
     """
 
     k: int
     threshold: float | None = None
     decide: Decide = "top"
     precision: float | None = None
+    group: str | None = None
+    lang: str | None = None
 
 
 class ServedModel:
@@ -98,6 +102,7 @@ class ServedModel:
         self.folder = local_bundle(place)
         self.annotator = open_annotator(place, search)
         self.info = self.annotator.info
+        self.rules = self.annotator.rules
         self.version = self.info.version
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
         self.counts = self.annotator.vocabulary.counts
@@ -115,7 +120,7 @@ class ServedModel:
                 f"{self.folder}: the model bundle is damaged (features: {error})".splitlines()[0]
             ) from error
         self._check()
-        self.tag_names = TagNames(self.annotator.vocabulary)
+        self.tag_names = TagNames(self.annotator.vocabulary, self.rules)
         self.kept_rows = KeptRows(self.folder, self.annotator)
 
     def _check(self) -> None:
@@ -193,6 +198,20 @@ class ServedModel:
                 self._decisions[how, precision] = known
         return known
 
+    def members(self, group: str | None) -> torch.Tensor | None:
+        """bool ``[T]``: the tags of a group; None where none is asked for.
+
+        Raises:
+            ApiError: 422, no such group.
+        """
+        if group is None:
+            return None
+        known = [] if self.rules is None else [*self.rules.rules.groups]
+        if self.rules is None or group not in known:
+            has = f"it has {', '.join(known[:20])}" if known else "its vocabulary has none"
+            raise ApiError(422, "unknown_group", f"no group {group!r} of this model; {has}")
+        return self.rules.members(group)
+
     def is_deep(self, wanted: Wanted) -> bool:
         """Whether codes do not find so many tags: all tags are scored for it."""
         return self.search is not None and self.depth(wanted) > DEEPEST
@@ -216,7 +235,9 @@ class ServedModel:
             raise ApiError(422, "not_scorable", f"row {row}: {UNSCORABLE}", row)
         score_Bk, tag_Bk, keep_Bk = best.score_Bk[rows], best.tag_Bk[rows], None
         decision = self.decision(wanted.decide, wanted.precision)
-        if not self.annotator.rules and (decision.how == "top" or self.annotator.decider is None):
+        only_T = self.members(wanted.group)
+        by_rules = only_T is not None or bool(self.rules)
+        if not by_rules and (decision.how == "top" or self.annotator.decider is None):
             score_Bk, tag_Bk = score_Bk[:, : wanted.k], tag_Bk[:, : wanted.k]
         else:
             chosen = choose_of(
@@ -226,6 +247,7 @@ class ServedModel:
                 wanted.k,
                 decision,
                 lambda places, depth: self._deeper(best, rows, places, depth),
+                only_T,
             )
             score_Bk, tag_Bk = chosen.probability_Bk.numpy(), chosen.tag_Bk.numpy()
             keep_Bk = None if chosen.keep_Bk is None else chosen.keep_Bk.numpy()
@@ -241,6 +263,11 @@ class ServedModel:
         assert best.features_BD is not None
         features_BD = torch.from_numpy(best.features_BD[rows])[places]
         return self.annotator.annotate(features_BD, depth)
+
+    def display_name(self, tag: int, lang: str) -> str:
+        """The name of a tag in a language; the tag itself where it has none."""
+        name: str = self.names[tag]
+        return name if self.rules is None else self.rules.rules.display_name(name, lang)
 
     def features_of(self, pictures: Sequence[bytes]) -> np.ndarray:
         """float32 ``[B, D]`` of encoded pictures.
@@ -277,8 +304,11 @@ class ServedModel:
             length_T = tag_TL.norm(dim=1).clamp(min=1e-12)
             cosine_T = (tag_TL @ tag_TL[place]) / (length_T * length_T[place])
             cosine_T[place] = -2.0
+            if self.rules is not None:
+                cosine_T[self.rules.hidden_T] = -2.0
             best_k, tag_k = cosine_T.topk(min(limit, len(cosine_T) - 1))
-        return [(self.names[t], s) for t, s in zip(tag_k.tolist(), best_k.tolist(), strict=True)]
+        pairs = zip(tag_k.tolist(), best_k.tolist(), strict=True)
+        return [(self.names[tag], score) for tag, score in pairs if score > -1.5]
 
     def images_with(self, tag: str, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
         """image_id of kept rows with a tag, see ``KeptRows.with_tag``."""

@@ -42,7 +42,7 @@ _ENCODINGS = ("gzip", "x-gzip", "deflate")
 _IN_THREAD = 64 << 10  # bytes of a packed body; a larger one would hold up the event loop
 _BASE64 = (string.ascii_letters + string.digits + "+/").encode()
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_OPTIONS = ("k", "decide", "precision", "threshold")
+_OPTIONS = ("k", "decide", "precision", "threshold", "group", "lang")
 
 
 @dataclass(frozen=True)
@@ -332,6 +332,7 @@ def check_fits(request: ScoreRequest, model: ServedModel) -> None:
     if request.features_BD is not None and not model.takes_features:
         raise ApiError(422, "no_features", "this model reads pictures; send images")
     model.decision(request.decide, request.precision)
+    model.members(request.group)
 
 
 def parse_binary(
@@ -430,6 +431,8 @@ def _asked(
         threshold=asked.threshold,
         decide=decide,
         precision=asked.precision,
+        group=asked.group,
+        lang=asked.lang,
     )
     check_size(request.rows, request.k, max_rows)
     return request

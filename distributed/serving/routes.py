@@ -35,8 +35,10 @@ from distributed.serving.schemas import (
     ExamplesResponse,
     FeedbackRequest,
     FeedbackResponse,
+    GroupName,
     InferRequest,
     InferResponse,
+    Language,
     MetadataResponse,
     ModelResponse,
     NamedFeedbackRequest,
@@ -89,7 +91,7 @@ async def annotate(
     one picture (its bytes as they are in the file)."""
     score_request = await _score_request(request, service, query)
     scored = await service.model.score(score_request)
-    return ScoredResponse(annotate_json(scored), scored)
+    return ScoredResponse(annotate_json(scored, score_request.lang), scored)
 
 
 async def _score_request(
@@ -154,25 +156,46 @@ async def describe(service: Service) -> Any:
         "probabilities": served.annotator.decider is not None,
         "search": served.search,
         "pictures": service.pictures is not None and served.kept_rows.are_there,
+        "groups": [] if served.rules is None else [*served.rules.rules.groups],
+        "languages": [] if served.rules is None else served.rules.rules.languages,
         "limits": {"rows": service.config.max_rows, "body_bytes": service.max_body_bytes},
         "parent": info.parent,
         "refused": service.model.refused,
     }
 
 
-@model.get("/v1/tags", response_model=TagsResponse, responses=error_responses(422, 503))
+@model.get(
+    "/v1/tags",
+    response_model=TagsResponse,
+    response_model_exclude_unset=True,
+    responses=error_responses(422, 503),
+)
 async def tags(
     service: Service,
     prefix: Annotated[
         str, Query(max_length=1000, description="how the tags begin; empty: all tags")
     ] = "",
     limit: Annotated[int, Query(ge=1, le=1000, description="most tags of the answer")] = 50,
+    group: Annotated[
+        GroupName | None, Query(description="only tags of this group, see `groups` of /v1/model")
+    ] = None,
+    lang: Annotated[
+        Language | None, Query(description="language of display names, as in de or pt-br")
+    ] = None,
 ) -> Any:
-    """Tags that begin with prefix, the most frequent first."""
+    """Tags that begin with prefix, the most frequent first; also those whose other spelling or display name
+    does."""
     served = service.model.ready()
-    names, counts = served.names, served.counts
-    found = served.tag_names.beginning_with(prefix, limit)
-    listed = [{"tag": names[tag], "count": int(counts[tag])} for tag in found]
+    only_T = served.members(group)
+    found = served.tag_names.found(prefix, limit, None if only_T is None else only_T.numpy())
+    listed = []
+    for tag, by in found:
+        one = {"tag": served.names[tag], "count": int(served.counts[tag])}
+        if by is not None:
+            one["found_by"] = by
+        if lang is not None:
+            one["name"] = served.display_name(tag, lang)
+        listed.append(one)
     return {"model": served.version, "tags": listed}
 
 

@@ -31,6 +31,8 @@ def _tag_name(text: str) -> str:
 
 TagName = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_tag_name)]
 """In the form of ``clean_tag``."""
+GroupName = Annotated[str, Field(min_length=1, max_length=1000)]
+Language = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,4}$")]
 TopK = Annotated[int, Field(ge=1, le=MAX_K)]
 """How many tags of an image: the one rule for query, JSON body and Open Inference parameters."""
 
@@ -62,6 +64,8 @@ _DECIDE = (
 )
 _PRECISION = "with decide threshold, the wanted share of said tags that are right"
 _THRESHOLD = "least probability of a tag"
+_GROUP = "only tags of this group of the vocabulary, see `groups` of /v1/model"
+_LANG = "language of display names, as in de or pt-br; each tag then has a `name`"
 
 
 def _or_by_name(schema: dict[str, Any]) -> None:
@@ -93,6 +97,8 @@ class AnnotateRequest(_Strict):
     decide: Decide | None = Field(None, description=_DECIDE)
     precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
     threshold: Finite | None = Field(None, description=_THRESHOLD)
+    group: GroupName | None = Field(None, description=_GROUP)
+    lang: Language | None = Field(None, description=_LANG)
 
 
 class NamedAnnotateRequest(AnnotateRequest):
@@ -111,6 +117,8 @@ class AnnotateQuery(BaseModel):
     decide: Decide | None = Field(None, description=_DECIDE)
     precision: float | None = Field(None, gt=0, le=1, description=_PRECISION)
     threshold: float | None = Field(None, allow_inf_nan=False, description=_THRESHOLD)
+    group: GroupName | None = Field(None, description=_GROUP)
+    lang: Language | None = Field(None, description=_LANG)
 
 
 class OneRow(_Strict):
@@ -215,6 +223,14 @@ class TagScore(BaseModel):
         description="probability that the tag belongs to the image, 0 to 1; a plain score of any size where "
         "`probabilities` of /v1/model is false"
     )
+    implied_by: str | None = Field(
+        None,
+        description="tag of the same answer because of which this one is as probable; only where the "
+        "vocabulary's implications made it so",
+    )
+    name: str | None = Field(
+        None, description="display name in `lang`; only where one was asked for"
+    )
 
 
 class ImageTags(BaseModel):
@@ -229,6 +245,13 @@ class AnnotateResponse(BaseModel):
 class TagCount(BaseModel):
     tag: str = Field(description="name of the tag")
     count: int = Field(description="training images that have it")
+    found_by: str | None = Field(
+        None,
+        description="other spelling or display name that begins with prefix; only where the tag does not",
+    )
+    name: str | None = Field(
+        None, description="display name in `lang`; only where one was asked for"
+    )
 
 
 class TagsResponse(BaseModel):
@@ -297,6 +320,8 @@ class ModelResponse(BaseModel):
         description="candidates and recall where codes find the best tags; null where all tags are scored"
     )
     limits: Limits = Field(description="of one request")
+    groups: list[str] = Field(description="what group of /v1/annotate and /v1/tags may be")
+    languages: list[str] = Field(description="languages that the vocabulary has display names in")
     pictures: bool = Field(description="whether /v1/pictures and /v1/similar answer")
     parent: str | None = Field(
         None, description="version that jobs.update made it from; null for a first model"

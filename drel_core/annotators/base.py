@@ -173,26 +173,31 @@ def choose_of(
     k: int,
     decision: Decision,
     more: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    only_T: Tensor | None = None,
 ) -> Chosen:
     """The tags of images, of their best ones: here rules meet scores.
 
     Args:
         probability_BM, tag_BM: what ``annotator.annotate`` gives; as many as ``depth_of`` says.
         more: gives deeper lists of some rows, where so many tags fell out that an answer would be short.
+        only_T: bool, the tags that are asked for, where the annotator has rules.
     """
     how, rules = decision.how, annotator.rules
     decider = annotator.decider if how != "top" else None
-    if not rules or not bool(rules.touched_T[tag_BM].any()):
+    if rules is None or (only_T is None and not bool(rules.touched_T[tag_BM].any())):
         if decider is None:
             return Chosen(probability_BM[:, :k], tag_BM[:, :k])
         return decider.choose(probability_BM, tag_BM, k, how, decision.cut_T)
     value_BM = probability_BM
     if decider is not None:
         value_BM = decider.values(probability_BM, tag_BM, k, how, decision.cut_T)
-    found = rules.choose(probability_BM, tag_BM, value_BM, min(k, annotator.num_tags))
+    found = rules.choose(
+        probability_BM, tag_BM, value_BM, min(k, annotator.num_tags), only_T=only_T
+    )
     depth = tag_BM.shape[1]
+    enough = min(k, annotator.num_tags if only_T is None else int(only_T.sum()))
     while how != "threshold" and depth < annotator.num_tags:
-        short = (~found[2].all(1)).nonzero()[:, 0]
+        short = (found[2].sum(1) < enough).nonzero()[:, 0]
         if not len(short):
             break
         depth = min(4 * depth, annotator.num_tags)
@@ -200,7 +205,7 @@ def choose_of(
         value_nM = best_nM
         if decider is not None:  # of as many as it takes, not of the 50 best alone
             value_nM = decider.values(best_nM, tag_nM, depth, how, decision.cut_T)
-        again = rules.choose(best_nM, tag_nM, value_nM, found[1].shape[1])
+        again = rules.choose(best_nM, tag_nM, value_nM, found[1].shape[1], only_T=only_T)
         for part, new in zip(found, again, strict=True):
             part[short] = new
     return _without_gaps(*found)

@@ -51,6 +51,10 @@ class AnswerRules:
             # Where the model does not have the tag of a spelling, the spelling goes on being said.
             self.hidden_T[tag] = canonical != name and canonical in place
             edges += [(tag, place[other]) for other in meant if other in place and other != name]
+        self._members = {
+            name: [place[tag] for tag in group.tags if tag in place]
+            for name, group in rules.groups.items()
+        }
         self._source_e, self._target_e = np.array(edges, np.int64).reshape(-1, 2).T
         self._count_T = np.bincount(self._source_e, minlength=len(names))
         self._start_T = np.cumsum(self._count_T) - self._count_T
@@ -60,8 +64,8 @@ class AnswerRules:
         # still, since implications are closed.
         self._depth_T = self._count_T
         self._limits = [
-            (group.at_most, {place[tag] for tag in group.tags if tag in place})
-            for group in rules.groups.values()
+            (group.at_most, set(self._members[name]))
+            for name, group in rules.groups.items()
             if group.at_most is not None
         ]
         self._limits = [(most, tags) for most, tags in self._limits if len(tags) > most]
@@ -91,7 +95,13 @@ class AnswerRules:
         return torch.where(self.hidden_T, lowest_B1, out_BT)
 
     def choose(
-        self, probability_BM: Tensor, tag_BM: Tensor, value_BM: Tensor, k: int, limited: bool = True
+        self,
+        probability_BM: Tensor,
+        tag_BM: Tensor,
+        value_BM: Tensor,
+        k: int,
+        limited: bool = True,
+        only_T: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Answers of candidates.
 
@@ -101,6 +111,7 @@ class AnswerRules:
                 something implies it that is.
             k: most tags of an answer.
             limited: no group gives more than its limit.
+            only_T: bool, the tags that are asked for; others are left out though they be implied.
 
         Returns:
             probability, tag and whether there is one, ``[B, k]``, most probable first.
@@ -124,7 +135,8 @@ class AnswerRules:
         np.maximum.at(probability_c, place, probability_n[source])
         np.maximum.at(value_c, place, value_n[source])
         row_c, tag_c = np.divmod(key_c, self.num_tags)
-        keep_c = ~self.hidden_T.numpy()[tag_c] & (value_c > -np.inf)
+        wanted_T = ~self.hidden_T if only_T is None else ~self.hidden_T & only_T
+        keep_c = wanted_T.numpy()[tag_c] & (value_c > -np.inf)
         order = np.lexsort((tag_c, self._depth_T[tag_c], -value_c, row_c))
         order = order[keep_c[order]]
         if limited:
@@ -166,6 +178,16 @@ class AnswerRules:
                 for g in groups:
                     left[g] -= 1
         return keep_c
+
+    def members(self, group: str) -> Tensor:
+        """bool ``[T]``: the tags of a group that may be said.
+
+        Raises:
+            KeyError: no such group.
+        """
+        members_T = torch.zeros(self.num_tags, dtype=torch.bool)
+        members_T[self._members[group]] = True
+        return members_T & ~self.hidden_T
 
     def implied_by(self, tags: Sequence[int], scores: Sequence[float]) -> list[int | None]:
         """Of the tags of one answer those that are as probable as they are because of another one of it:
