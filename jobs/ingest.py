@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from distributed.data.canonical_tags import open_rules
 from distributed.ingest.check import LOOK_ROWS, look
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.extraction.cnn import CnnExtraction
@@ -117,6 +118,7 @@ def main(arguments: list[str]) -> None:
             lowercase=store.lowercase,
             dtype=store.dtype,
             max_pixels=store.max_pixels,
+            rules=open_rules(store.vocabulary),
         ):
             say(line)
         if asked.dry_run:
@@ -188,7 +190,7 @@ def with_absolute_paths(config: IngestConfig) -> IngestConfig:
     are made absolute where they are opened."""
     changed: dict[str, Any] = {
         name: absolute(path)
-        for name in ("input", "out", "tags", "classes")
+        for name in ("input", "out", "tags", "classes", "vocabulary")
         if (path := getattr(config, name))
     }
     if codebook := config.lowlevel.codebook:

@@ -23,7 +23,7 @@ from distributed.runtime.progress import Log
 from drel_core.annotators.base import DenseScores, TrainedAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.card import CARD, CardFacts, model_card
-from drel_core.bundle.format import CODEBOOK, read_info, write_bundle, write_rules
+from drel_core.bundle.format import CODEBOOK, read_info, read_rules, write_bundle, write_rules
 from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider, learn_decider
@@ -101,6 +101,7 @@ def write_card(folder: Path, vocabulary: Vocabulary, rows: int, decider: Decider
         () if decider is None else tuple(decider.decisions),
         None if table_b2 is None else expected_calibration_error(table_b2),
         pq.read_metadata(kept).num_rows if kept.is_file() else 0,
+        read_rules(folder),
     )
     text = model_card(read_info(folder), vocabulary, facts)
     (folder / CARD).write_text(text, encoding="utf-8")

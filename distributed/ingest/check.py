@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from distributed.ingest.extraction.base import Extraction
 from distributed.ingest.parts import PartPlan, Read, matrix, read_chunk
 from distributed.ingest.sources.base import IMAGE_ID, SPLIT, TAGS, Source, by_reason
+from drel_core.bundle.tag_rules import TagRules
 
 _PLACES = 4
 """Where the sample is taken: evenly spread from the first rows to the last."""
@@ -23,19 +24,25 @@ _EXAMPLES = 5
 
 
 def look(
-    source: Source, extraction: Extraction | None, *, lowercase: bool, dtype: str, max_pixels: int
+    source: Source,
+    extraction: Extraction | None,
+    *,
+    lowercase: bool,
+    dtype: str,
+    max_pixels: int,
+    rules: TagRules | None = None,
 ) -> list[str]:
     """Lines that say what was understood: rows, columns, features, tags, what would be rejected and why.
 
     Args:
         extraction: how pictures become features; None where the source has features.
-        lowercase, dtype, max_pixels: as for the ingestion itself.
+        lowercase, dtype, max_pixels, rules: as for the ingestion itself.
 
     Raises:
         InputError: the input as a whole is wrong.
     """
     with tempfile.TemporaryDirectory() as nowhere:  # a plan has a folder; no part is written
-        plan = PartPlan(nowhere, _ROWS, lowercase, dtype, max_pixels)
+        plan = PartPlan(nowhere, _ROWS, lowercase, dtype, max_pixels, rules)
         chunks = -(-source.num_rows // _ROWS)
         places = np.unique(np.linspace(0, max(chunks - 1, 0), _PLACES).astype(int)).tolist()
         sample = [read_chunk(source, plan, chunk) for chunk in places if chunk < chunks]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from distributed.data.canonical_tags import CanonicalTags
 from distributed.data.feature_store import feature_matrix, one_chunk
 from distributed.ingest.sources.base import (
     IMAGE,
@@ -39,6 +40,7 @@ from distributed.storage.files import (
     write_bytes,
 )
 from distributed.storage.folder import Folder
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from drel_core.images.pictures import BadPicture, decode, difference_hash
 
@@ -61,6 +63,7 @@ class PartPlan:
         lowercase: of tags.
         dtype: of features, float16 or float32.
         max_pixels: larger pictures are rejected.
+        rules: of tags; a row that loses all of them is rejected.
     """
 
     folder: str
@@ -68,6 +71,7 @@ class PartPlan:
     lowercase: bool
     dtype: str
     max_pixels: int
+    rules: TagRules | None = None
 
     def part(self, chunk: int) -> str:
         return Folder(self.folder).file(part_name(chunk))
@@ -110,6 +114,8 @@ def read_chunk(source: Source, plan: PartPlan, chunk: int) -> Read:
     table, out = piece.table, [piece.rejected]
     if plan.lowercase:
         table = _lowercase(table)
+    if plan.rules:
+        table = _by_rules(table, plan.rules)
     table, tagless = _drop(
         table, pc.equal(pc.list_value_length(table.column(TAGS)), 0), source, "no tags"
     )
@@ -124,6 +130,11 @@ def _lowercase(table: pa.Table) -> pa.Table:
     tags = table.column(TAGS).combine_chunks()
     lower = pa.ListArray.from_arrays(tags.offsets, pc.utf8_lower(tags.values))
     return table.set_column(table.column_names.index(TAGS), TAGS, lower)
+
+
+def _by_rules(table: pa.Table, rules: TagRules) -> pa.Table:
+    tags = CanonicalTags(rules).lists(table.column(TAGS).combine_chunks())
+    return table.set_column(table.column_names.index(TAGS), TAGS, tags)
 
 
 def _drop(table: pa.Table, bad: Any, source: Source, reason: str) -> tuple[pa.Table, pa.Table]:

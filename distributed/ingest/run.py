@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from distributed.data.canonical_tags import open_rules
 from distributed.data.parquet_files import WRITING
 from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extraction.base import Extraction, extract
@@ -42,6 +43,9 @@ class StoreOptions:
     """whole number that decides a random split"""
     lowercase: bool = False
     """turn tags to lower case"""
+    vocabulary: str = ""
+    """vocabulary.yaml: other spellings become tags, implied tags are added, blocked ones left out; after \
+    lowercase"""
     min_tag_count: int = 1
     """leave out tags that fewer training rows have"""
     dtype: Literal["float16", "float32"] = "float32"
@@ -141,6 +145,7 @@ def _ingest(
         lowercase=options.lowercase,
         dtype=options.dtype,
         max_pixels=options.max_pixels,
+        rules=open_rules(options.vocabulary),
     )
     chunks = -(-source.num_rows // options.chunk_rows)
     there = (work / "parts").files()
@@ -195,16 +200,17 @@ def _made_from(
     """What must be the same when an ingestion goes on."""
     places = (str(target), str(work_folder(target)))
     newer = {"reading": given.options, CONTENT: content_of(given.places, places)}
+    rules = open_rules(options.vocabulary)
     return Plan(
         {
             "format": FORMAT,
             "source": source.describe(),
             "rows": source.num_rows,
-            "options": asdict(options),
+            "options": {**asdict(options), "vocabulary": rules.digest if rules else ""},
             "features": None if extraction is None else extraction.describe(),
             **newer,
         },
-        unsaid=newer,
+        unsaid={**newer, "options": {"vocabulary": ""}},
     )
 
 

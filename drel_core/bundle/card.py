@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from drel_core.bundle.info import BundleInfo
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.bundle.vocabulary import Vocabulary
 
 CARD = "README.md"
@@ -76,12 +77,14 @@ class CardFacts:
         decisions: what the model can decide by; none where its scores are no probabilities.
         calibration_error: expected calibration error on the rows that the calibration was fitted to.
         kept_rows: training rows that the bundle holds for updates.
+        rules: of tags.
     """
 
     rows: int
     decisions: tuple[str, ...] = ()
     calibration_error: float | None = None
     kept_rows: int = 0
+    rules: TagRules = field(default_factory=TagRules)
 
 
 def model_card(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> str:
@@ -114,6 +117,8 @@ def _what(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Iterato
     yield f"| method | {info.method}: {_METHODS[info.method]} |"
     yield f"| takes | {_takes(info)} |"
     yield f"| gives | {_gives(facts)} |"
+    if facts.rules:
+        yield f"| keeps to | vocabulary.yaml: {_rules(facts.rules)} |"
     yield f"| version | {info.version}, a hash of the model's files; every answer of the scorer names it |"
     if info.parent is not None:
         yield f"| made from | version {info.parent}{_made(info)} |"
@@ -134,6 +139,19 @@ def _made(info: BundleInfo) -> str:
 def _day(info: BundleInfo) -> str:
     found = re.match(r"\d{4}-\d\d-\d\d", info.trained_at)
     return found[0] if found else "a day that is not known"
+
+
+def _rules(rules: TagRules) -> str:
+    counts = {
+        "other spellings": len(rules.aliases),
+        "tags that imply others": len(rules.implies),
+        "groups": len(rules.groups),
+        "blocked tags": len(rules.blocked),
+    }
+    parts = [f"{name}: {count:,}" for name, count in counts.items() if count]
+    if rules.languages:
+        parts.append(f"display names: {plain(', '.join(rules.languages))}")
+    return "; ".join(parts)
 
 
 def _takes(info: BundleInfo) -> str:

@@ -7,6 +7,7 @@ Shapes: B images, M candidate tags of each, T tags, k tags of an answer, e (impl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,18 @@ class AnswerRules:
     def __bool__(self) -> bool:
         """Whether any answer of the model can be another one."""
         return bool(self.touched_T.any())
+
+    def as_ids(self) -> dict[str, Any]:
+        """What ``choose`` goes by, in plain numbers: hidden tags, tags that each tag implies, and of each
+        group with a limit the limit and its tags."""
+        implied: dict[str, list[int]] = {}
+        for tag, other in zip(self._source_e.tolist(), self._target_e.tolist(), strict=True):
+            implied.setdefault(str(tag), []).append(other)
+        return {
+            "hidden": self.hidden_T.nonzero()[:, 0].tolist(),
+            "implied": implied,
+            "limits": [[most, sorted(tags)] for most, tags in self._limits],
+        }
 
     def lifted(self, score_BT: Tensor) -> Tensor:
         """Scores of all tags, each at least that of what implies it; hidden tags have the lowest of their

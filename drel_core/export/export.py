@@ -7,8 +7,9 @@ image_tower.onnx, .pt2          the same as a program (cnn-*: the network, which
 tags-00000.safetensors          vector and bias of some tags, in order
 kernel.safetensors              kernel regression, where there is one
 decision.safetensors            what turns scores into probabilities and decisions, where it is known
+vocabulary.yaml, rules.json     rules of tags by their names and by their places, where there are some
 MODEL_CARD.md                   the bundle's model card, where it has one
-examples/annotate.py, README.md
+examples/annotate.py, rules.py, README.md
 
 Shapes: B images, D feature size, L latent size, T tags, n tags of a file, S side of a picture.
 """
@@ -26,9 +27,17 @@ from typing import Any, Literal
 import torch
 
 from drel_core.bundle.card import CARD
-from drel_core.bundle.format import read_info, read_vocabulary, reading, write_json
+from drel_core.bundle.format import (
+    read_info,
+    read_rules,
+    read_vocabulary,
+    reading,
+    write_json,
+    write_rules,
+)
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tensor_files import save_tensors
+from drel_core.decision.answer_rules import AnswerRules
 from drel_core.decision.calibration import KNOTS, LEVEL_TAGS
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
@@ -38,6 +47,7 @@ from drel_core.export.two_tower import TwoTower, two_tower
 Format = Literal["onnx", "torch", "both"]
 FORMAT = 1
 MODEL = "model.json"
+RULES = "rules.json"
 MODEL_CARD = "MODEL_CARD.md"
 """The bundle's ``README.md``; an export has one of its own."""
 _CARD_SAYS = "what the model was trained on, how good it is, and its limits"
@@ -102,6 +112,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
     for name, part in ((KERNEL, kernel), (DECISION, decider)):
         if part is not None:
             shutil.copyfile(bundle / name, folder / name)
+    rules = read_rules(bundle)
     method, pictures = info.method, info.method.startswith("cnn-")
     described = {
         "export_format": FORMAT,
@@ -118,6 +129,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
         "programs": programs,
         "kernel": _kernel(kernel, decider),
         "decisions": decider is not None,
+        "rules": bool(rules),
         "features": info.features,
         "columns": [{"name": b.name, "D": b.dim} for b in info.blocks] if not pictures else [],
         **model.how,
@@ -127,6 +139,10 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
     (folder / "examples").mkdir()
     example = "annotate_pictures.py" if pictures else "annotate_features.py"
     shutil.copyfile(_FILES / example, folder / "examples" / "annotate.py")
+    if rules:
+        write_rules(folder, rules)
+        write_json(folder / RULES, AnswerRules(rules, vocabulary.names).as_ids())
+        shutil.copyfile(_FILES / "rules.py", folder / "examples" / "rules.py")
     has_card = (bundle / CARD).is_file()  # bundles of before have none
     if has_card:
         shutil.copyfile(bundle / CARD, folder / MODEL_CARD)
@@ -270,6 +286,12 @@ def _readme(described: dict[str, Any], pictures: bool, has_card: bool) -> str:
     if about["kernel"]:
         lines.append(
             f"| {KERNEL} | regression on landmarks: standardised features, weights, shares |"
+        )
+    if about["rules"]:
+        lines.append(
+            f"| vocabulary.yaml, {RULES} | rules of tags, by names and by places: `hidden` tags are never "
+            "said, a tag is at least as probable as what it is `implied` by, groups with `limits` give no "
+            "more than so many; `examples/rules.py` does it |"
         )
     if about["decisions"]:
         lines.append(

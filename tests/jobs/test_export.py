@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.cnn import CNN, CNNConfig
 from drel_core.annotators.load import load_bundle
 from drel_core.annotators.svm import SVMAnnotator
 from drel_core.bundle.format import write_bundle
+from drel_core.bundle.tag_rules import TagGroup, TagRules
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL, KernelHead
@@ -235,6 +237,37 @@ def test_the_example_gives_the_same_tags_and_scores_without_this_project(
             or path.name in ("examples", "README.md")
         )
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("decider", [None, random_decider(TAGS)])
+def test_the_example_keeps_to_the_rules(tmp_path: Path, decider: Decider | None) -> None:
+    model, out = (
+        write_drel(tmp_path / "model", dim=DIM, tags=TAGS, decider=decider),
+        tmp_path / "out",
+    )
+    names = load_bundle(model).vocabulary.names
+    rules = TagRules(
+        {names[0]: names[1]},
+        {names[2]: (names[3], names[4]), names[5]: (names[4],)},
+        {"one": TagGroup(names[6:20], 1), "two": TagGroup(names[18:25], 2)},
+        names[25:30],
+    )
+    (model / "vocabulary.yaml").write_text(rules.to_yaml(), encoding="utf-8")
+    main(["--model", str(model), "--out", str(out), "--format", "torch"])
+    assert TagRules.load(out / "vocabulary.yaml") == rules
+    assert "rules.json" in (out / "README.md").read_text("utf-8")
+    features = np.random.default_rng(0).normal(size=(40, DIM)).astype(np.float32)
+    for k in (1, 5, 100):
+        annotator = load_bundle(model)
+        chosen = choose(annotator, torch.from_numpy(features), k, decision_of(annotator, "top"))
+        found, scores = alone(out, features, k, (*PROJECT, "torch", "yaml"))
+        said = np.where(chosen.ids >= 0, np.array(names)[chosen.tag_Bk], "")
+        width = said.shape[1]
+        assert found[:, :width].tolist() == said.tolist() and not "".join(found[:, width:].flat)
+        keep_Bk = (chosen.ids >= 0).numpy()
+        np.testing.assert_allclose(
+            scores[:, :width][keep_Bk], chosen.probability_Bk.numpy()[keep_Bk], rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", ["best", "wsabie"])

@@ -20,11 +20,13 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
 
 from distributed.bundles.locate import publish
 from drel_core.annotators.load import load_bundle
 from tests.helpers.browser import start_browser
-from tests.helpers.guarded_server import NAMES, TOKEN, row
+from tests.helpers.bundles import random_decider, write_drel
+from tests.helpers.guarded_server import NAMES, TOKEN, D, row
 from tests.helpers.server import Server
 
 ANSWERED = "[data-state=done]"
@@ -608,6 +610,45 @@ def test_a_new_version_shows_without_a_reload(page: Page) -> None:
         assert [figure for _, figure, _ in page.bars()] == [f"{score:.2f}" for score in scores]
     finally:
         publish(versions, "v1")
+        page.until(lambda: page.server.ask("/v1/model")[1]["version"] == first)
+
+
+RULES = """
+aliases: {Hunde: tag-03}
+implies: {tag-03: tag-04, tag-05: tag-04, tag-06: tag-04}
+groups: {"<b>pets</b>": [tag-03, tag-04]}
+names: {tag-03: {en: "<i>dog"}}
+"""
+
+
+def test_rules_of_the_vocabulary_are_seen(page: Page) -> None:
+    versions = page.server.versions
+    assert not page.at("group-part").is_displayed()
+    if not (versions / "v3").exists():
+        write_drel(versions / "v3", dim=D, names=NAMES, decider=random_decider(len(NAMES)), seed=3)
+        (versions / "v3" / "vocabulary.yaml").write_text(RULES, encoding="utf-8")
+    publish(versions, "v3")
+    try:
+        page.until(lambda: page.at("group-part").is_displayed())
+        page.at("prefix").send_keys("hund")
+        page.until(lambda: page.texts("#found li")[:1] == ["<i>dog also Hunde6"])
+        page.at("prefix").clear()
+        page.fill("k", 12)
+        page.annotated(row())
+        page.until(lambda: len(page.tags()) == 10)  # of twelve, before "show all"
+        page.press("show all 12")
+        (why,) = page.texts("#grid .why")
+        scores = {tag: score for tag, (score, _, _) in zip(page.tags(), page.bars(), strict=True)}
+        said = why.removeprefix("because of ")
+        assert scores["tag-04"] == scores[said]
+        group = Select(page.at("group"))
+        assert [one.text for one in group.options] == ["all tags", "<b>pets</b>"]
+        group.select_by_visible_text("<b>pets</b>")
+        page.until(lambda: sorted(page.tags()) == ["<i>dog", "tag-04"])
+        page.until(lambda: sorted(page.tags("#found")) == ["<i>dog", "tag-04"])
+    finally:
+        publish(versions, "v1")
+        first = load_bundle(versions / "v1").info.version
         page.until(lambda: page.server.ask("/v1/model")[1]["version"] == first)
 
 

@@ -67,6 +67,8 @@ def test_every_route_of_the_interface_answers(server: Server) -> None:
         "probabilities": True,
         "search": None,
         "limits": {"rows": 1024, "body_bytes": 1 << 20},
+        "groups": [],
+        "languages": [],
         "pictures": False,
         "parent": None,
         "refused": None,

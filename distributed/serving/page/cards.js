@@ -89,14 +89,15 @@ export class Card {
     const hadFocus = this.rows.findIndex(({ row }) => row.contains(document.activeElement));
     const tags = this.item.tags ?? [];
     const shown = this.isWhole ? tags : tags.slice(0, SHOWN);
-    this.rows = shown.map(({ tag, score }) => {
-      const name = tagButton(tag, this.actions.showNear);
+    this.rows = shown.map(({ tag, score, name: shownName, implied_by: by }) => {
+      const name = tagButton(tag, this.actions.showNear, shownName);
       const judges = JUDGES.map(([kind, word, look, sign]) => {
         const made = button({ class: `square ${look}`, "aria-label": `${word} ${tag}`, title: word }, sign,
           () => this.judge(tag, this.item.verdicts.get(tag) === kind ? null : kind));
         return { kind, made };
       });
-      return { tag, name, judges, row: bar(name, score, scale, ...judges.map(({ made }) => made)) };
+      return { tag, name, judges, row: bar(name, score, scale, ...judges.map(({ made }) => made),
+        ...(by ? [becauseOf(tags.find(({ tag: other }) => other === by) ?? { tag: by })] : [])) };
     });
     this.list.replaceChildren(...this.rows.map(({ row }) => row));
     if (hadFocus >= 0) (this.rows[Math.min(hadFocus, this.rows.length - 1)]?.name ?? this.name).focus();
@@ -148,14 +149,23 @@ export class Card {
   }
 }
 
-export function tagButton(tag, showNear) {
-  return button({ class: "name", title: "show its neighbours" }, tag, () => showNear(tag));
+/** shown: the tag in the language of who reads it. */
+export function tagButton(tag, showNear, shown = tag) {
+  const title = shown === tag ? "show its neighbours" : `${tag}: show its neighbours`;
+  return button({ class: "name", title }, shown, () => showNear(tag));
+}
+
+/** Why an implied tag is as probable as it is. */
+function becauseOf({ tag, name = tag }) {
+  return element("span", { class: "why quiet", title: "the vocabulary says that one implies the other" },
+    `because of ${name}`);
 }
 
 /** Tags that begin so, for the fields of further tags. */
 function complete(prefix) {
   latest("complete", ask(`v1/tags?limit=8&prefix=${encodeURIComponent(prefix.trim())}`), ({ tags }) => {
-    $("completions").replaceChildren(...tags.map(({ tag }) => element("option", { value: tag })));
+    $("completions").replaceChildren(...tags.map(({ tag, found_by: by }) =>
+      element("option", by ? { value: tag, label: `${tag} (${by})` } : { value: tag })));
   });
 }
 

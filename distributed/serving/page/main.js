@@ -204,6 +204,7 @@ $("options").addEventListener("submit", (event) => event.preventDefault());
 $("options").addEventListener("change", () => {
   options.refresh();
   options.wanted(); // mends the numbers
+  search(); // of the chosen group
   complain("");
   if (queue.items.length) queue.again(queue.items.filter(({ state }) => state !== "failed"));
 });

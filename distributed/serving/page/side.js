@@ -1,6 +1,7 @@
 // What stands beside the pictures: neighbours of a tag, search, a trial, drift.
 import { $, bar, complain, element, figures, number, Scale } from "./dom.js";
 import { tagButton } from "./cards.js";
+import { vocabularyQuery } from "./options.js";
 import { picture, strip } from "./pictures.js";
 import { ask, latest } from "./scorer.js";
 
@@ -31,9 +32,12 @@ export function closeNear() {
 }
 
 export function search() {
-  latest("search", ask(`v1/tags?limit=20&prefix=${encodeURIComponent($("prefix").value)}`), ({ tags }) => {
+  const query = `limit=20&prefix=${encodeURIComponent($("prefix").value)}${vocabularyQuery()}`;
+  latest("search", ask(`v1/tags?${query}`), ({ tags }) => {
     $("search-said").textContent = tags.length ? "" : "No tag begins with that.";
-    $("found").replaceChildren(...tags.map(({ tag, count }) => element("li", {}, tagButton(tag, showNear),
+    $("found").replaceChildren(...tags.map(({ tag, count, name, found_by: by }) => element("li", {},
+      element("span", {}, tagButton(tag, showNear, name),
+        ...(by && by !== name ? [element("span", { class: "quiet" }, ` also ${by}`)] : [])),
       element("span", { class: "number" }, number(count)))));
   });
 }

@@ -1,5 +1,6 @@
 """Tags of images by numpy and safetensors alone: python examples/annotate.py FEATURES.npy [k]"""
 
+import importlib
 import json
 import math
 import sys
@@ -11,7 +12,11 @@ from safetensors.numpy import load_file
 
 FOLDER = Path(__file__).resolve().parent.parent
 MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
-NAMES = np.array(json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"])
+NAMES = np.array([*json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"], ""])
+RULES: Any = None
+if MODEL["rules"]:  # answers keep to the rules of the vocabulary
+    sys.path.append(str(Path(__file__).resolve().parent))
+    RULES = importlib.import_module("rules")
 TOWER = load_file(FOLDER / "image_tower.safetensors")  # empty where features are the latents
 KERNEL = load_file(FOLDER / "kernel.safetensors") if MODEL["kernel"] else {}
 erf = np.vectorize(math.erf, otypes=[np.float32])
@@ -83,7 +88,7 @@ def latents(x: np.ndarray) -> np.ndarray:
 
 def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Names and scores [B, k] of the best k tags, best first, of raw features [B, D]."""
-    depth = max(k, MODEL["level_tags"])
+    depth = max(k + (RULES.SPARE if RULES else 0), MODEL["level_tags"])
     input_BD = standardised(np.asarray(images, np.float32))
     image_BL, near_BR = latents(input_BD), near(input_BD) if KERNEL else input_BD
     score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
@@ -97,7 +102,10 @@ def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         best = np.argsort(-score, axis=1, kind="stable")[:, :depth]
         score, tag = np.take_along_axis(score, best, 1), np.take_along_axis(tag, best, 1)
         start += more.shape[1]
-    return NAMES[tag[:, :k]], scores(score)[:, :k]
+    score = scores(score)
+    if RULES:  # where they leave no tag, its name is empty
+        score, tag = RULES.by_rules(score, tag, min(k, len(NAMES) - 1))
+    return NAMES[tag[:, :k]], score[:, :k]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Tags of pictures by numpy, Pillow and onnxruntime (or torch): python examples/annotate.py PICTURE..."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,11 @@ from safetensors.numpy import load_file
 
 FOLDER = Path(__file__).resolve().parent.parent
 MODEL = json.loads((FOLDER / "model.json").read_text("utf-8"))
-NAMES = np.array(json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"])
+NAMES = np.array([*json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))["names"], ""])
+RULES: Any = None
+if MODEL["rules"]:  # answers keep to the rules of the vocabulary
+    sys.path.append(str(Path(__file__).resolve().parent))
+    RULES = importlib.import_module("rules")
 
 
 def pixels(path: str) -> np.ndarray:
@@ -54,7 +59,7 @@ latents = network()
 
 def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Names and scores [B, k] of the best k tags, best first, of uint8 pixels [B, S, S, 3]."""
-    image_BL, depth = latents(images), max(k, MODEL["level_tags"])
+    image_BL, depth = latents(images), max(k + (RULES.SPARE if RULES else 0), MODEL["level_tags"])
     score, tag, start = image_BL[:, :0], np.zeros((len(image_BL), 0), np.int64), 0
     for path in sorted(FOLDER.glob("tags-*.safetensors")):  # a part of the tags at a time
         part = load_file(path)
@@ -64,7 +69,10 @@ def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         best = np.argsort(-score, axis=1, kind="stable")[:, :depth]
         score, tag = np.take_along_axis(score, best, 1), np.take_along_axis(tag, best, 1)
         start += more.shape[1]
-    return NAMES[tag[:, :k]], scores(score)[:, :k]
+    score = scores(score)
+    if RULES:  # where they leave no tag, its name is empty
+        score, tag = RULES.by_rules(score, tag, min(k, len(NAMES) - 1))
+    return NAMES[tag[:, :k]], score[:, :k]
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def test_both_spellings_train_as_one_tag(begun: Path) -> None:
         assert path.read_bytes() == (one / path.name).read_bytes(), path.name
     kept = pq.read_table(one / "reservoir.parquet").column("tags")
     assert kept.equals(pq.read_table(other / "reservoir.parquet").column("tags"))
+    card = (one / "README.md").read_text("utf-8")
+    assert "vocabulary.yaml: other spellings: 1; tags that imply others: 2; groups: 1" in card
     assert read_rules(one) == RULES and not read_rules(other)
     # The rules are part of what the version is a hash of.
     assert read_info(one).version == content_version(one) != read_info(other).version

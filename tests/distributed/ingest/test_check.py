@@ -111,3 +111,20 @@ def test_a_flag_needs_no_value() -> None:
         ([], False),
     ):
         assert parser.parse_args([*base, *given]).check is expected
+
+
+def test_tags_are_those_that_a_vocabulary_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags = [["Dogs", "dog"], ["cat"], ["nsfw"]] * 100
+    file = parquet(tmp_path / "t.parquet", 300, tags=tags)
+    rules = tmp_path / "vocabulary.yaml"
+    rules.write_text("aliases: {dogs: dog}\nimplies: {dog: animal, cat: animal}\nblocked: nsfw")
+    asked = ("--source", "table", "--input", file, "--vocabulary", rules)
+    text = said(capsys, *asked, "--lowercase")
+    assert "3 different ones, 2.0 an image; most often: 'animal' (" in text
+    assert "image 'i0': ['dog', 'animal']" in text and "x no tags" in text
+    assert "'Dogs' (" in said(capsys, *asked)  # a spelling has its case
+    rules.write_text("aliases: {dogs: dogs}")
+    with pytest.raises(InputError, match=r"vocabulary.yaml line 1: aliases: dogs"):
+        said(capsys, *asked)
