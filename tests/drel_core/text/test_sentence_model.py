@@ -54,7 +54,7 @@ def test_a_folder_that_the_library_saved(folder: Path) -> None:
     assert torch.allclose(vector_nd[0], vector_nd[1]) and not torch.allclose(
         vector_nd[0], vector_nd[2]
     )
-    assert said == [(7, 7)]
+    assert said[-1] == (7, 7) and said == sorted(said)
     # A name's vector does not depend on what it is asked for with.
     assert torch.allclose(source.vectors(["dogs"])[0][0], vector_nd[2], atol=1e-5)
     assert source.vectors([])[0].shape == (0, 16)
