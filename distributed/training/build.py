@@ -15,7 +15,7 @@ from distributed.training.drel_learner import DRELLearner
 from distributed.training.learner import Learner
 from distributed.training.run_spec import RunSpec
 from distributed.training.sharded_table import ShardedTagEmbedding
-from distributed.training.tag_text import RunText, use_text
+from distributed.training.tag_text import RunText, start_by_names
 from distributed.training.warm_start import grow
 from drel_core.model.towers import DREL
 
@@ -36,7 +36,7 @@ def build_learner(spec: RunSpec, device: torch.device) -> Learner:
         )
     if spec.parent is None:
         return build_drel_learner(config, survey, device, spec.text)
-    # The parent's rows hold already what names added to them.
+    # The parent's rows have learned already.
     learner = build_drel_learner(config, survey, device)
     grow(learner, spec.parent)
     return learner
@@ -48,7 +48,7 @@ def build_drel_learner(
     """Model, table and optimiser of DREL or WSABIE at their start, no parent looked at.
 
     Args:
-        text: text vectors of the tags, which add to their embeddings.
+        text: text vectors of the tags' names, by which rows begin.
     """
     model = DREL(
         survey.image_dim, config.model, torch.tensor(survey.mean_D), torch.tensor(survey.std_D)
@@ -57,7 +57,7 @@ def build_drel_learner(
         len(survey.count_T), config.model, config.table, config.seed, device
     )
     if text is not None:
-        use_text(model, table, text, config.seed)
+        start_by_names(table, config.model, text, config.seed)
     return DRELLearner(
         model,
         table,

@@ -188,11 +188,7 @@ class DRELLearner:
         )
         with self.optim_config.autocast(self.device):
             loss, stats = self.step_module(
-                batch,
-                rows_pE,
-                progress,
-                mix_seed(self.seed, 3, epoch, step, collectives.rank()),
-                self.table.text(local_p),
+                batch, rows_pE, progress, mix_seed(self.seed, 3, epoch, step, collectives.rank())
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -331,8 +327,7 @@ class DRELLearner:
         for low in range(0, max(per_rank), block):
             mine = owned[low : low + block]
             counts = [max(0, min(block, rows_of - low)) for rows_of in per_rank]
-            embedding_pE = model.embeddings(table.rows(mine), table.text(mine))
-            tag_pL1 = model.encode_tags(embedding_pE, with_metric=True)
+            tag_pL1 = model.encode_tags(table.rows(mine), with_metric=True)
             all_pL1 = collectives.gather_rows(tag_pL1, counts)
             tag_p = torch.cat(
                 [
@@ -343,20 +338,12 @@ class DRELLearner:
             prior.add_prior(all_pL1, tag_p)
             yield tag_p, model.score(image_nL, all_pL1)
 
-    @torch.no_grad()
-    def embeddings(self, block: int = 65536) -> Tensor:
-        """``[n, E]`` of this rank's tags: rows of the table, with what names add to them."""
-        table = self.table.local
-        if table.text_nd is None:
-            return table.weight_nE
-        parts = zip(table.weight_nE.split(block), table.text_nd.split(block), strict=True)
-        return torch.cat([self.model.embeddings(*part) for part in parts])
-
     def write(self, folder: Path) -> dict[str, Any]:
         """This rank's rows of the table; rank 0 the towers as well."""
         table, world = self.table.local, collectives.world_size()
-        weight_nE = self.embeddings()
-        write_table_part(folder, collectives.rank(), world, table.start, weight_nE, table.state_n)
+        write_table_part(
+            folder, collectives.rank(), world, table.start, table.weight_nE, table.state_n
+        )
         if collectives.rank() == 0:
             write_towers(folder, self.model)
             self.adjustment.save(folder)

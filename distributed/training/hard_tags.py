@@ -51,9 +51,7 @@ def find_hard_tags(
     model.eval()
     image_NL = _some_images(model, features_BD, generator)
     owned_s, per_rank = table.split_pool(sought_S)
-    tag_sL1 = model.encode_tags(
-        model.embeddings(table.rows(owned_s), table.text(owned_s)), with_metric=False
-    )
+    tag_sL1 = model.encode_tags(table.rows(owned_s), with_metric=False)
     score_Ns = model.score(image_NL, tag_sL1).float()
     model.train(training)
     # A rank may own none of the sought tags: the column of -inf is its maximum.

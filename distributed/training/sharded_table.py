@@ -58,9 +58,6 @@ class ShardedTagEmbedding:
     def rows(self, local_pool_p: Tensor) -> Tensor:
         return self.local.rows(local_pool_p)
 
-    def text(self, local_pool_p: Tensor) -> Tensor | None:
-        return self.local.text(local_pool_p)
-
     def apply_gradient(self, local_pool_p: Tensor, gradient_pE: Tensor, lr: float) -> None:
         """Update owned rows. The loss was multiplied by W for gradient averaging: undone here."""
         self.local.apply_gradient(local_pool_p, gradient_pE / self.world, lr)

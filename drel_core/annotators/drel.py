@@ -63,13 +63,10 @@ def write_table_part(
 
 
 def write_towers(folder: Path, model: DREL) -> None:
-    """What a table of whole embeddings needs: not what names added to them (``DREL.text_map``)."""
-    tensors = {
-        name: value.cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith("text_map.")
-    }
-    save_tensors(tensors, folder / "model.safetensors")
+    save_tensors(
+        {name: value.cpu().contiguous() for name, value in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
 
 
 class TagSide(NamedTuple):

@@ -142,23 +142,16 @@ class PooledStep(nn.Module):
         self.world = world
 
     def forward(
-        self,
-        batch: PooledBatch,
-        rows_pE: Tensor,
-        progress: float,
-        mining_seed: int = 0,
-        text_pd: Tensor | None = None,
+        self, batch: PooledBatch, embedding_pE: Tensor, progress: float, mining_seed: int = 0
     ) -> tuple[Tensor, StepStats]:
         """The loss of this rank (its share of the global mean, times ``world``) and its sums.
 
         Args:
             batch: images and pool.
-            rows_pE: rows of the tag table that this rank encodes.
+            embedding_pE: rows of the tag table that this rank encodes.
             progress: share of all steps done, 0 to 1; narrows the miners.
             mining_seed: of the uniform miner with a limited number of negatives.
-            text_pd: text vectors of these tags, where training uses them.
         """
-        embedding_pE = self.model.embeddings(rows_pE, text_pd)
         image_BL = self.model.encode_images(batch.features_BD, with_metric=not batch.metric_on_tags)
         tag_PL1 = self.gather(
             self.model.encode_tags(embedding_pE, with_metric=batch.metric_on_tags)

@@ -47,12 +47,7 @@ class TagEmbedding:
         model: gives E and the distribution of first values.
         config: optimiser.
         seed: with the tag id, decides a row's first value.
-
-    Attributes:
-        text_nd: float16 text vectors of the same tags, zeros where a name has none; None without.
     """
-
-    text_nd: Tensor | None = None
 
     def __init__(
         self, start: int, stop: int, model: ModelConfig, config: TableConfig, seed: int
@@ -65,17 +60,11 @@ class TagEmbedding:
 
     def to(self, device: torch.device) -> TagEmbedding:
         self.weight_nE, self.state_n = self.weight_nE.to(device), self.state_n.to(device)
-        if self.text_nd is not None:
-            self.text_nd = self.text_nd.to(device)
         return self
 
     def rows(self, tag_P: Tensor) -> Tensor:
         """A copy ``[P, E]`` of these tags' rows: a leaf tensor, which collects their gradient."""
         return self.weight_nE.index_select(0, tag_P - self.start).requires_grad_()
-
-    def text(self, tag_P: Tensor) -> Tensor | None:
-        """The text vectors ``[P, d]`` of these tags, where there are any."""
-        return None if self.text_nd is None else self.text_nd.index_select(0, tag_P - self.start)
 
     @torch.no_grad()
     def apply_gradient(self, tag_P: Tensor, gradient_PE: Tensor, lr: float) -> None:

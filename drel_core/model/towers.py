@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from drel_core.auto import AUTO
 from drel_core.model.start import start_centred, start_shallow
-from drel_core.model.text_map import TextMap
 from drel_core.model.unit_rows import unit_rows
 
 Activation = Literal["sigmoid", "gelu", "relu", "tanh"]
@@ -182,15 +181,10 @@ class DREL(nn.Module):
         image_dim: D.
         config: sizes and parts.
         mean_D, std_D: statistics of the training features after ``signed_power``; None: 0 and 1.
-
-    Attributes:
-        text_map: in training with text vectors of the tags, what these add to embeddings. A bundle holds the
-            sums, and its model none.
     """
 
     mean_D: Tensor
     std_D: Tensor
-    text_map: TextMap | None
 
     def __init__(
         self,
@@ -202,7 +196,6 @@ class DREL(nn.Module):
         super().__init__()
         self.config = config
         self.image_dim = image_dim
-        self.text_map = None
         widths = [dim for dim, _ in config.power_blocks]
         if widths and sum(widths) != image_dim:
             raise ValueError(
@@ -250,8 +243,6 @@ class DREL(nn.Module):
         free = [p for p in (self.log_scale,) if p is not None]
         if self.bias_head is not None:
             free += self.bias_head.parameters()
-        if self.text_map is not None:
-            free.append(self.text_map.weight)
         kept = {id(p) for p in free}
         weights = [p for p in self.parameters() if id(p) not in kept]
         return [{"params": weights}, *([{"params": free, "weight_decay": 0.0}] if free else [])]
@@ -284,16 +275,6 @@ class DREL(nn.Module):
         if with_metric and self.metric_LL is not None:
             image_BL = image_BL @ self.metric_LL.T
         return image_BL
-
-    def embeddings(self, rows_PE: Tensor, text_Pd: Tensor | None) -> Tensor:
-        """``[P, E]`` of rows of the table and text vectors of the same tags (``TextMap``)."""
-        if self.text_map is None or text_Pd is None:
-            return rows_PE
-        sum_PE = rows_PE + self.text_map(text_Pd)
-        if self.config.max_norm:
-            length_P1 = torch.linalg.vector_norm(sum_PE, dim=1, keepdim=True)
-            sum_PE = sum_PE * (self.config.max_norm / length_P1.clamp_min(self.config.max_norm))
-        return sum_PE
 
     def encode_tags(self, embedding_PE: Tensor, *, with_metric: bool) -> Tensor:
         """``[P, L + 1]`` of embeddings ``[P, E]``: scaled latents, then the bias (Eq 2, 3)."""

@@ -86,7 +86,7 @@ class SentenceVectors(TextVectors):
 
 
 def fast_bf16(kind: str) -> bool:
-    """Whether this machine has instructions that multiply bfloat16. Cosines then differ by less than 0.001."""
+    """Whether this machine multiplies bfloat16 itself. Cosines of vectors then differ by less than 0.001."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:

@@ -16,7 +16,6 @@ from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
-from drel_core.model.text_map import TextMap
 from drel_core.model.towers import DREL, ModelConfig
 from drel_core.scoring.tag_lists import TagLists
 from tests.helpers.pictures import tiny_network
@@ -47,10 +46,7 @@ POOLS = {
     "all tags": PoolConfig(candidates=64),
     "sampled": PoolConfig(candidates=6),
     "hard": PoolConfig(candidates=2, hard=3, hard_from=16, hard_ramp=0.2),
-    "named": PoolConfig(candidates=2, hard=3, hard_from=16, hard_ramp=0.2),
 }
-NAMED = {"named"}
-"""Where tags have text vectors, some of which are missing."""
 
 
 def global_batch(step: int) -> tuple[torch.Tensor, TagLists]:
@@ -63,18 +59,12 @@ def global_batch(step: int) -> tuple[torch.Tensor, TagLists]:
     return features, TagLists.from_lists(tags)
 
 
-def make(loss: str, pool: str, optimiser: str = "adamw") -> DRELLearner:
+def make(loss: LossConfig, pool: PoolConfig, optimiser: str = "adamw") -> DRELLearner:
     torch.manual_seed(0)
     table = ShardedTagEmbedding(TAGS, MODEL, TableConfig(lr=0.1), seed=5)
     count = torch.arange(1, TAGS + 1)
     optim = OptimConfig(optimiser=optimiser, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
-    model = DREL(DIM, MODEL)
-    if pool in NAMED:
-        text_Td = torch.randn(TAGS, 6, generator=torch.Generator().manual_seed(8))
-        text_Td[::5] = 0.0
-        table.local.text_nd = text_Td[table.local.start : table.local.stop].half()
-        model.text_map = TextMap(text_Td.mean(0), MODEL.tag_dim, 1.0, seed=5)
-    return DRELLearner(model, table, count, LOSSES[loss], POOLS[pool], optim, seed=3)
+    return DRELLearner(DREL(DIM, MODEL), table, count, loss, pool, optim, seed=3)
 
 
 def take_steps(stepper: DRELLearner, first: int, last: int) -> list[float]:
@@ -102,13 +92,12 @@ def whole(stepper: DRELLearner) -> dict[str, torch.Tensor]:
     state = {name: value.clone() for name, value in stepper.model.state_dict().items()}
     local = stepper.table.local
     state["table"] = collectives.gather_rows(local.weight_nE, counts).clone()
-    state["embeddings"] = collectives.gather_rows(stepper.embeddings(block=2), counts).clone()
     state["table_state"] = collectives.gather_rows(local.state_n[:, None], counts).clone()
     return state
 
 
 def work_steps(loss: str, pool: str, first_checkpoint: str | None = None) -> object:
-    stepper = make(loss, pool)
+    stepper = make(LOSSES[loss], POOLS[pool])
     losses = take_steps(stepper, 0, 4)
     if first_checkpoint is not None:
         cursor = Cursor(epoch=1, step=4)
@@ -118,7 +107,7 @@ def work_steps(loss: str, pool: str, first_checkpoint: str | None = None) -> obj
 
 def work_resume(folder: str, pool: str = "sampled", optimiser: str = "adamw") -> object:
     torch.manual_seed(99)
-    stepper = make("hard-weighted", pool, optimiser)
+    stepper = make(LOSSES["hard-weighted"], POOLS[pool], optimiser)
     with torch.no_grad():
         for parameter in stepper.model.parameters():
             parameter.add_(1.0)
@@ -145,7 +134,6 @@ def assert_equal_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], t
         ("semi-hard", "all tags"),
         ("smooth", "sampled"),
         ("smooth", "hard"),
-        ("smooth", "named"),
         ("hard-weighted", "hard"),
     ],
 )
@@ -163,7 +151,7 @@ def test_same_global_batch_gives_the_same_parameters_at_any_world_size(
             assert_equal_state(state, ranks[0][1], 0.0)  # replicas do not drift apart
 
 
-@pytest.mark.parametrize("pool", ["sampled", "named"])
+@pytest.mark.parametrize("pool", ["sampled", "hard"])
 def test_checkpoint_of_two_ranks_loads_at_any_world_size(tmp_path: Path, pool: str) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
