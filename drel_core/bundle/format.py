@@ -5,6 +5,7 @@ vocabulary.json          tag names and training counts
 vocabulary.yaml          rules of tags, see ``TagRules``; most bundles have none
 *.safetensors            the model; the method's annotator says which files
 codebook.safetensors     of low-level features, where the store had it
+tag_text.safetensors     text vectors of the tags' names, see ``TagText``; where training was given a source
 README.md                the model card, see ``card``; bundles of before have none, and nothing reads it
 """
 
