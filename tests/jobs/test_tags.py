@@ -14,6 +14,7 @@ import pytest
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
 from distributed.driver.update_config import UpdateConfig, UpdateData
+from distributed.storage.folder import Folder
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_rules
 from drel_core.bundle.tag_rules import TagRules
@@ -21,6 +22,7 @@ from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
 from jobs.tags import main
 from tests.helpers.bundles import write_drel
+from tests.helpers.s3_server import Bucket
 from tests.helpers.stores import planted_table, write_planted
 from tests.helpers.training import small_config
 
@@ -243,3 +245,22 @@ def test_what_is_refused_in_one_line(
     said = refused(*({"M": model, "D": store}.get(one, one) for one in arguments))
     assert says in said and "\n" not in said
     assert not (tmp_path / "x").exists() and not (tmp_path / "x.partial").exists()
+
+
+def test_a_model_and_a_store_on_s3(
+    s3: Bucket, model: str, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Folder(s3.at("m/model")).put_all(Path(model), last="config.json")
+    Folder(s3.at("store")).put_all(Path(store), last="a.parquet")
+    edits = ["--merge", "tag-00=tag-01", "--remove", "tag-02"]
+    run(capsys, "--data", s3.at("store"), *edits, "--out", s3.at("new"))
+    run(capsys, "--data", store, *edits, "--out", tmp_path / "new")
+    there = Folder(s3.at("new"))
+    assert set(there.files()) == {"a.parquet"}
+    assert there.read("a.parquet") == (tmp_path / "new" / "a.parquet").read_bytes()
+    assert "holds files" in refused("--data", store, *edits, "--out", there.address)
+    said = run(capsys, "--model", s3.at("m"), "--merge", "dogs=dog", "--out", s3.at("m2"))
+    run(capsys, "--model", model, "--merge", "dogs=dog", "--out", tmp_path / "m2")
+    version = load_bundle(tmp_path / "m2").info.version
+    assert f"(version {version}" in said
+    assert f"(version {version})" in run(capsys, "--model", s3.at("m2"))
