@@ -48,7 +48,9 @@ from distributed.data.feature_store import FeatureStore, flat_tags
 from distributed.data.row_hash import is_drawn
 from distributed.data.survey import survey_store
 from distributed.driver.in_process import launch
+from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.load import load_bundle
+from drel_core.decision.decider import Decide
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists
 from jobs import train, update
@@ -69,20 +71,26 @@ def split(train: pa.Table) -> tuple[pa.Table, pa.Table, list[str]]:
 
 
 def score(model: Path, test: Path, new: set[str], seen: set[str]) -> dict[str, float]:
-    """F1 over new and over old tags, top 5."""
+    """F1 over new and over old tags, of the five most probable ones and of five by ``macro``."""
     annotator = load_bundle(model)
     store = FeatureStore.open(str(test))
     survey = survey_store(store, "fail", statistics=False)
     names = annotator.vocabulary.names
     rows = load_rows(survey.train, store.columns, pa.array(names))
-    counts = MetricCounts(len(names), 5)
+    ways: tuple[Decide, ...] = ("top",) if annotator.decider is None else ("top", "macro")
+    every = {how: MetricCounts(len(names), 5) for how in ways}
     tags: TagLists = rows.tags
     for start in range(0, len(tags), 1024):
         part = slice(start, start + 1024)
-        counts.update_topk(annotator.annotate(rows.features_BD[part], 5)[1], tags[part])
+        for how, counts in every.items():
+            chosen = choose(annotator, rows.features_BD[part], 5, decision_of(annotator, how))
+            counts.update_topk(chosen.ids, tags[part])
     out = {}
-    for label, chosen in zip(KINDS, (new, seen - new, seen), strict=True):
-        found = counts.result(torch.tensor([name in chosen for name in names]))
+    for label, some in zip(KINDS, (new, seen - new, seen), strict=True):
+        wanted_T = torch.tensor([name in some for name in names])
+        if "macro" in every:
+            out[f"{label} macro F1"] = every["macro"].result(wanted_T)["F1"]
+        found = every["top"].result(wanted_T)
         out |= {
             f"{label} F1": found["F1"],
             f"{label} N+": found["N+"],
@@ -270,21 +278,24 @@ class Step:
     twin: dict[str, float] | None
 
     @property
-    def ratio(self) -> float:
+    def ways(self) -> list[str]:
+        return [name for name in ("F1", "macro F1") if f"new {name}" in self.stream]
+
+    def ratio(self, way: str) -> float:
         """Of F1 over new tags; 1 where both found nothing."""
         assert self.twin is not None
-        ours, theirs = self.stream["new F1"], self.twin["new F1"]
+        ours, theirs = self.stream[f"new {way}"], self.twin[f"new {way}"]
         return ours / theirs if theirs else 1.0 if not ours else float("inf")
 
     def line(self) -> str:
-        text = (
-            f"update {self.number:2d}, {self.images:4d} images: new {self.stream['new F1']:.3f}, "
-        )
-        text += f"old {self.stream['old F1']:.3f}"
-        if self.twin is None:
-            return text
-        text += f"; at once new {self.twin['new F1']:.3f}, old {self.twin['old F1']:.3f}; "
-        return text + f"ratio of new {self.ratio:.3f}"
+        parts = []
+        for way in self.ways:
+            text = f"{way} new {self.stream[f'new {way}']:.3f}, old {self.stream[f'old {way}']:.3f}"
+            if self.twin is not None:
+                text += f"; at once {self.twin[f'new {way}']:.3f}, {self.twin[f'old {way}']:.3f}; "
+                text += f"ratio of new {self.ratio(way):.3f}"
+            parts.append(text)
+        return f"update {self.number:2d}, {self.images:4d} images: {' | '.join(parts)}"
 
 
 def mean_step(steps: Sequence[Step]) -> Step:
@@ -304,10 +315,13 @@ def least(steps: Sequence[Step]) -> str:
     compared = [step for step in steps if step.twin is not None and step.number > 1]
     if not compared:
         return "no update was compared"
-    worst = min(compared, key=lambda step: step.ratio)
-    mean = np.mean([step.ratio for step in compared])
-    where = f"at update {worst.number}; mean {mean:.3f} over {len(compared)} compared"
-    return f"least ratio {worst.ratio:.3f}, {where}"
+    said = []
+    for way in compared[0].ways:
+        ratios = {step.number: step.ratio(way) for step in compared}
+        worst = min(ratios, key=lambda number: ratios[number])
+        mean = np.mean([*ratios.values()])
+        said.append(f"{way}: least ratio {ratios[worst]:.3f}, at update {worst}; mean {mean:.3f}")
+    return f"{'; '.join(said)} over {len(compared)} compared"
 
 
 def options() -> tuple[argparse.Namespace, list[str]]:

@@ -123,42 +123,65 @@ def is_new(old_count_T: Tensor, count_T: Tensor) -> Tensor:
     return new_T
 
 
-def extend_by_count(value_T: Tensor, old_count_T: Tensor, count_T: Tensor) -> Tensor:
-    """Values of a vocabulary that grew at its end, or got images of tags that had none.
+def extend_by_count(
+    value_T: Tensor, old_count_T: Tensor, count_T: Tensor, by_ratio: bool = False
+) -> Tensor:
+    """Values of a vocabulary that grew at its end, or some of whose tags are on more images now.
 
     A new tag takes the mean of the 20 tags with images that are nearest to it in log training count; of all
-    old tags where none has any.
+    old tags where none has any. A tag that had images before moves as that mean does from its old count to
+    the new one: else a tag that came with one image would for ever be treated as one that is on one image.
 
     Args:
         value_T: of the old tags.
         old_count_T: int64, their training images.
         count_T: the same of all tags, the old ones first.
+        by_ratio: of values that are multiplied from count to count, and keep their sign; else a difference
+            is added.
     """
-    new_T = is_new(old_count_T, count_T)
-    if not bool(new_T.any()) or not len(value_T):
+    old, new_T = len(value_T), is_new(old_count_T, count_T)
+    grown_g = ((count_T[:old] != old_count_T) & ~new_T[:old]).nonzero()[:, 0]
+    if not old or not (len(grown_g) or bool(new_T.any())):
         return value_T
     seen_T = old_count_T > 0
     if not bool(seen_T.any()):
         seen_T = torch.ones_like(seen_T)
-    found_n = _by_count(value_T[seen_T], old_count_T[seen_T], count_T[new_T])
-    grown_T = torch.cat([value_T, value_T.new_zeros(len(count_T) - len(value_T))])
-    grown_T[new_T] = found_n
+    known = value_T[seen_T], old_count_T[seen_T]
+    grown_T = torch.cat([value_T, value_T.new_zeros(len(count_T) - old)])
+    own_g = (seen_T.cumsum(0) - 1)[grown_g]
+    before_g = _mean_at(*known, old_count_T[grown_g], own_g)
+    after_g = _mean_at(*known, count_T[grown_g], own_g)
+    if by_ratio:
+        ratio_g = torch.where(before_g * after_g > 0, after_g / before_g, 1.0)
+        grown_T[grown_g] *= ratio_g
+    else:
+        grown_T[grown_g] += after_g - before_g
+    grown_T[new_T] = _mean_at(*known, count_T[new_T])
     return grown_T
 
 
-def _by_count(value_T: Tensor, old_count_T: Tensor, new_n: Tensor) -> Tensor:
-    """Of tags with ``new_n`` images, by known ones."""
-    old_T, order = old_count_T.clamp(min=1).double().log().sort(stable=True)
-    k = min(_NEIGHBOURS, len(value_T))
-    at_n = torch.searchsorted(old_T, new_n.clamp(min=1).double().log())
-    # The k nearest lie within k places of where the new tag would stand.
-    window = torch.arange(-k, k)
-    near_nw = (at_n[:, None] + window).clamp(0, len(old_T) - 1)
-    distance_nw = (old_T[near_nw] - new_n.clamp(min=1).double().log()[:, None]).abs()
-    place_nw = at_n[:, None] + window
-    distance_nw[(place_nw < 0) | (place_nw >= len(old_T))] = torch.inf
+def _mean_at(value_T: Tensor, count_T: Tensor, at_n: Tensor, own_n: Tensor | None = None) -> Tensor:
+    """``[n]``: mean value of the 20 tags that are nearest in log count to each of some counts.
+
+    Args:
+        own_n: the tag that asks, which is none of the 20.
+    """
+    log_T, order = count_T.clamp(min=1).double().log().sort(stable=True)
+    log_n = at_n.clamp(min=1).double().log()
+    k = min(_NEIGHBOURS, len(value_T) - (own_n is not None))
+    if not k:
+        return value_T.new_zeros(len(at_n))
+    place_n = torch.searchsorted(log_T, log_n)
+    # The k nearest lie within k places of where a tag of that count would stand, itself left out.
+    place_nw = place_n[:, None] + torch.arange(-k - 1, k + 1)
+    near_nw = place_nw.clamp(0, len(log_T) - 1)
+    distance_nw = (log_T[near_nw] - log_n[:, None]).abs()
+    distance_nw[(place_nw < 0) | (place_nw >= len(log_T))] = torch.inf
+    if own_n is not None:
+        distance_nw[order[near_nw] == own_n[:, None]] = torch.inf
     near_nk = near_nw.gather(1, distance_nw.topk(k, largest=False).indices)
-    return value_T[order[near_nk]].mean(1)
+    # In one order: the same 20 have the same mean to the last bit.
+    return value_T[order[near_nk.sort(1).values]].mean(1)
 
 
 @dataclass(frozen=True)

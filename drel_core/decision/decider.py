@@ -209,11 +209,11 @@ class Decider:
         return torch.full_like(self.cut_T, cut)
 
     def extended(self, old_count_T: Tensor, count_T: Tensor) -> Decider:
-        """That of a vocabulary that grew at its end, or got images of tags that had none: a new tag is like
-        old ones of its count."""
+        """That of a vocabulary that grew at its end, or got more images: a new tag is like old ones of its
+        count, and the others move as counts do."""
 
         def grown(value_T: Tensor) -> Tensor:
-            return extend_by_count(value_T, old_count_T, count_T)
+            return extend_by_count(value_T, old_count_T, count_T, by_ratio=True)
 
         return replace(
             self,

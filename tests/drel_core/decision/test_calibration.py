@@ -121,7 +121,7 @@ def test_new_values_are_means_of_tags_of_like_count() -> None:
     count_T = torch.randint(1, 300, (120,), generator=generator)
     value_T = torch.rand(120, generator=generator)
     new_n = torch.tensor([1, 17, 80, 299, 5000, 0])
-    grown_T = extend_by_count(value_T, count_T, torch.cat([count_T + 5, new_n]))
+    grown_T = extend_by_count(value_T, count_T, torch.cat([count_T, new_n]))
     assert (grown_T[:120] == value_T).all()
     for place, count in enumerate(new_n.tolist()):
         distance = (count_T.double().log() - np.log(max(count, 1))).abs()
@@ -135,6 +135,30 @@ def test_new_values_are_means_of_tags_of_like_count() -> None:
     assert extend_by_count(value_T, count_T, count_T) is value_T
     few = extend_by_count(value_T[:3], count_T[:3], torch.cat([count_T[:3], new_n[:1]]))
     assert float(few[3]) == pytest.approx(float(value_T[:3].mean()))
+
+
+def test_a_tag_that_is_on_more_images_moves_as_counts_do() -> None:
+    count_T = torch.arange(1, 201)
+    value_T = 3.0 / count_T.float()  # as gains go
+    now_T = count_T.clone()
+    now_T[[0, 99]] = torch.tensor([50, 101])
+    ratio_T = extend_by_count(value_T, count_T, now_T, by_ratio=True)
+    assert (ratio_T != value_T).nonzero()[:, 0].tolist() == [0, 99]
+    means = [float(value_T[1:21].mean()), float(value_T[40:60].mean())]  # itself left out
+    assert float(ratio_T[0]) == pytest.approx(3.0 * means[1] / means[0], rel=0.02)
+    assert float(ratio_T[99]) == pytest.approx(3 / 100, rel=0.02)
+    # Step by step or at once: a stream of small updates ends where one update does.
+    many_T = value_T
+    for step in range(1, 50):
+        before, after = now_T.clone(), now_T.clone()
+        before[0], after[0] = step, step + 1
+        many_T = extend_by_count(many_T, before, after, by_ratio=True)
+    assert float(many_T[0]) == pytest.approx(float(ratio_T[0]), rel=0.25)
+    added_T = extend_by_count(value_T, count_T, now_T)
+    assert float(added_T[0]) == pytest.approx(3.0 + means[1] - means[0], rel=0.02)
+    # Where nothing is known of the ratio, the value stays.
+    none_T = extend_by_count(torch.zeros(200), count_T, now_T, by_ratio=True)
+    assert not none_T.any()
 
 
 def test_candidates_are_compared_with_relevant_pairs() -> None:

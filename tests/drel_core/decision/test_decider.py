@@ -136,7 +136,7 @@ def test_a_rule_of_before_gives_probabilities_and_no_cuts(tmp_path: Path) -> Non
 def test_new_tags_take_values_of_tags_of_like_count() -> None:
     decider = random_decider(50)
     count_T = torch.arange(1, 51)
-    grown = decider.extended(count_T, torch.cat([count_T + 3, torch.tensor([1, 50])]))
+    grown = decider.extended(count_T, torch.cat([count_T, torch.tensor([1, 50])]))
     assert len(grown) == len(grown.calibration) == 52 and grown.cut_T is not None
     assert decider.cut_T is not None
     for new, old in ((grown.gain_T, decider.gain_T), (grown.cut_T, decider.cut_T)):
