@@ -112,13 +112,18 @@ class NamedTags:
     tag_S: Tensor
 
     @staticmethod
+    def possible(text: BundleText, vocabulary: Vocabulary) -> bool:
+        """Whether enough of the bundle's tags have images and text vectors."""
+        return int(_usable(text, vocabulary).sum()) >= LEAST_TAGS
+
+    @staticmethod
     def of(folder: Path, info: BundleInfo, vocabulary: Vocabulary, text: BundleText) -> NamedTags:
         """Raises:
         InputError: too few of the bundle's tags have images and text vectors.
         """
         count_T = torch.from_numpy(vocabulary.counts)
-        usable_T = text.tags.has_T & (count_T > 0)
-        if int(usable_T.sum()) < LEAST_TAGS:
+        usable_T = _usable(text, vocabulary)
+        if not NamedTags.possible(text, vocabulary):
             raise InputError(
                 f"{folder}: {int(usable_T.sum())} of {len(vocabulary)} tags have images and a text vector "
                 f"({text.source}); {LEAST_TAGS} are needed to tell from names what images look like"
@@ -172,6 +177,11 @@ class NamedTags:
             rows,
             decider.calibration,
         )
+
+
+def _usable(text: BundleText, vocabulary: Vocabulary) -> Tensor:
+    """bool ``[T]``: tags with images and a text vector."""
+    return text.tags.has_T & (torch.from_numpy(vocabulary.counts) > 0)
 
 
 def _hits(table: pa.Table, vocabulary: Vocabulary, tag_S: Tensor) -> Tensor:

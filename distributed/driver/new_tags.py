@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 from scipy import sparse
+from torch import Tensor
 
+from distributed.bundles.unseen_tags import BundleText, NamedTags
 from distributed.data.canonical_tags import TagIndex, encode_tags
 from distributed.data.columns import Columns
 from distributed.data.feature_store import RowSelection, flat_tags, read_table
+from distributed.driver.update_config import UpdateConfig
 from distributed.storage.folder import Folder
+from distributed.training.tag_text import RunText
 from distributed.training.warm_start import NEW_ROWS, ParentBundle, Start, read_rows_of
+from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.tensor_files import open_tensors
+from drel_core.bundle.text_vectors import TAG_TEXT, text_source
 from drel_core.model.towers import ModelConfig, init_embedding_rows
 
 
@@ -27,16 +35,21 @@ def init_new_tags(
     model: ModelConfig,
     start: Start,
     seed: int,
+    text: NewText | None = None,
 ) -> None:
     """Choose where new tags start, and write their file.
 
     random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
     tags on the same images, each by its number of common images over the root of its own count, plus
-    a random row, so that no two tags start alike.
+    a random row, so that no two tags start alike. text: where their names say, as tags without images
+    (``bundles/unseen_tags.py``); those without a text vector as in co-occurring.
+
+    Args:
+        text: of the new tags; None where the model keeps none.
     """
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
-    if start == "co-occurring" and len(new):
+    if start != "random" and len(new):
         common_nT = _co_occurrence(names, parent.num_tags, selections, columns)
         weight_nT = common_nT @ sparse.diags_array(
             1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
@@ -51,8 +64,50 @@ def init_new_tags(
             if part.nnz:
                 mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
         rows_nE += torch.from_numpy(mean_nE).float()
+        if start != "co-occurring" and text is not None:
+            _start_by_name(rows_nE, parent, text)
     with Folder.of(parent.out).writing(NEW_ROWS) as path:
         save_file({"weight": rows_nE.contiguous()}, path)
+
+
+@dataclass(frozen=True)
+class NewText:
+    """Text vectors of new tags.
+
+    Attributes:
+        source: where they come from.
+        vector_nd: zeros where a name has none.
+    """
+
+    source: str
+    vector_nd: Tensor
+
+
+def new_text(out: Folder, text: RunText, known: int) -> NewText:
+    """Of the tags after the first ``known`` ones."""
+    with out.local(TAG_TEXT) as path, open_tensors(path) as file:
+        vector_nd = file.get_slice("vector")[known:]
+    return NewText(text.about["source"], vector_nd)
+
+
+def settled_start(config: UpdateConfig, parent: ParentBundle) -> Start:
+    """What ``auto`` means here."""
+    if config.start != "auto":
+        return config.start
+    has_text = bool(config.tags.text or text_source(read_info(parent.folder()).content))
+    return "text" if has_text else "co-occurring"
+
+
+def _start_by_name(rows_nE: Tensor, parent: ParentBundle, text: NewText) -> None:
+    """Overwrite rows of new tags that have a text vector, in place."""
+    has_n, folder = text.vector_nd.any(1), parent.folder()
+    if not bool(has_n.any()):
+        return
+    info, vocabulary = read_info(folder), read_vocabulary(folder)
+    kept = BundleText.of(folder, info, vocabulary, text.source)
+    if NamedTags.possible(kept, vocabulary):
+        named = NamedTags.of(folder, info, vocabulary, kept)
+        rows_nE[has_n] = named.map.rows(text.vector_nd[has_n])
 
 
 def _co_occurrence(

@@ -107,14 +107,25 @@ def find_text(source: str, names: Sequence[str], out: Folder, log: Log) -> Found
     return FoundText(source, text, key, digest(text.vector_Td.numpy().tobytes()))
 
 
-def grown_text(parent: ParentBundle, names: Sequence[str], out: Folder, log: Log) -> RunText | None:
+def grown_text(
+    parent: ParentBundle, names: Sequence[str], out: Folder, log: Log, given: str = ""
+) -> RunText | None:
     """Text vectors of the tags of an update: the parent's, and from its source those of new names. None where
-    the parent has none.
+    the parent has none and none are asked for.
 
     Where the source is not here any more, new names have no vector, and a line says so.
+
+    Args:
+        given: another source than the parent's, or one for a parent without: for all tags anew.
+
+    Raises:
+        InputError: there is no such source as is given.
     """
     held = TagText.load(parent.folder(), parent.num_tags)
     source, new = text_source(read_info(parent.folder()).content), list(names[parent.num_tags :])
+    if given not in ("", NO_TEXT, source):
+        found = find_text(given, names, out, log)
+        return None if found is None else found.keep(out)
     if held is None:
         return None
     key = digest(parent.version, new)

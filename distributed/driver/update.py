@@ -41,7 +41,7 @@ from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.new_names import learning_from, names_only, plan_names
-from distributed.driver.new_tags import init_new_tags
+from distributed.driver.new_tags import init_new_tags, new_text, settled_start
 from distributed.driver.tag_text import grown_text
 from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rule import UpdateRows, apply_update_rule
@@ -161,7 +161,7 @@ def _learn(
     else:
         train.make_ready(out, made_from)
         begin()
-        text = grown_text(parent, spec.survey.names.to_pylist(), out, log)
+        text = grown_text(parent, spec.survey.names.to_pylist(), out, log, config.tags.text)
         spec = replace(spec, text=text)
         with saying(log, "placing new tags near those of their images"):
             init_new_tags(
@@ -171,8 +171,9 @@ def _learn(
                 _first_rows(spec.survey.train, parent.new_images),
                 config.data.columns,
                 spec.config.model,
-                config.start,
+                settled_start(config, parent),
                 spec.config.seed,
+                None if text is None else new_text(out, text, parent.num_tags),
             )
         launcher(spec, log)
 
@@ -230,7 +231,7 @@ def plan_of(
         features=info.features,
         codebook=_codebook(bundle),
         fingerprint=train.fingerprint(training, survey).also(
-            {"parent": parent.version, "start": config.start}
+            {"parent": parent.version, "start": settled_start(config, parent)}
         ),
         parent=parent,
     )

@@ -81,8 +81,10 @@ class UpdateConfig(RunConfig):
     numbers of rows"""
     replay_ratio: float = 1.0
     """least number of rehearsed rows for each new one; rows are repeated to reach it"""
-    start: Start = "co-occurring"
-    """where new tags start: near the tags of the same images, or at random"""
+    start: Start = "auto"
+    """where new tags start. text: where their names say, by the model's text vectors or those of \
+    --tags.text; co-occurring: near the tags of the same images; random; auto: text where there are text \
+    vectors, else co-occurring"""
     batch_size: int = AUTO
     """images in a step, over all workers together; 0: as the model was trained; -1: by the numbers of rows, \
     at most that"""

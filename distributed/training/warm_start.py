@@ -27,7 +27,7 @@ from drel_core.decision.decider import Decider
 from drel_core.decision.kernel import KernelHead
 from drel_core.errors import InputError
 
-Start = Literal["co-occurring", "random"]
+Start = Literal["auto", "text", "co-occurring", "random"]
 NEW_ROWS = "new_rows.safetensors"
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from distributed.bundles.locate import find_bundle
+from distributed.bundles.unseen_tags import table_rows
 from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
@@ -23,11 +24,13 @@ from distributed.driver.new_names import read_names
 from distributed.driver.update_config import UpdateConfig, UpdateData, UpdateTags
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig, with_option
+from distributed.training.warm_start import NEW_ROWS
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info, read_vocabulary
+from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
-from tests.helpers.named_store import NamedStore, write_named
+from tests.helpers.named_store import TAGS, NamedStore, write_named
 from tests.helpers.training import small_config
 
 
@@ -242,3 +245,24 @@ def test_the_rules_of_a_model_hold_for_names(
     after = read_vocabulary(tmp_path / "v1" / "model").names
     assert after[-2:] == (first, third)
     assert (tmp_path / "v1" / "model" / "vocabulary.yaml").exists()
+
+
+def test_new_tags_of_images_start_where_their_names_say(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    """Their first rows are those of the map, and the bundle keeps the text vectors of all tags."""
+    folder, store = trained
+    tags = UpdateTags(text=str(store.vectors))
+    updated(folder, tmp_path / "v1", data=UpdateData(new=str(store.later)), tags=tags)
+    updated(folder, tmp_path / "v2", tags=names_of(folder, store))
+    first_nE = load_tensors(tmp_path / "v1" / NEW_ROWS)["weight"]
+    names = read_vocabulary(tmp_path / "v1" / "model").names[-4:]
+    info = read_info(tmp_path / "v2" / "model")
+    by_name_nE = table_rows(tmp_path / "v2" / "model", info, torch.arange(TAGS - 4, TAGS))
+    order = [names.index(name) for name in store.unseen]
+    torch.testing.assert_close(first_nE[order], by_name_nE, atol=1e-3, rtol=1e-2)  # float16
+    text = read_info(tmp_path / "v1" / "model").content["text"]
+    assert text["source"] == str(store.vectors) and text["tags"] == TAGS
+    updated(folder, tmp_path / "v3", data=UpdateData(new=str(store.later)))
+    assert "text" not in read_info(tmp_path / "v3" / "model").content
+    assert float((load_tensors(tmp_path / "v3" / NEW_ROWS)["weight"] - first_nE).abs().max()) > 0.1
