@@ -24,6 +24,7 @@ from distributed.data.canonical_tags import encode_tags
 from distributed.data.feature_store import flat_tags
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.storage.folder import Folder
+from drel_core.annotators.base import Annotator
 from drel_core.annotators.drel import DRELAnnotator, table_file, write_table_part
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.card import CARD
@@ -151,12 +152,7 @@ class NamedTags:
         decider, kept = annotator.decider, folder / RESERVOIR
         if decider is None:
             return None
-        count = pq.read_metadata(kept).num_rows if kept.is_file() else 0
-        if count < LEAST_ROWS:
-            raise InputError(
-                f"{folder}: it keeps {count} training rows; {LEAST_ROWS} are needed to learn how probable "
-                "tags are that it knows by name alone: train it with reservoir.rows"
-            )
+        count = check_learns(folder, annotator)
         table = pq.read_table(kept, columns=["features", "tags"])
         some = np.unique(np.linspace(0, count - 1, min(_ROWS, count)).astype(np.int64))
         table = table.take(pa.array(some)).combine_chunks()
@@ -177,6 +173,22 @@ class NamedTags:
             rows,
             decider.calibration,
         )
+
+
+def check_learns(folder: Path, annotator: Annotator) -> int:
+    """How many rows a bundle keeps.
+
+    Raises:
+        InputError: too few to learn how probable unseen tags are, where its scores are probabilities.
+    """
+    kept = folder / RESERVOIR
+    count = pq.read_metadata(kept).num_rows if kept.is_file() else 0
+    if annotator.decider is not None and count < LEAST_ROWS:
+        raise InputError(
+            f"{folder}: it keeps {count} training rows; {LEAST_ROWS} are needed to learn how probable "
+            "tags are that it knows by name alone: train it with reservoir.rows"
+        )
+    return count
 
 
 def _usable(text: BundleText, vocabulary: Vocabulary) -> Tensor:

@@ -10,7 +10,7 @@ from distributed.data.feedback import LEARNED
 from distributed.driver import train, update
 from distributed.driver.dry_run import Estimate, find_place, in_steps
 from distributed.driver.look import StoreLook
-from distributed.driver.new_names import NAMED, dry_run_names, learning_from, plan_names
+from distributed.driver.new_names import NAMED, dry_run_names, has_images, learning_from, names_of
 from distributed.driver.update_config import UpdateConfig
 from distributed.runtime.progress import Log
 from distributed.runtime.tasks import INLINE_BYTES
@@ -31,9 +31,9 @@ def dry_run_update(config: UpdateConfig, log: Log) -> Estimate | None:
     """
     config, place, info, out = update.opened(config)
     check_free(out)
-    if config.tags.new:
-        names = plan_names(config.tags, place, info, log)
-        if not config.learns:
+    names = names_of(config, place, info, log)
+    if names is not None:
+        if not has_images(config):
             dry_run_names(names, info, out, log)
             return None
         if out.has(f"{NAMED}/config.json"):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.unseen_tags import BundleText, NamedTags, NewNames, add_unseen
+from distributed.data.added_names import NameReader
 from distributed.driver import train
-from distributed.driver.update_config import UpdateTags
+from distributed.driver.update_config import UpdateConfig, UpdateTags
 from distributed.runtime.progress import Log, counted, saying
 from distributed.storage.folder import Folder
 from distributed.storage.resume import Plan, claim, digest
@@ -88,6 +91,42 @@ class NamePlan:
                 "text": self.text.source,
             }
         )
+
+
+def names_of(config: UpdateConfig, place: Folder, info: BundleInfo, log: Log) -> NamePlan | None:
+    """The names of an update: those of a file, and those that were added at the scorer whose feedback it
+    learns from. None where there are none.
+
+    Raises:
+        InputError: see ``plan_names``.
+    """
+    planned = plan_names(config.tags, place, info, log) if config.tags.new else None
+    if not config.from_feedback:
+        return planned
+    reader = NameReader(config.from_feedback)
+    if not reader.files():
+        return planned
+    vocabulary = read_vocabulary(local_bundle(place.address))
+    text = planned.text if planned is not None else None
+    if text is None:
+        text = BundleText.of(local_bundle(place.address), info, vocabulary, config.tags.text)
+    already = planned.new if planned is not None else NewNames((), torch.empty(0, text.tags.dim))
+    added = reader.names({*vocabulary.names, *already.names}, text.source, text.tags.dim)
+    if added is None:
+        return planned
+    log(
+        f"{config.from_feedback}: {counted(len(added.names), 'tag')} added by name at the scorer: "
+        f"{shown(added.names)}"
+    )
+    vector_nd = torch.cat([already.vector_nd, added.vector_nd])
+    return NamePlan(text, NewNames((*already.names, *added.names), vector_nd))
+
+
+def has_images(config: UpdateConfig) -> bool:
+    """Whether there is more to learn from than names."""
+    if config.data.new or not config.from_feedback:
+        return bool(config.data.new)
+    return any(name.endswith(".parquet") for name in Folder.of(config.from_feedback).files())
 
 
 def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> NamePlan:

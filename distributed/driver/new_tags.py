@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +33,8 @@ def init_new_tags(
     selections: Sequence[RowSelection],
     columns: Columns,
     model: ModelConfig,
-    start: Start,
+    start: StartBy,
     seed: int,
-    text: NewText | None = None,
 ) -> None:
     """Choose where new tags start, and write their file.
 
@@ -43,13 +42,10 @@ def init_new_tags(
     tags on the same images, each by its number of common images over the root of its own count, plus
     a random row, so that no two tags start alike. text: where their names say, as tags without images
     (``bundles/unseen_tags.py``); those without a text vector as in co-occurring.
-
-    Args:
-        text: of the new tags; None where the model keeps none.
     """
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
-    if start != "random" and len(new):
+    if start.kind != "random" and len(new):
         common_nT = _co_occurrence(names, parent.num_tags, selections, columns)
         weight_nT = common_nT @ sparse.diags_array(
             1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
@@ -64,30 +60,39 @@ def init_new_tags(
             if part.nnz:
                 mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
         rows_nE += torch.from_numpy(mean_nE).float()
-        if start != "co-occurring" and text is not None:
-            _start_by_name(rows_nE, parent, text)
+        if start.kind == "text" and start.source:
+            _start_by_name(rows_nE, parent, start)
     with Folder.of(parent.out).writing(NEW_ROWS) as path:
         save_file({"weight": rows_nE.contiguous()}, path)
 
 
 @dataclass(frozen=True)
-class NewText:
-    """Text vectors of new tags.
+class StartBy:
+    """How new tags start.
 
     Attributes:
-        source: where they come from.
-        vector_nd: zeros where a name has none.
+        kind: settled.
+        source: of text vectors; empty where there are none.
+        vector_nd: text vectors of the new tags, zeros where a name has none.
     """
 
-    source: str
-    vector_nd: Tensor
+    kind: Start
+    source: str = ""
+    vector_nd: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
-
-def new_text(out: Folder, text: RunText, known: int) -> NewText:
-    """Of the tags after the first ``known`` ones."""
-    with out.local(TAG_TEXT) as path, open_tensors(path) as file:
-        vector_nd = file.get_slice("vector")[known:]
-    return NewText(text.about["source"], vector_nd)
+    @staticmethod
+    def of(
+        config: UpdateConfig, parent: ParentBundle, out: Folder, text: RunText | None
+    ) -> StartBy:
+        """Args:
+        text: of the grown vocabulary, in ``out``.
+        """
+        kind = settled_start(config, parent)
+        if text is None:
+            return StartBy(kind)
+        with out.local(TAG_TEXT) as path, open_tensors(path) as file:
+            vector_nd = file.get_slice("vector")[parent.num_tags :]
+        return StartBy(kind, text.about["source"], vector_nd)
 
 
 def settled_start(config: UpdateConfig, parent: ParentBundle) -> Start:
@@ -98,7 +103,7 @@ def settled_start(config: UpdateConfig, parent: ParentBundle) -> Start:
     return "text" if has_text else "co-occurring"
 
 
-def _start_by_name(rows_nE: Tensor, parent: ParentBundle, text: NewText) -> None:
+def _start_by_name(rows_nE: Tensor, parent: ParentBundle, text: StartBy) -> None:
     """Overwrite rows of new tags that have a text vector, in place."""
     has_n, folder = text.vector_nd.any(1), parent.folder()
     if not bool(has_n.any()):

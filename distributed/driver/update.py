@@ -40,8 +40,8 @@ from distributed.data.replay_buffer import RESERVOIR, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
-from distributed.driver.new_names import learning_from, names_only, plan_names
-from distributed.driver.new_tags import init_new_tags, new_text, settled_start
+from distributed.driver.new_names import has_images, learning_from, names_of, names_only
+from distributed.driver.new_tags import StartBy, init_new_tags, settled_start
 from distributed.driver.tag_text import grown_text
 from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rule import UpdateRows, apply_update_rule
@@ -126,9 +126,9 @@ def _make(
 ) -> None:
     """Add names, learn from images, or both."""
     before = info.version
-    if config.tags.new:
-        names = plan_names(config.tags, place, info, log)
-        if not config.learns:
+    names = names_of(config, place, info, log)
+    if names is not None:
+        if not has_images(config):
             if config.tags.vocabulary:
                 raise InputError(
                     "--tags.vocabulary replaces the rules where images are learned from: give --data too, or "
@@ -171,9 +171,8 @@ def _learn(
                 _first_rows(spec.survey.train, parent.new_images),
                 config.data.columns,
                 spec.config.model,
-                settled_start(config, parent),
+                StartBy.of(config, parent, out, text),
                 spec.config.seed,
-                None if text is None else new_text(out, text, parent.num_tags),
             )
         launcher(spec, log)
 

@@ -102,11 +102,6 @@ class UpdateConfig(RunConfig):
         if self.towers <= 0 and self.towers != AUTO:
             raise ValueError(f"towers is {self.towers}; it must be above 0, or -1")
 
-    @property
-    def learns(self) -> bool:
-        """Whether there are images to learn from."""
-        return bool(self.data.new or self.from_feedback)
-
 
 def training_config(config: UpdateConfig, info: BundleInfo, out: Folder) -> TrainConfig:
     """The run that the model came from, with what differs now; what follows from rows is left to

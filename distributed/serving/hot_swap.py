@@ -14,6 +14,7 @@ import numpy as np
 from ray.serve.metrics import Gauge, Histogram
 
 from distributed.bundles.locate import find_bundle
+from distributed.serving.added_tags import AddedTags, NamedPlan
 from distributed.serving.batcher import Batcher
 from distributed.serving.beside import Beside
 from distributed.serving.config import TrialPlan
@@ -23,6 +24,8 @@ from distributed.serving.requests import ScoreRequest
 from distributed.serving.schemas import ApiError
 from distributed.serving.scoring import Scored, score_batch
 from distributed.serving.trial import Trial
+from distributed.storage.folder import Folder
+from drel_core.errors import InputError
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -37,10 +40,18 @@ class HotSwapModel:
         load: loads the bundle at an address.
         max_rows: most rows scored together.
         queue_rows: rows that may wait.
+        added: tags that were added by name while it runs.
     """
 
-    def __init__(self, load: Callable[[str], ServedModel], max_rows: int, queue_rows: int) -> None:
-        self._load, self.queue_rows = load, queue_rows
+    def __init__(
+        self,
+        load: Callable[[str], ServedModel],
+        max_rows: int,
+        queue_rows: int,
+        added: AddedTags | None = None,
+    ) -> None:
+        self._load, self.queue_rows, self._added = load, queue_rows, added
+        self._cannot: set[str] = set()  # versions with names that could not be made
         self.refused: str | None = None
         """why a newer bundle was not taken"""
         self.path = ""
@@ -95,12 +106,18 @@ class HotSwapModel:
             old = self._served
             try:
                 place, version = await asyncio.to_thread(find_bundle, self.path)
+                plan = await asyncio.to_thread(self._with_names, place, version)
+                version = version if plan is None else plan.version
                 if old is not None and version == old.version:
                     self.refused = None
                     return
                 fresh = self.trial.loaded(place.address, version)
+                if fresh is None and plan is not None:
+                    fresh = await asyncio.to_thread(self._load_named, plan)
                 if fresh is None:
                     fresh = await asyncio.to_thread(self._load, self.path)
+                    if old is not None and fresh.version == old.version:
+                        return
                 if old is not None:
                     check_same_rows(self.path, old, fresh)
             except Exception as error:  # whatever is wrong with a newer bundle, the old one answers
@@ -118,6 +135,33 @@ class HotSwapModel:
                 self._version.set(0, {"model": old.version})
                 _LOG.info("moved from version %s to %s", old.version, fresh.version)
             self._version.set(1, {"model": fresh.version})
+
+    def _with_names(self, place: Folder, version: str) -> NamedPlan | None:
+        """What was added to a bundle by name. Where it cannot be read or added, the bundle answers as it
+        is."""
+        if self._added is None:
+            return None
+        try:
+            plan = self._added.plan(place, version)
+            return None if plan is None or plan.version in self._cannot else plan
+        except (InputError, OSError) as error:
+            _LOG.error("tags that were added by name cannot be read: %s", error)
+            return None
+
+    def _load_named(self, plan: NamedPlan) -> ServedModel | None:
+        try:
+            fresh = self._load(plan.make())
+        except InputError as error:
+            _LOG.error("tags that were added by name are left out: %s", error)
+            self._cannot.add(plan.version)
+            return None
+        fresh.version = plan.version
+        return fresh
+
+    async def look(self) -> ServedModel:
+        """The model that answers, after a look for what is newer."""
+        await self._load_newest()
+        return self.ready()
 
     async def _watch(self, poll_seconds: float) -> None:
         """Look for a newer version again and again. One that was refused is tried again: it may have been

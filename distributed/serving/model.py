@@ -17,6 +17,7 @@ import torch
 
 from distributed.bundles.locate import find_bundle, local_bundle
 from distributed.bundles.open import open_annotator
+from distributed.bundles.unseen_tags import BundleText, NamedTags, check_learns
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.serving.kept_rows import KeptRows
 from distributed.serving.picture_reader import picture_reader
@@ -106,7 +107,13 @@ class ServedModel:
         self.version = self.info.version
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
         self.counts = self.annotator.vocabulary.counts
+        # None where all tags have images: then nothing has to be looked at for an answer.
+        unseen_T = self.counts == 0
+        self.unseen_T = (
+            unseen_T if self.info.method in ("drel", "wsabie") and unseen_T.any() else None
+        )
         self.blocks: tuple[FeatureBlock, ...] = self.info.blocks if self.takes_features else ()
+        self._text: BundleText | None = None
         self._decisions: dict[tuple[Decide, float | None], Decision] = {}
         try:
             self._pictures = picture_reader(self.info, self.folder, backbone, self.annotator)
@@ -279,6 +286,21 @@ class ServedModel:
         if self._pictures is None:
             raise InputError("this model names no network for pictures; send features")
         return self._pictures.features(pictures)
+
+    def text(self) -> BundleText:
+        """Text vectors of its tags and of other names.
+
+        Raises:
+            InputError: it cannot have tags by name.
+        """
+        if self.info.method not in ("drel", "wsabie"):
+            raise InputError(f"a model of method {self.info.method} knows no tags by name alone")
+        if self._text is None:
+            self._text = BundleText.of(self.folder, self.info, self.annotator.vocabulary)
+            if not NamedTags.possible(self._text, self.annotator.vocabulary):
+                raise InputError("too few of the model's tags have images and text vectors")
+            check_learns(self.folder, self.annotator)
+        return self._text
 
     def examples(self, limit: int) -> list[dict[str, Any]]:
         """Rows that the model keeps to rehearse, evenly spaced: image_id, tags, features; [] without."""

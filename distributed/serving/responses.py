@@ -30,7 +30,7 @@ def annotate_json(scored: Scored, lang: str | None = None) -> bytes:
         lang: language of display names.
     """
     model, score_Bk, tag_Bk, keep_Bk = scored.model, scored.score_Bk, scored.tag_Bk, scored.keep_Bk
-    if lang is not None or model.rules:
+    if lang is not None or model.rules or model.unseen_T is not None:
         return to_json({"model": model.version, "results": _by_rules(scored, lang)})
     results = []
     name_Bk = model.names[tag_Bk]
@@ -46,6 +46,7 @@ def annotate_json(scored: Scored, lang: str | None = None) -> bytes:
 def _by_rules(scored: Scored, lang: str | None) -> list[dict[str, Any]]:
     """Tags with why they are implied, and with their names in a language."""
     model, keep_Bk, rules = scored.model, scored.keep_Bk, scored.model.rules
+    unseen_T = model.unseen_T
     results = []
     rows = zip(scored.tag_Bk.tolist(), scored.score_Bk.tolist(), strict=True)
     for row, (tags, scores) in enumerate(rows):
@@ -58,6 +59,8 @@ def _by_rules(scored: Scored, lang: str | None) -> list[dict[str, Any]]:
             one: dict[str, Any] = {"tag": model.names[tag], "score": score}
             if by is not None:
                 one["implied_by"] = model.names[by]
+            if unseen_T is not None and unseen_T[tag]:
+                one["unseen"] = True
             if lang is not None:
                 one["name"] = model.display_name(tag, lang)
             said.append(one)

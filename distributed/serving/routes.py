@@ -22,11 +22,14 @@ from distributed.serving.requests import (
     parse_binary,
     parse_either,
     parse_infer,
+    parse_json,
     parse_picture,
     read_body,
 )
 from distributed.serving.responses import ScoredResponse, annotate_json, infer_json
 from distributed.serving.schemas import (
+    AddTagsRequest,
+    AddTagsResponse,
     AnnotateQuery,
     AnnotateRequest,
     AnnotateResponse,
@@ -54,6 +57,7 @@ from distributed.serving.service import ScorerService
 ANNOTATE = "/v1/annotate"
 INFER = "/v2/models/drel/infer"
 FEEDBACK = "/v1/feedback"
+TAGS = "/v1/tags"
 
 scoring, model, feedback, health = APIRouter(), APIRouter(), APIRouter(), APIRouter()
 
@@ -193,10 +197,30 @@ async def tags(
         one = {"tag": served.names[tag], "count": int(served.counts[tag])}
         if by is not None:
             one["found_by"] = by
+        if served.unseen_T is not None and served.unseen_T[tag]:
+            one["unseen"] = True
         if lang is not None:
             one["name"] = served.display_name(tag, lang)
         listed.append(one)
     return {"model": served.version, "tags": listed}
+
+
+@feedback.post(
+    TAGS,
+    response_model=AddTagsResponse,
+    responses=error_responses(400, 413, 415, 422, 503),
+    openapi_extra=body_schema(AddTagsRequest),
+    dependencies=[Depends(no_query)],
+)
+@counted(TAGS)
+async def add_tags(request: Request, service: Service) -> Any:
+    """Tags that the model shall know by name alone; kept on disk when this answers, and taken up by the next
+    jobs.update. Every replica gives them within `poll_seconds`, marked `unseen`."""
+    body = await read_body(request, service.max_body_bytes)
+    given = parse_json(AddTagsRequest, body)
+    added, known = await asyncio.to_thread(service.added.keep, given.tags, service.model.ready())
+    served = await service.model.look() if added else service.model.ready()
+    return {"model": served.version, "added": added, "known": known}
 
 
 @model.get(

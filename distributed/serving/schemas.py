@@ -228,9 +228,30 @@ class TagScore(BaseModel):
         description="tag of the same answer because of which this one is as probable; only where the "
         "vocabulary's implications made it so",
     )
+    unseen: bool | None = Field(
+        None, description="true: the model knows the tag by name alone, no training image has it"
+    )
     name: str | None = Field(
         None, description="display name in `lang`; only where one was asked for"
     )
+
+
+class AddTagsRequest(_Strict):
+    """Tags for the model to know by name alone."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"tags": ["zebra", "hot-air balloon"]}]}
+    )
+
+    tags: list[TagName] = Field(min_length=1, max_length=1000, description="names of tags")
+
+
+class AddTagsResponse(BaseModel):
+    model: str = Field(description="version that answers from now on")
+    added: list[str] = Field(
+        description="tags that were added; other replicas follow within seconds"
+    )
+    known: list[str] = Field(description="tags that the model had")
 
 
 class ImageTags(BaseModel):
@@ -245,6 +266,9 @@ class AnnotateResponse(BaseModel):
 class TagCount(BaseModel):
     tag: str = Field(description="name of the tag")
     count: int = Field(description="training images that have it")
+    unseen: bool | None = Field(
+        None, description="true: the model knows the tag by name alone, no training image has it"
+    )
     found_by: str | None = Field(
         None,
         description="other spelling or display name that begins with prefix; only where the tag does not",

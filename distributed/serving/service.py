@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from distributed.serving.added_tags import AddedTags
 from distributed.serving.config import ScorerConfig
 from distributed.serving.feedback import FeedbackWriter, default_folder
 from distributed.serving.hot_swap import HotSwapModel
@@ -21,8 +22,10 @@ class ScorerService:
     def __init__(self, config: ScorerConfig) -> None:
         self.config = config
         load = partial(ServedModel, backbone=config.backbone, search=config.search)
-        self.model = HotSwapModel(load, config.max_rows, config.queue_rows)
-        self.feedback = FeedbackWriter(config.feedback or default_folder(config.model))
+        feedback = config.feedback or default_folder(config.model)
+        self.added = AddedTags(feedback)
+        self.model = HotSwapModel(load, config.max_rows, config.queue_rows, self.added)
+        self.feedback = FeedbackWriter(feedback)
         self.metrics = RequestMetrics()
         self.pictures = PictureFolder(config.pictures) if config.pictures else None
 

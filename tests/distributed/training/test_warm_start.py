@@ -16,7 +16,7 @@ from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import feedback_rows
 from distributed.data.replay_buffer import RESERVOIR, fill_reservoir, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
-from distributed.driver.new_tags import init_new_tags
+from distributed.driver.new_tags import StartBy, init_new_tags
 from distributed.driver.update import combined
 from distributed.storage.folder import Folder
 from distributed.training import collectives
@@ -94,7 +94,9 @@ def test_growth_leaves_old_rows_their_state_and_scores_as_they_are(tmp_path: Pat
     write_bundle(folder, "drel", Vocabulary(names, np.arange(1, OLD + 1)), about)
     parent = ParentBundle(str(folder), "v", OLD, described["table_parts"], str(tmp_path), 0)
     every = pa.array([*names, *(f"n{tag}" for tag in range(NEW))])
-    init_new_tags(parent, every, np.ones(OLD + NEW), [], Columns(), MODEL, "random", seed=5)
+    init_new_tags(
+        parent, every, np.ones(OLD + NEW), [], Columns(), MODEL, StartBy("random"), seed=5
+    )
     expected = init_embedding_rows(torch.arange(OLD, OLD + NEW), MODEL, 5)
     for world in (1, 2, 3):
         for grown, grown_state, model in spawn_ranks(world, grow_and_gather, tmp_path, parent):
@@ -135,7 +137,9 @@ def test_new_tags_start_near_those_they_occur_with(tmp_path: Path) -> None:
     names, count_T = pa.array(["a", "b", "c", "x", "y"]), np.array([4, 9, 16, 2, 2])
     config = ModelConfig(image_hidden=16, tag_dim=6, tag_hidden=7, latent=5)
     parent = ParentBundle(str(bundle), "v", 3, 1, str(tmp_path), 5)
-    init_new_tags(parent, names, count_T, survey.train, Columns(), config, "co-occurring", seed=2)
+    init_new_tags(
+        parent, names, count_T, survey.train, Columns(), config, StartBy("co-occurring"), seed=2
+    )
     found = load_file(tmp_path / NEW_ROWS)["weight"]
     old = load_file(bundle / "tag_embedding-00000-of-00001.safetensors")["weight"]
     random = init_embedding_rows(torch.arange(3, 5), config, 2)
