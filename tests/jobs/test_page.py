@@ -652,6 +652,30 @@ def test_rules_of_the_vocabulary_are_seen(page: Page) -> None:
         page.until(lambda: page.server.ask("/v1/model")[1]["version"] == first)
 
 
+def test_tags_by_name_alone_are_marked(page: Page) -> None:
+    versions = page.server.versions
+    if not (versions / "v4").exists():
+        write_drel(versions / "v4", dim=D, names=NAMES, decider=random_decider(len(NAMES)), seed=4)
+        path = versions / "v4" / "vocabulary.json"
+        vocabulary = json.loads(path.read_text())
+        vocabulary["counts"][0] = 0
+        path.write_text(json.dumps(vocabulary))
+    publish(versions, "v4")
+    try:
+        version = load_bundle(versions / "v4").info.version
+        page.until(lambda: page.text("version") == version)
+        page.fill("k", 12)
+        page.annotated(row())
+        page.press("show all 12")
+        marked = page.browser.find_elements(By.CSS_SELECTOR, "#grid li:has(.why)")
+        assert [one.text.split("\n")[0] for one in marked] == [NAMES[0]]
+        assert page.texts("#grid .why") == ["by its name alone"]
+    finally:
+        publish(versions, "v1")
+        first = load_bundle(versions / "v1").info.version
+        page.until(lambda: page.server.ask("/v1/model")[1]["version"] == first)
+
+
 CONTRAST = """
 const light = (text) => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d");

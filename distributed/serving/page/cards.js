@@ -89,7 +89,7 @@ export class Card {
     const hadFocus = this.rows.findIndex(({ row }) => row.contains(document.activeElement));
     const tags = this.item.tags ?? [];
     const shown = this.isWhole ? tags : tags.slice(0, SHOWN);
-    this.rows = shown.map(({ tag, score, name: shownName, implied_by: by }) => {
+    this.rows = shown.map(({ tag, score, name: shownName, implied_by: by, unseen }) => {
       const name = tagButton(tag, this.actions.showNear, shownName);
       const judges = JUDGES.map(([kind, word, look, sign]) => {
         const made = button({ class: `square ${look}`, "aria-label": `${word} ${tag}`, title: word }, sign,
@@ -97,7 +97,7 @@ export class Card {
         return { kind, made };
       });
       return { tag, name, judges, row: bar(name, score, scale, ...judges.map(({ made }) => made),
-        ...(by ? [becauseOf(tags.find(({ tag: other }) => other === by) ?? { tag: by })] : [])) };
+        ...(by ? [becauseOf(tags.find(({ tag: other }) => other === by) ?? { tag: by })] : unseen ? [byName()] : [])) };
     });
     this.list.replaceChildren(...this.rows.map(({ row }) => row));
     if (hadFocus >= 0) (this.rows[Math.min(hadFocus, this.rows.length - 1)]?.name ?? this.name).focus();
@@ -159,6 +159,12 @@ export function tagButton(tag, showNear, shown = tag) {
 function becauseOf({ tag, name = tag }) {
   return element("span", { class: "why quiet", title: "the vocabulary says that one implies the other" },
     `because of ${name}`);
+}
+
+/** How a tag is scored that has no training image. */
+function byName() {
+  return element("span", { class: "why quiet", title: "no training image has this tag: its score comes from what its name means" },
+    "by its name alone");
 }
 
 /** Tags that begin so, for the fields of further tags. */
