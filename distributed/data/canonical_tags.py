@@ -107,13 +107,14 @@ class TagIndex:
     def __getstate__(self) -> dict[str, object]:
         return {"names": self.names, "rules": self.rules}  # what is made of them is larger
 
-    def ids(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    def ids(self, values: pa.Array) -> tuple[np.ndarray | None, np.ndarray]:
         """Of flat texts the (place of the text, tag id) pairs, int64, by place. Unknown texts have none, and
-        a text has one for each tag that it implies. Of two texts of a row both may give a tag."""
+        a text has one for each tag that it implies. Of two texts of a row both may give a tag. No places:
+        each text has one."""
         if self._by_rules is None:
             id_n = lookup(values, self.names)
-            place = np.flatnonzero(id_n >= 0)
-            return place, id_n[place]
+            known_n = id_n >= 0
+            return (None, id_n) if known_n.all() else (np.flatnonzero(known_n), id_n[known_n])
         texts, start, count, target = self._by_rules
         text_n = lookup(values, texts)
         place = np.flatnonzero(text_n >= 0)
@@ -154,7 +155,7 @@ def encode_tags(
     index = names if isinstance(names, TagIndex) else TagIndex(names)
     place, ids = index.ids(tag_values)
     row = np.repeat(np.arange(len(tag_offsets) - 1), np.diff(tag_offsets))
-    key = np.unique(row[place] * max(len(index), 1) + ids)
+    key = np.unique((row if place is None else row[place]) * max(len(index), 1) + ids)
     row, ids = np.divmod(key, max(len(index), 1))
     offsets = np.zeros(len(tag_offsets), dtype=np.int64)
     np.cumsum(np.bincount(row, minlength=len(tag_offsets) - 1), out=offsets[1:])

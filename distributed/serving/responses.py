@@ -77,9 +77,8 @@ def infer_json(scored: Scored, identity: str | None) -> bytes:
     shape = list(scored.score_Bk.shape)
     names = scored.model.names[scored.tag_Bk.reshape(-1)].tolist()
     scores = scored.score_Bk.reshape(-1).tolist()
-    if (
-        scored.keep_Bk is not None
-    ):  # a tensor has no gaps: where rules leave no tag its name is empty
+    if scored.keep_Bk is not None:
+        # A tensor has no gaps: where rules leave no tag its name is empty.
         keeps = scored.keep_Bk.reshape(-1).tolist()
         names = [name if keep else "" for name, keep in zip(names, keeps, strict=True)]
     return to_json(
