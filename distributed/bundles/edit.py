@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from drel_core.bundle.safe_loading import check_files, load_tensors
 from drel_core.bundle.tag_edits import EditedVocabulary, TagEdits, edited
 from drel_core.bundle.tag_rules import VOCABULARY_FILE, TagRules
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
+from drel_core.bundle.text_vectors import TAG_TEXT, TagText
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL
@@ -167,7 +168,7 @@ def _write(edits: BundleEdits, folder: Path) -> str:
     parts = int(about.get("table_parts", 0))
     apart = {CONFIG, CARD, "vocabulary.json", VOCABULARY_FILE, RESERVOIR}
     if grown:
-        apart |= {DECISION, KERNEL, *(table_file(part, parts) for part in range(parts))}
+        apart |= {DECISION, KERNEL, TAG_TEXT, *(table_file(part, parts) for part in range(parts))}
     for path in sorted(edits.folder.iterdir()):
         if path.name not in apart and path.is_file():
             shutil.copyfile(path, folder / path.name)
@@ -207,6 +208,12 @@ def _grow(edits: BundleEdits, folder: Path, parts: int, vocabulary: Vocabulary) 
         for key in ("weight_RT", "share_T"):
             kernel[key] = _with_columns(kernel[key], start)
         save_tensors(kernel, folder / KERNEL)
+    text = TagText.load(edits.folder, len(edits.vocabulary))
+    if text is not None:  # what a name means goes with the row that started from it
+        grown_Td = torch.cat([text.vector_Td, text.vector_Td[start]])
+        with open_tensors(edits.folder / TAG_TEXT) as file:
+            about = file.metadata()
+        replace(text, vector_Td=grown_Td).save(folder / TAG_TEXT, about)
     if (path := edits.folder / DECISION).is_file():
         with open_tensors(path) as file:
             header = file.metadata()
@@ -214,7 +221,8 @@ def _grow(edits: BundleEdits, folder: Path, parts: int, vocabulary: Vocabulary) 
         for key in ("shift_T", "gain_T", "offset_T", "cut_T", "slope_T"):
             if key in decision:
                 decision[key] = _with_columns(decision[key], start)
-        decision["shift_T"] += _less_sure(edits, decision["slope"], vocabulary)
+        slope = decision.get("slope_T", decision["slope"])
+        decision["shift_T"] += _less_sure(edits, slope, vocabulary)
         save_tensors(decision, folder / DECISION, header)
 
 

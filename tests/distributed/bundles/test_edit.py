@@ -23,6 +23,7 @@ from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import content_version, read_info, read_rules
 from drel_core.bundle.tag_edits import TagEdits
 from drel_core.bundle.tag_rules import TagRules
+from drel_core.bundle.text_vectors import TAG_TEXT, TagText
 from drel_core.decision.kernel import KernelHead
 from drel_core.errors import InputError
 from drel_core.images.backbone import TRUSTED
@@ -59,6 +60,7 @@ def bundle(tmp_path: Path) -> Path:
     KernelHead(*parts, floor=0.01 * one(1), factor=one(1), noise=0.02 * one(1)).save(
         folder / "kernel.safetensors"
     )
+    TagText.of(torch.eye(TAGS)).save(folder / TAG_TEXT)
     tags = [["tag-01", "tag-02"], ["tag-03"], ["tag-04", "tag-05"], []]
     rows = {
         "image_id": ["a", "b", "c", "d"],
@@ -133,6 +135,8 @@ def test_parts_start_as_the_tag_that_was_split(bundle: Path, tmp_path: Path) -> 
     folder = tmp_path / "new" / "model"
     kernel = KernelHead.load(folder, DIM, TAGS + 4)
     assert kernel is not None and torch.equal(kernel.weight_RT[:, TAGS], kernel.weight_RT[:, 5])
+    text = TagText.load(folder, TAGS + 4)
+    assert text is not None and torch.equal(text.vector_Td[TAGS], text.vector_Td[5])
     assert read_rules(folder).blocked == ("tag-05",)
     # A tag is split again, and the parts of the table stay in order.
     again = made(tmp_path / "new", tmp_path / "newer", split={"x": ("x1", "x2")})
