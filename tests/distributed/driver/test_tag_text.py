@@ -8,20 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+import jobs.train
 from distributed.driver import dry_run, tag_text, train, update
 from distributed.driver.in_process import launch
 from distributed.driver.update_config import UpdateConfig, UpdateData
+from distributed.storage.folder import Folder
 from distributed.training.config import TagsConfig, TrainConfig
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info
 from drel_core.bundle.text_vectors import TAG_TEXT, TagText
 from drel_core.errors import InputError
+from tests.helpers.commands import SMALL
+from tests.helpers.s3_server import Bucket
 from tests.helpers.stores import planted_table, write_planted
 from tests.helpers.training import small_config
 
@@ -183,8 +189,6 @@ def test_auto_is_what_the_run_was_begun_with_else_what_is_installed(
 
 
 def test_notes_of_before_names_were_looked_at_say_none(tmp_path: Path) -> None:
-    from distributed.storage.folder import Folder
-
     out = Folder.of(tmp_path)
     assert train.begun_text(out) is None
     (tmp_path / "fingerprint.json").write_text(json.dumps({"seed": 0}))
@@ -233,3 +237,42 @@ def test_an_update_adds_the_vectors_of_new_tags(
         assert not text.vector_Td[TAGS:].any()
     finally:
         source.write_bytes(held)
+
+
+def test_source_and_run_may_lie_on_s3(s3: Bucket, tmp_path: Path) -> None:
+    vectors = pq.read_table(write_vectors(tmp_path / "v.parquet"))
+    np.save(tmp_path / "v.npy", np.array(vectors["vector"].to_pylist()))
+    (tmp_path / "v.txt").write_text("\n".join(vectors["name"].to_pylist()))
+    bucket = Folder.of(s3.at("vectors"))
+    for name in ("v.npy", "v.txt"):
+        bucket.put(name, tmp_path / name)
+    here = config_in(tmp_path, tmp_path / "v.npy")
+    there = config_in(tmp_path, bucket.file("v.npy"), out=s3.at("out"))
+    for config in (here, there):
+        assert any("has a vector for 10 of 12" in line for line in run(config))
+        assert run(config)[-1].endswith("is trained already; scoring it")
+    (tmp_path / "copy").mkdir()
+    for name in (TAG_TEXT, TABLE):
+        Folder.of(there.out).fetch(f"model/{name}", tmp_path / "copy")
+        ours, theirs = (
+            load_file(at / "model" / name) for at in (Path(here.out), tmp_path / "copy")
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    with pytest.raises(InputError, match="no such file or folder"):
+        run(replace(there, tags=TagsConfig(text=bucket.file("w.npy")), out=str(tmp_path / "new")))
+
+
+def test_what_is_said_in_config_yaml_is_the_source_that_was_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_planted(tmp_path / "store.parquet", 120)
+    write_vectors(tmp_path / "v.parquet")
+    monkeypatch.chdir(tmp_path)
+    files = ["--data.train", "store.parquet", "--epochs", "1", "--decision.held_out", "0", *SMALL]
+    jobs.train.main([*files, "--out", "named", "--tags.text", "./v.parquet"], launch)
+    jobs.train.main([*files, "--out", "plain"], launch)
+    said = [
+        yaml.safe_load((tmp_path / out / "config.yaml").read_text())["tags"]["text"]
+        for out in ("named", "plain")
+    ]
+    assert said == [str(tmp_path / "v.parquet"), "none"]
