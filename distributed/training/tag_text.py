@@ -2,15 +2,11 @@
 
 With z_t the random row of tag t, v_t the text vector of its name and m the mean of all v_t, the row begins at
 
-    y_t = c (z_t + s P (v_t - m) / |v_t - m|)
+    y_t = (z_t + s P (v_t - m) / |v_t - m|) / sqrt(2)
 
-P is a fixed random matrix of standard normals, s ``model.embedding_std``, which z_t has as well. So tags
-whose names mean alike begin alike, and what is learned of one carries over to the others as long as they have
-few images. From there on rows are free: what a name says wrongly is unlearned. A tag without a text vector
-begins at z_t.
-
-Where rows are the latents (``model.tag_tower none``), c = 0.1: a short row turns quickly to where its images
-are. Where a tower reads rows, they keep their length, c = 1 / sqrt(2).
+P is a fixed random matrix of standard normals, s ``model.embedding_std``, which z_t has as well: rows are as
+long as random ones, and half of them is the name. Tags whose names mean alike begin alike. From there on rows
+are free: what a name says wrongly is unlearned. A tag without a text vector begins at z_t.
 
 The driver has written ``OUT/tag_text.safetensors`` before the workers start (``driver/tag_text.py``). A rank
 reads its own rows of it.
@@ -31,7 +27,6 @@ from drel_core.bundle.tensor_files import open_tensors
 from drel_core.bundle.text_vectors import TAG_TEXT
 from drel_core.model.towers import ModelConfig
 
-_SHORT = 0.1
 _BLOCK = 65_536
 
 
@@ -79,5 +74,4 @@ def started_rows(
     unit_nd = centred_nd / centred_nd.norm(dim=1, keepdim=True).clamp_min(1e-6)
     generator = torch.Generator().manual_seed(seed)
     map_dE = torch.randn(len(mean_d), config.tag_dim, generator=generator) * config.embedding_std
-    length = _SHORT if config.tag_tower == "none" else math.sqrt(0.5)
-    return torch.where(has_n1, length * (rows_nE + unit_nd @ map_dE), rows_nE)
+    return torch.where(has_n1, math.sqrt(0.5) * (rows_nE + unit_nd @ map_dE), rows_nE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -28,9 +27,9 @@ def write_text(folder: Path) -> RunText:
     return RunText(str(folder), {})
 
 
-def rows_of(text: RunText, tower: Literal["deep", "none"], seed: int = 3) -> torch.Tensor:
+def rows_of(text: RunText, seed: int = 3) -> torch.Tensor:
     """All rows, gathered over the ranks."""
-    model = ModelConfig(tag_dim=256, latent=256, tag_tower=tower, embedding_std=0.1)
+    model = ModelConfig(tag_dim=256, embedding_std=0.1)
     table = ShardedTagEmbedding(TAGS, model, TableConfig(), seed=3)
     start_by_names(table, model, text, seed)
     counts = table.split_pool(torch.arange(TAGS))[1]
@@ -41,14 +40,11 @@ def random_rows() -> torch.Tensor:
     return init_embedding_rows(torch.arange(TAGS), ModelConfig(embedding_std=0.1), 3)
 
 
-@pytest.mark.parametrize(("tower", "std"), [("none", 0.1 * 0.1 * 2**0.5), ("deep", 0.1)])
-def test_like_names_begin_alike_and_no_name_at_random(
-    tmp_path: Path, tower: Literal["deep", "none"], std: float
-) -> None:
-    row_TE = rows_of(write_text(tmp_path), tower)
+def test_like_names_begin_alike_and_no_name_at_random(tmp_path: Path) -> None:
+    row_TE = rows_of(write_text(tmp_path))
     assert torch.equal(row_TE[2], random_rows()[2])
     named_TE = row_TE[torch.arange(TAGS) != 2]
-    assert named_TE.std().item() == pytest.approx(std, rel=0.1)
+    assert named_TE.std().item() == pytest.approx(0.1, rel=0.1)
     alike = torch.cosine_similarity(row_TE[0], row_TE[1], dim=0)
     assert alike.item() == pytest.approx(0.5, abs=0.15)  # the other half is random
     assert torch.cosine_similarity(random_rows()[0], random_rows()[1], dim=0).abs() < 0.2
@@ -56,13 +52,13 @@ def test_like_names_begin_alike_and_no_name_at_random(
 
 def test_another_seed_is_another_map(tmp_path: Path) -> None:
     text = write_text(tmp_path)
-    assert torch.equal(rows_of(text, "none"), rows_of(text, "none"))
-    assert not torch.allclose(rows_of(text, "none"), rows_of(text, "none", seed=4))
+    assert torch.equal(rows_of(text), rows_of(text))
+    assert not torch.allclose(rows_of(text), rows_of(text, seed=4))
 
 
 def test_rows_are_the_same_at_any_world_size(tmp_path: Path) -> None:
     text = write_text(tmp_path)
-    one = rows_of(text, "none")
+    one = rows_of(text)
     for world in (2, 3):
-        for found in spawn_ranks(world, rows_of, tmp_path, text, "none"):
+        for found in spawn_ranks(world, rows_of, tmp_path, text):
             assert torch.allclose(found, one, rtol=0, atol=1e-7)
