@@ -122,6 +122,7 @@ def _write(bundle: Path, info: BundleInfo, folder: Path, form: Format) -> dict[s
         "D": model.image_dim,
         "L": model.latent,
         "T": len(vocabulary),
+        "unseen": int((vocabulary.counts == 0).sum()),
         "link": _link(method, decider),
         "knots": list(KNOTS),
         "level_tags": LEVEL_TAGS,
@@ -274,7 +275,8 @@ def _readme(described: dict[str, Any], pictures: bool, has_card: bool) -> str:
         "| --- | --- |",
         "| model.json | what the model is and how its image tower is read |",
         *([f"| {MODEL_CARD} | {_CARD_SAYS} |"] if has_card else []),
-        "| vocabulary.json | names and training counts of the tags, in the order of their rows |",
+        "| vocabulary.json | names and training counts of the tags, in the order of their rows"
+        + (f"; {about['unseen']} have none: known by name alone |" if about["unseen"] else " |"),
         f"| tags-*.safetensors | `tag` [n, {about['L']}] with the tag tower, M and the temperature applied; "
         "`bias` [n] with the frequency prior in it"
         + ("; the calibration is in both |" if about["decisions"] else " |"),

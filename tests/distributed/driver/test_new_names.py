@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
+from drel_core.export.export import export_bundle
 from tests.helpers.named_store import TAGS, NamedStore, write_named
 from tests.helpers.training import small_config
 
@@ -266,3 +268,24 @@ def test_new_tags_of_images_start_where_their_names_say(
     updated(folder, tmp_path / "v3", data=UpdateData(new=str(store.later)))
     assert "text" not in read_info(tmp_path / "v3" / "model").content
     assert float((load_tensors(tmp_path / "v3" / NEW_ROWS)["weight"] - first_nE).abs().max()) > 0.1
+
+
+def test_an_export_says_the_same_of_tags_by_name(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    """With a kernel, which has no evidence of them, and slopes of their own."""
+    folder, store = trained
+    updated(folder, tmp_path / "v1", tags=names_of(folder, store))
+    described = export_bundle(tmp_path / "v1" / "model", tmp_path / "export", "torch")
+    assert described["unseen"] == 4
+    assert "4 have none: known by name alone" in (tmp_path / "export" / "README.md").read_text()
+    rows, annotator = rows_of(store.test, tmp_path / "v1" / "model")
+    features_BD = rows.features_BD[:20]
+    path = tmp_path / "export" / "examples" / "annotate.py"
+    name_Bk, score_Bk = runpy.run_path(str(path))["annotate"](features_BD.numpy(), TAGS)
+    score_BT, tag_BT = annotator.annotate(features_BD, TAGS)
+    names = annotator.vocabulary.names
+    for row, (score_T, tag_T) in enumerate(zip(score_BT.tolist(), tag_BT.tolist(), strict=True)):
+        mine = {names[tag]: score for tag, score in zip(tag_T, score_T, strict=True)}
+        found = dict(zip(name_Bk[row].tolist(), score_Bk[row].tolist(), strict=True))
+        assert found == pytest.approx(mine, abs=1e-4)
