@@ -667,7 +667,7 @@ def test_tags_by_name_alone_are_marked(page: Page) -> None:
         page.fill("k", 12)
         page.annotated(row())
         page.press("show all 12")
-        marked = page.browser.find_elements(By.CSS_SELECTOR, "#grid li:has(.why)")
+        marked = page.browser.find_elements(By.CSS_SELECTOR, "#grid li:has(> .why)")
         assert [one.text.split("\n")[0] for one in marked] == [NAMES[0]]
         assert page.texts("#grid .why") == ["by its name alone"]
     finally:
