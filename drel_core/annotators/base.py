@@ -194,7 +194,8 @@ def choose_of(
     found = rules.choose(
         probability_BM, tag_BM, value_BM, min(k, annotator.num_tags), only_T=only_T
     )
-    depth = tag_BM.shape[1]
+    # A decision may look at fewer than it is given.
+    depth = tag_BM.shape[1] if decider is None else decider.candidates(k, how)
     enough = min(k, annotator.num_tags if only_T is None else int(only_T.sum()))
     while how != "threshold" and depth < annotator.num_tags:
         short = (found[2].sum(1) < enough).nonzero()[:, 0]
