@@ -1,7 +1,7 @@
 """How good are tags that a model knows by name alone, and what do a few images of them add?
 
     python -m benchmarks.unseen [--data FOLDER] [--text glove] [--take tags|images] [--seeds 0 1 2]
-    python -m benchmarks.unseen --part images [--images 1 3 10] [--starts random co-occurring text] ...
+    python -m benchmarks.unseen --part images [--images 1 3 10] [--starts random auto text] ...
 
 Every 9th tag of a set by frequency is taken out of the training images (--take tags), or the images that
 carry one (--take images). A model is trained on what is left, and gets these tags by `jobs.update --tags`.
@@ -191,7 +191,7 @@ def measure_images(folder: Path, new: list[str], given: argparse.Namespace, seed
             pq.write_table(some_images(later, new, images, seed), data)
         for start in given.starts:
             how: tuple[object, ...] = ("--start", start)
-            if start in ("text", "both"):
+            if start in ("text", "auto"):
                 how += ("--tags.text", given.text)
             if start == "named":
                 names = ("--tags", folder / "new.txt", "--tags.skip", "true")

@@ -25,6 +25,10 @@ from drel_core.bundle.tensor_files import open_tensors
 from drel_core.bundle.text_vectors import TAG_TEXT, text_source
 from drel_core.model.towers import ModelConfig, init_embedding_rows
 
+FEW_IMAGES = 10
+"""With so many, no start was better than a random one, and at 150 the tags of the same images made new tags
+too loud: they took places of old ones (docs/log.md)."""
+
 
 def init_new_tags(
     parent: ParentBundle,
@@ -41,11 +45,13 @@ def init_new_tags(
     random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
     tags on the same images, each by its number of common images over the root of its own count, plus
     a random row, so that no two tags start alike. text: where their names say, as tags without images
-    (``bundles/unseen_tags.py``); those without a text vector as in co-occurring.
+    (``bundles/unseen_tags.py``); those without a text vector as in co-occurring. Tags that are on enough
+    images start at random all the same, see ``StartBy``.
     """
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
-    if start.kind != "random" and len(new):
+    few_n = torch.from_numpy(start.has_few(count_T[parent.num_tags :]))
+    if start.kind != "random" and bool(few_n.any()):
         common_nT = _co_occurrence(names, parent.num_tags, selections, columns)
         weight_nT = common_nT @ sparse.diags_array(
             1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
@@ -59,9 +65,9 @@ def init_new_tags(
             part = share_nT[:, low:high]
             if part.nnz:
                 mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
-        rows_nE += torch.from_numpy(mean_nE).float()
+        rows_nE += torch.from_numpy(mean_nE).float() * few_n[:, None]
         if start.kind == "text" and start.source:
-            _start_by_name(rows_nE, parent, start)
+            _start_by_name(rows_nE, few_n, parent, start)
     with Folder.of(parent.out).writing(NEW_ROWS) as path:
         save_file({"weight": rows_nE.contiguous()}, path)
 
@@ -72,11 +78,13 @@ class StartBy:
 
     Attributes:
         kind: settled.
+        few: with fewer images a tag starts as ``kind`` says, else at random; None: every tag does.
         source: of text vectors; empty where there are none.
         vector_nd: text vectors of the new tags, zeros where a name has none.
     """
 
     kind: Start
+    few: int | None = None
     source: str = ""
     vector_nd: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
@@ -87,25 +95,35 @@ class StartBy:
         """Args:
         text: of the grown vocabulary, in ``out``.
         """
-        kind = settled_start(config, parent)
+        kind, few = settled_start(config, parent)
         if text is None:
-            return StartBy(kind)
+            return StartBy(kind, few)
         with out.local(TAG_TEXT) as path, open_tensors(path) as file:
             vector_nd = file.get_slice("vector")[parent.num_tags :]
-        return StartBy(kind, text.about["source"], vector_nd)
+        return StartBy(kind, few, text.about["source"], vector_nd)
+
+    def has_few(self, count_n: np.ndarray) -> np.ndarray:
+        """bool ``[n]``: which new tags start as ``kind`` says, by their images."""
+        return np.ones(len(count_n), bool) if self.few is None else count_n < self.few
 
 
-def settled_start(config: UpdateConfig, parent: ParentBundle) -> Start:
-    """What ``auto`` means here."""
+def settled_start(config: UpdateConfig, parent: ParentBundle) -> tuple[Start, int | None]:
+    """What ``auto`` means here: kind and ``few`` of ``StartBy``."""
     if config.start != "auto":
-        return config.start
+        return config.start, None
     has_text = bool(config.tags.text or text_source(read_info(parent.folder()).content))
-    return "text" if has_text else "co-occurring"
+    return "text" if has_text else "co-occurring", FEW_IMAGES
 
 
-def _start_by_name(rows_nE: Tensor, parent: ParentBundle, text: StartBy) -> None:
-    """Overwrite rows of new tags that have a text vector, in place."""
-    has_n, folder = text.vector_nd.any(1), parent.folder()
+def start_note(config: UpdateConfig, parent: ParentBundle) -> str:
+    """How new tags start, as a run that is taken up again compares it."""
+    kind, few = settled_start(config, parent)
+    return kind if few is None else f"{kind} below {few} images"
+
+
+def _start_by_name(rows_nE: Tensor, few_n: Tensor, parent: ParentBundle, text: StartBy) -> None:
+    """Overwrite rows of new tags with few images that have a text vector, in place."""
+    has_n, folder = text.vector_nd.any(1) & few_n, parent.folder()
     if not bool(has_n.any()):
         return
     info, vocabulary = read_info(folder), read_vocabulary(folder)

@@ -41,7 +41,7 @@ from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver import train
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.new_names import has_images, learning_from, names_of, names_only
-from distributed.driver.new_tags import StartBy, init_new_tags, settled_start
+from distributed.driver.new_tags import StartBy, init_new_tags, start_note
 from distributed.driver.tag_text import grown_text
 from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rule import UpdateRows, apply_update_rule
@@ -230,7 +230,7 @@ def plan_of(
         features=info.features,
         codebook=_codebook(bundle),
         fingerprint=train.fingerprint(training, survey).also(
-            {"parent": parent.version, "start": settled_start(config, parent)}
+            {"parent": parent.version, "start": start_note(config, parent)}
         ),
         parent=parent,
     )

@@ -84,7 +84,7 @@ class UpdateConfig(RunConfig):
     start: Start = "auto"
     """where new tags start. text: where their names say, by the model's text vectors or those of \
     --tags.text; co-occurring: near the tags of the same images; random; auto: text where there are text \
-    vectors, else co-occurring"""
+    vectors, else co-occurring, but random where a tag has 10 images or more"""
     batch_size: int = AUTO
     """images in a step, over all workers together; 0: as the model was trained; -1: by the numbers of rows, \
     at most that"""
