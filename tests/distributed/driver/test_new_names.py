@@ -255,7 +255,7 @@ def test_new_tags_of_images_start_where_their_names_say(
     """Their first rows are those of the map, and the bundle keeps the text vectors of all tags."""
     folder, store = trained
     tags = UpdateTags(text=str(store.vectors))
-    updated(folder, tmp_path / "v1", data=UpdateData(new=str(store.later)), tags=tags)
+    updated(folder, tmp_path / "v1", data=UpdateData(new=str(store.later)), tags=tags, start="text")
     updated(folder, tmp_path / "v2", tags=names_of(folder, store))
     first_nE = load_tensors(tmp_path / "v1" / NEW_ROWS)["weight"]
     names = read_vocabulary(tmp_path / "v1" / "model").names[-4:]
