@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distributed.storage.files import write_bytes
 from distributed.storage.folder import Folder
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag
 
@@ -87,19 +88,26 @@ class NameReader:
         self._read = {name: self._read[name] for name in sorted(found)}
         return list(self._read.values())
 
-    def names(self, known: frozenset[str] | set[str], source: str, dim: int) -> AddedNames | None:
-        """What a model does not know yet, each name once; None where there is nothing.
+    def names(
+        self, known: frozenset[str] | set[str], source: str, dim: int, rules: TagRules | None = None
+    ) -> AddedNames | None:
+        """What a model does not know yet, each tag once; None where there is nothing.
 
         Args:
             known: tags of the model.
             source, dim: of the model's text vectors; names with others are left out.
+            rules: of the model. It may have got them after a name was added: that may be another spelling of
+                a tag now, or blocked.
         """
         vectors: dict[str, Tensor] = {}
+        rules = rules or TagRules()
+        blocked = set(rules.blocked)
         for part in self.files():
             if part.source == source and part.vector_nd.shape[1] == dim:
                 for name, vector_d in zip(part.names, part.vector_nd, strict=True):
-                    if name not in known:
-                        vectors.setdefault(name, vector_d)
+                    tag = rules.tag_of(name)
+                    if tag not in known and tag not in blocked:
+                        vectors.setdefault(tag, vector_d)
         if not vectors:
             return None
         return AddedNames(source, tuple(vectors), torch.stack(list(vectors.values())))

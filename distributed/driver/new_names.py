@@ -111,7 +111,9 @@ def names_of(config: UpdateConfig, place: Folder, info: BundleInfo, log: Log) ->
     if text is None:
         text = BundleText.of(local_bundle(place.address), info, vocabulary, config.tags.text)
     already = planned.new if planned is not None else NewNames((), torch.empty(0, text.tags.dim))
-    added = reader.names({*vocabulary.names, *already.names}, text.source, text.tags.dim)
+    known = {*vocabulary.names, *already.names}
+    rules = read_rules(local_bundle(place.address))
+    added = reader.names(known, text.source, text.tags.dim, rules)
     if added is None:
         return planned
     log(

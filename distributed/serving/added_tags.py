@@ -10,6 +10,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.local_cache import cache_dir, cache_key
 from distributed.storage.resume import digest
 from drel_core.bundle.format import read_info, read_rules, read_vocabulary
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 
 _UNUSED_DAYS = 1
@@ -62,6 +64,15 @@ class NamedPlan:
         return str(at)
 
 
+class _Known(NamedTuple):
+    """What is asked of the bundle that answers at every look."""
+
+    version: str
+    names: frozenset[str]
+    text: BundleText | None
+    rules: TagRules | None
+
+
 class AddedTags:
     """The names that were added at this scorer, all replicas' alike.
 
@@ -72,7 +83,7 @@ class AddedTags:
     def __init__(self, feedback: str) -> None:
         self.feedback = feedback
         self._reader = NameReader(feedback)
-        self._known: tuple[str, frozenset[str], BundleText | None] = ("", frozenset(), None)
+        self._known = _Known("", frozenset(), None, None)
 
     def plan(self, place: Folder, version: str) -> NamedPlan | None:
         """What is to be added to a bundle; None where there is nothing.
@@ -82,18 +93,18 @@ class AddedTags:
         """
         if not self._reader.files():
             return None
-        if self._known[0] != version:
+        if self._known.version != version:
             folder = local_bundle(place.address)
             info, vocabulary = read_info(folder), read_vocabulary(folder)
             try:
                 text: BundleText | None = BundleText.of(folder, info, vocabulary)
             except InputError:  # a bundle without text vectors: nothing can be added to it
                 text = None
-            self._known = version, frozenset(vocabulary.names), text
-        _, known, text = self._known
+            self._known = _Known(version, frozenset(vocabulary.names), text, read_rules(folder))
+        _, known, text, rules = self._known
         if text is None:
             return None
-        new = self._reader.names(known, text.source, text.tags.dim)
+        new = self._reader.names(known, text.source, text.tags.dim, rules)
         if new is None:
             return None
         return NamedPlan(f"{version}{_MARK}{digest(new.names)[:8]}", place, new)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from distributed.data.added_names import FOLDER, NameReader
+from distributed.data.added_names import FOLDER, AddedNames, NameReader, append_names
 from distributed.data.feedback import Correction, append
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
@@ -25,7 +26,7 @@ from distributed.serving.service import ScorerService
 from distributed.training.config import TrainConfig, with_option
 from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.errors import InputError
-from tests.helpers.named_store import NamedStore, write_named
+from tests.helpers.named_store import TEXT, NamedStore, write_named
 from tests.helpers.training import small_config
 
 
@@ -166,6 +167,33 @@ def test_an_update_takes_them_along(model: tuple[Path, NamedStore], tmp_path: Pa
         assert service.model.version == read_info(tmp_path / "v2" / "model").version
 
     serving(tmp_path / "v2", feedback, taken)
+
+
+def test_rules_that_a_model_got_later_hold_for_names(
+    model: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    """A name that was added is blocked or another spelling by now, as after jobs.tags --rename."""
+    path, store = model
+    names, feedback = store.unseen[:3], tmp_path / "feedback"
+    append_names(str(feedback), AddedNames(str(store.vectors), names, torch.eye(3, TEXT)))
+    shutil.copytree(path / "model", tmp_path / "v1" / "model")
+    (tmp_path / "v1" / "model" / "vocabulary.yaml").write_text(
+        f"aliases:\n  {names[0]}: name 00x\n  {names[2]}: a word\nblocked: [{names[1]}]\n"
+    )
+
+    async def listed(ask: Ask, service: ScorerService) -> None:
+        _, found = await ask("GET", "/v1/tags?limit=1000")
+        tags = [one["tag"] for one in found["tags"]]
+        assert "a word" in tags and not {*names} & {*tags}
+        assert len(service.model.ready().names) == len(read_vocabulary(path / "model")) + 1
+
+    serving(tmp_path / "v1", feedback, listed)
+    config = UpdateConfig(
+        model=str(tmp_path / "v1"), out=str(tmp_path / "v2"), from_feedback=str(feedback)
+    )
+    update.run(config, lambda line: None, launcher=launch)
+    before, after = (read_vocabulary(tmp_path / one / "model").names for one in ("v1", "v2"))
+    assert after == (*before, "a word")
 
 
 def test_what_cannot_be_added_is_said(model: tuple[Path, NamedStore], tmp_path: Path) -> None:
