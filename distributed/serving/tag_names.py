@@ -105,13 +105,14 @@ class TagNames:
         return tags
 
     def id_of(self, tag: str) -> int:
-        """Of a tag as it is written, or else as ``clean_tag`` writes it.
+        """Of a tag as it is written, or else as ``clean_tag`` writes it; of another spelling that of its tag,
+        where the model has that.
 
         Raises:
             KeyError: no such tag.
         """
         clean = clean_tag(tag)
-        for name in (tag, clean, self._rules.tag_of(clean)):
+        for name in (self._rules.tag_of(tag), self._rules.tag_of(clean), tag, clean):
             key = name.casefold()
             place = bisect_left(self._keys, key)
             while place < len(self._keys) and self._keys[place] == key:

@@ -109,6 +109,7 @@ def test_tags_are_found_by_other_spellings(served: ServedModel) -> None:
     assert len(every) == 10 and not {"tag-00", "tag-02"} & set(every)
     assert found(served, "tag-00") == [("tag-07", "tag-00")]
     assert served.tag_names.id_of(" Hunde") == 3
+    assert served.tag_names.id_of("tag-00") == 7  # which is another spelling, with a row of its own
     near = served.neighbours("Hunde", 20)
     assert near is not None and len(near) == 9 and not {"tag-00", "tag-02"} & {t for t, _ in near}
 
