@@ -39,7 +39,7 @@ from drel_core.bundle.safe_loading import check_files, load_tensors
 from drel_core.bundle.tag_edits import EditedVocabulary, TagEdits, edited
 from drel_core.bundle.tag_rules import VOCABULARY_FILE, TagRules
 from drel_core.bundle.tensor_files import open_tensors, save_tensors
-from drel_core.bundle.text_vectors import TAG_TEXT, TagText
+from drel_core.bundle.text_vectors import TAG_TEXT, TagText, text_source
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL
@@ -176,6 +176,8 @@ def _write(edits: BundleEdits, folder: Path) -> str:
     if grown:
         about["table_parts"] = parts + 1
         _grow(edits, folder, parts, vocabulary)
+        if (text := TagText.load(folder, len(vocabulary))) and (source := text_source(about)):
+            about["text"] = text.describe(source)
     _edit_kept_rows(edits, folder)
     if after.rules:
         (folder / VOCABULARY_FILE).write_text(after.rules.to_yaml(), encoding="utf-8")

@@ -71,7 +71,8 @@ class BundleText:
             source: see ``drel_core/text/vectors.py``; empty: the one that the bundle names.
 
         Raises:
-            InputError: neither names a source, or the source cannot be opened.
+            InputError: neither names a source, the source cannot be opened, or gives other vectors than the
+                bundle keeps.
         """
         kept, named = TagText.load(folder, len(vocabulary)), text_source(info.content)
         wanted = source or named
@@ -81,6 +82,7 @@ class BundleText:
                 "e.g. --tags.text glove"
             )
         opened: list[TextVectors] = []
+        compared: list[bool] = []
 
         def vectors(names: Sequence[str]) -> tuple[Tensor, Tensor]:
             if not opened:
@@ -90,6 +92,11 @@ class BundleText:
                     f"text vectors {wanted}: {opened[0].dim} numbers, but the model keeps vectors of "
                     f"{kept.dim}; give --tags.text the source that it was trained with"
                 )
+            if kept is not None and wanted == named and not compared:
+                tags = kept.some()
+                found_nd = opened[0].vectors([vocabulary.names[tag] for tag in tags])[0]
+                kept.check_same(tags, found_nd, wanted)
+                compared.append(True)
             return opened[0].vectors(names)
 
         if kept is None or wanted != named:

@@ -133,12 +133,14 @@ def grown_text(
         vector_nd = torch.zeros(len(new), held.dim, dtype=torch.float16)
         try:
             if new:
-                found_nd = look_up(source, new, log)
-                if found_nd.shape != vector_nd.shape:
+                old = held.some()
+                found_nd = look_up(source, [*(names[tag] for tag in old), *new], log)
+                if found_nd.shape[1] != held.dim:
                     raise InputError(
                         f"text vectors {source}: {found_nd.shape[1]} numbers a name, the model has {held.dim}"
                     )
-                vector_nd = found_nd
+                held.check_same(old, found_nd[: len(old)], source)
+                vector_nd = found_nd[len(old) :]
         except InputError as error:
             log(f"WARNING: new tags have no text vectors: {error}")
         # The mean stays: what was fitted to the parent's vectors goes on to fit.

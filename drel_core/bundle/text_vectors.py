@@ -24,6 +24,9 @@ from drel_core.bundle.tensor_files import save_tensors
 from drel_core.errors import InputError
 
 TAG_TEXT = "tag_text.safetensors"
+_COMPARED, _ALIKE = 50, 0.9
+"""Tags whose vectors are compared with what a source gives, and the least cosine of the middle one. A tag
+that was renamed or split off keeps the vector of its old name, so that some may differ."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,30 @@ class TagText:
     @property
     def dim(self) -> int:
         return self.vector_Td.shape[1]
+
+    def some(self) -> list[int]:
+        """Ids of some tags with a vector, for ``check_same``."""
+        tag_n = self.has_T.nonzero()[:, 0]
+        every = max(1, -(-len(tag_n) // _COMPARED))
+        tags: list[int] = tag_n[::every].tolist()
+        return tags
+
+    def check_same(self, tags: list[int], found_nd: Tensor, source: str) -> None:
+        """A file may hold other vectors now: beside those that are kept, they would mean nothing.
+
+        Args:
+            tags: see ``some``.
+            found_nd: what the source gives for their names, zeros where it gives nothing.
+
+        Raises:
+            InputError: the source gives other vectors than those that are kept.
+        """
+        cosine_n = (found_nd.float() * self.vector_Td[tags].float()).sum(1)[found_nd.any(1)]
+        if len(cosine_n) and float(cosine_n.median()) < _ALIKE:
+            raise InputError(
+                f"text vectors {source}: it gives other vectors than those that the model keeps for the same "
+                "names; give the source that the model was trained with, or the new one under another path"
+            )
 
     def describe(self, source: str) -> dict[str, Any]:
         """What ``config.json`` says of them."""

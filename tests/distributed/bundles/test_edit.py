@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -117,6 +118,9 @@ def test_a_merged_or_removed_tag_is_never_an_answer(bundle: Path, tmp_path: Path
 
 
 def test_parts_start_as_the_tag_that_was_split(bundle: Path, tmp_path: Path) -> None:
+    about = json.loads((bundle / "config.json").read_text())
+    about["text"] = {"source": "words.npy", "dim": TAGS, "tags": TAGS}
+    (bundle / "config.json").write_text(json.dumps(about))
     before = load_bundle(bundle)
     assert isinstance(before, DRELAnnotator)
     after = made(
@@ -137,6 +141,7 @@ def test_parts_start_as_the_tag_that_was_split(bundle: Path, tmp_path: Path) -> 
     assert kernel is not None and torch.equal(kernel.weight_RT[:, TAGS], kernel.weight_RT[:, 5])
     text = TagText.load(folder, TAGS + 4)
     assert text is not None and torch.equal(text.vector_Td[TAGS], text.vector_Td[5])
+    assert after.info.content["text"] == {"source": "words.npy", "dim": TAGS, "tags": TAGS + 4}
     assert read_rules(folder).blocked == ("tag-05",)
     # A tag is split again, and the parts of the table stay in order.
     again = made(tmp_path / "new", tmp_path / "newer", split={"x": ("x1", "x2")})

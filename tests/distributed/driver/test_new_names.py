@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +33,7 @@ from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
-from tests.helpers.named_store import TAGS, NamedStore, write_named
+from tests.helpers.named_store import TAGS, TEXT, NamedStore, write_named
 from tests.helpers.training import small_config
 
 
@@ -225,6 +226,30 @@ def test_names_as_people_write_them(tmp_path: Path) -> None:
         read_names(str(tmp_path / "other.txt"))
     with pytest.raises(InputError, match=r"cannot be read|names no file"):
         read_names(str(tmp_path))
+
+
+def test_a_source_that_gives_other_vectors_now_is_not_believed(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    """Beside the vectors that the model keeps they would put names anywhere."""
+    folder, store = trained
+    vectors, names = tmp_path / "vectors.parquet", tmp_path / "names.txt"
+    shutil.copy(store.vectors, vectors)
+    names.write_text(f"{store.unseen[0]}\n")
+    updated(folder, tmp_path / "v0", tags=UpdateTags(new=str(names), text=str(vectors)))
+    table = pq.read_table(vectors)
+    other = np.random.default_rng(1).normal(size=(len(table), TEXT)).astype(np.float32)
+    column = pa.array(list(other), pa.list_(pa.float32()))
+    pq.write_table(table.set_column(1, "vector", column), vectors)
+    names.write_text(f"{store.unseen[1]}\n")
+    for text in ("", str(vectors)):
+        with pytest.raises(InputError, match="gives other vectors than those that the model keeps"):
+            updated(tmp_path, tmp_path / "v1", tags=UpdateTags(new=str(names), text=text))
+    said = updated(tmp_path, tmp_path / "v2", data=UpdateData(new=str(store.later)))
+    assert any("new tags have no text vectors" in line and "other vectors" in line for line in said)
+    # New names alone are no other vectors.
+    pq.write_table(pq.read_table(store.vectors).slice(TAGS - 4), vectors)
+    updated(tmp_path, tmp_path / "v3", tags=UpdateTags(new=str(names)))
 
 
 def test_the_rules_of_a_model_hold_for_names(
