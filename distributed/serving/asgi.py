@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distributed.serving.auth import Api, BearerAuth
@@ -112,7 +113,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
         f"{request.method} {request.url.path}: {error.detail}; see /docs",
     )
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # the framework names the methods of the first route alone
+        answer.headers["Allow"] = ", ".join(_methods(request))
     return answer
+
+
+def _methods(request: Request) -> list[str]:
+    """What the routes of a path take."""
+    routes = (
+        route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE
+    )
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:

@@ -379,7 +379,7 @@ def test_requests_made_from_the_schema_find_no_fault(server: Server, tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "18 passed" in done.stdout
+    assert "19 passed" in done.stdout
 
 
 def test_a_new_version_takes_over_under_load_and_a_broken_one_does_not(server: Server) -> None:

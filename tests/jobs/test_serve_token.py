@@ -169,7 +169,7 @@ def test_requests_made_from_the_schema_find_no_way_in(guarded: Server, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "18 passed" in done.stdout
+    assert "19 passed" in done.stdout
 
 
 def session_of(process: subprocess.Popen[str]) -> Path:

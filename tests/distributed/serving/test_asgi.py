@@ -35,7 +35,7 @@ class FakeService:
         self.takes_features = True
         self.blocks = (FeatureBlock("deep", 3), FeatureBlock("low", 1))
         self.names = np.array(["a", "b", "c"], dtype=object)
-        self.rules = None
+        self.rules = self.unseen_T = None
 
     def members(self, group: str | None) -> None:
         """It has no groups."""
