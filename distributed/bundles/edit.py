@@ -267,15 +267,20 @@ def _rows(folder: Path, parts: int, tag_n: Tensor) -> tuple[Tensor, Tensor | Non
 
 
 def _edit_kept_rows(edits: BundleEdits, folder: Path) -> None:
-    """The training rows that the bundle keeps, with the tags that they have now. A split tag stays: which of
-    its parts they have is not known."""
+    """The training rows that the bundle keeps, with the tags that they have now. Rows with a split tag go:
+    nobody has said which of its parts they have, and without any an update would learn that they have none.
+    """
     path = edits.folder / RESERVOIR
     if not path.is_file():
         return
     made, rows = edits.edits, pq.read_table(path)
     column = one_chunk(rows.column("tags"))
-    found = edited_column(column, lambda tag: (tag,) if tag in made.split else made.becomes(tag))
-    if not found.changed_B.any():
+    split = edited_column(column, lambda tag: () if tag in made.split else (tag,)).changed_B
+    if split.any():
+        rows = rows.filter(pa.array(~split))
+        column = one_chunk(rows.column("tags"))
+    found = edited_column(column, made.becomes)
+    if not split.any() and not found.changed_B.any():
         shutil.copyfile(path, folder / RESERVOIR)
         return
     place = rows.schema.names.index("tags")

@@ -149,6 +149,14 @@ def test_parts_start_as_the_tag_that_was_split(bundle: Path, tmp_path: Path) -> 
     torch.testing.assert_close(again.tag_TL[-1], after.tag_TL[TAGS])
 
 
+def test_kept_rows_of_a_split_tag_go(bundle: Path, tmp_path: Path) -> None:
+    """Rehearsed without a part, they would teach that their images have none."""
+    made(bundle, tmp_path / "new", split={"tag-02": ("x", "y")}, rename={"tag-03": "z"})
+    kept = pq.read_table(tmp_path / "new" / "model" / RESERVOIR)
+    assert kept["tags"].to_pylist() == [["z"], ["tag-04", "tag-05"], []]
+    assert kept["image_id"].to_pylist() == ["b", "c", "d"]
+
+
 def test_rules_can_be_replaced_and_a_merge_undone(bundle: Path, tmp_path: Path) -> None:
     made(bundle, tmp_path / "one", merge={"tag-01": "tag-02"})
     made(tmp_path / "one", tmp_path / "two", TagRules(blocked=("tag-07",)))
