@@ -26,8 +26,7 @@ from drel_core.bundle.text_vectors import TAG_TEXT, text_source
 from drel_core.model.towers import ModelConfig, init_embedding_rows
 
 FEW_IMAGES = 10
-"""With so many, no start was better than a random one, and at 150 the tags of the same images made new tags
-too loud: they took places of old ones (docs/log.md)."""
+"""With so many images a tag's name adds nothing (docs/log.md)."""
 
 
 def init_new_tags(
@@ -45,13 +44,13 @@ def init_new_tags(
     random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
     tags on the same images, each by its number of common images over the root of its own count, plus
     a random row, so that no two tags start alike. text: where their names say, as tags without images
-    (``bundles/unseen_tags.py``); those without a text vector as in co-occurring. Tags that are on enough
-    images start at random all the same, see ``StartBy``.
+    (``bundles/unseen_tags.py``); those without a text vector at random. Tags that are on enough images
+    start at random all the same, see ``StartBy``.
     """
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
     few_n = torch.from_numpy(start.has_few(count_T[parent.num_tags :]))
-    if start.kind != "random" and bool(few_n.any()):
+    if start.kind == "co-occurring" and bool(few_n.any()):
         common_nT = _co_occurrence(names, parent.num_tags, selections, columns)
         weight_nT = common_nT @ sparse.diags_array(
             1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
@@ -66,8 +65,8 @@ def init_new_tags(
             if part.nnz:
                 mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
         rows_nE += torch.from_numpy(mean_nE).float() * few_n[:, None]
-        if start.kind == "text" and start.source:
-            _start_by_name(rows_nE, few_n, parent, start)
+    if start.kind == "text" and start.source:
+        _start_by_name(rows_nE, few_n, parent, start)
     with Folder.of(parent.out).writing(NEW_ROWS) as path:
         save_file({"weight": rows_nE.contiguous()}, path)
 
@@ -108,11 +107,12 @@ class StartBy:
 
 
 def settled_start(config: UpdateConfig, parent: ParentBundle) -> tuple[Start, int | None]:
-    """What ``auto`` means here: kind and ``few`` of ``StartBy``."""
+    """What ``auto`` means here: kind and ``few`` of ``StartBy``. At a million images rare tags that began
+    near the tags of their images were too loud: they took places of old ones (docs/log.md)."""
     if config.start != "auto":
         return config.start, None
     has_text = bool(config.tags.text or text_source(read_info(parent.folder()).content))
-    return "text" if has_text else "co-occurring", FEW_IMAGES
+    return ("text", FEW_IMAGES) if has_text else ("random", None)
 
 
 def start_note(config: UpdateConfig, parent: ParentBundle) -> str:

@@ -83,8 +83,8 @@ class UpdateConfig(RunConfig):
     """least number of rehearsed rows for each new one; rows are repeated to reach it"""
     start: Start = "auto"
     """where new tags start. text: where their names say, by the model's text vectors or those of \
-    --tags.text; co-occurring: near the tags of the same images; random; auto: text where there are text \
-    vectors, else co-occurring, but random where a tag has 10 images or more"""
+    --tags.text; co-occurring: near the tags of the same images; random; auto: text for tags with fewer than \
+    10 images where there are text vectors, else random"""
     batch_size: int = AUTO
     """images in a step, over all workers together; 0: as the model was trained; -1: by the numbers of rows, \
     at most that"""
