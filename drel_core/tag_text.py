@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 _UNSEEN = "\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff"
 TRIMMED = "".join(
@@ -13,6 +14,12 @@ TRIMMED = "".join(
     if c.isspace() or c in _UNSEEN or (c < "\u00a0" and unicodedata.category(c) == "Cc")
 )
 """What no tag begins or ends with: blanks, control characters, and characters that show nothing."""
+
+
+def some_names(names: Sequence[str], most: int = 10) -> str:
+    """Some of many names, for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name[:60]) for name in names[:most]) + more
 
 
 def clean_tag(text: str) -> str:

@@ -12,7 +12,6 @@ import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +45,6 @@ from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError
 
 SPLITTING = ("drel", "wsabie")
-_WRITTEN = ("format", "method", "version", "written_by", "num_tags")
-"""What ``write_bundle`` says itself."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def edit_bundle(edits: BundleEdits, out: Folder, log: Log) -> str:
 
 def _write(edits: BundleEdits, folder: Path) -> str:
     info, after = edits.info, edits.after
-    about: dict[str, Any] = {key: info.content[key] for key in info.content if key not in _WRITTEN}
+    about = info.carried
     grown = bool(after.start)
     parts = int(about.get("table_parts", 0))
     apart = {CONFIG, CARD, "vocabulary.json", VOCABULARY_FILE, RESERVOIR}

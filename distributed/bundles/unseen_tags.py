@@ -307,10 +307,8 @@ def add_unseen(
 
 def _about(info: BundleInfo, parts: int, added: int, text: dict[str, Any]) -> dict[str, Any]:
     """``config.json`` of a bundle that got names."""
-    own = ("format", "method", "version", "written_by", "num_tags")
-    kept = {name: value for name, value in info.content.items() if name not in own}
     return {
-        **kept,
+        **info.carried,
         "table_parts": parts,
         "parent": info.version,
         "new_images": 0,

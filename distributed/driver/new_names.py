@@ -20,11 +20,10 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.errors import InputError
-from drel_core.tag_text import clean_tag
+from drel_core.tag_text import clean_tag, some_names
 
 LONGEST = 1000
 """Characters of a tag."""
-_SHOWN = 10
 NAMED = "with_names"
 """In the ``--out`` of an update that learns from images as well: the bundle with the names, which it starts
 from."""
@@ -118,7 +117,7 @@ def names_of(config: UpdateConfig, place: Folder, info: BundleInfo, log: Log) ->
         return planned
     log(
         f"{config.from_feedback}: {counted(len(added.names), 'tag')} added by name at the scorer: "
-        f"{shown(added.names)}"
+        f"{some_names(added.names)}"
     )
     vector_nd = torch.cat([already.vector_nd, added.vector_nd])
     return NamePlan(text, NewNames((*already.names, *added.names), vector_nd))
@@ -146,7 +145,7 @@ def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> N
     if blocked := [
         name for name in names if rules is not None and rules.tag_of(name) in rules.blocked
     ]:
-        log(f"{path}: left out, since the model's rules block them: {shown(blocked)}")
+        log(f"{path}: left out, since the model's rules block them: {some_names(blocked)}")
         names = [name for name in names if name not in blocked]
     fresh = unknown_names(names, vocabulary, rules)
     if known := len(names) - len(fresh):
@@ -156,7 +155,7 @@ def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> N
     if without := [name for name, has in zip(fresh, has_n.tolist(), strict=True) if not has]:
         said = (
             f"{path}: {counted(len(without), 'name')} without a text vector ({text.source}): "
-            f"{shown(without)}"
+            f"{some_names(without)}"
         )
         if not tags.skip:
             raise InputError(
@@ -177,12 +176,6 @@ def unknown_names(
     return [name for name in tags if name not in known]
 
 
-def shown(names: Sequence[str]) -> str:
-    """Some of many names, for a message."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name[:60]) for name in names[:_SHOWN]) + more
-
-
 def add_names(plan: NamePlan, place: Folder, info: BundleInfo, out: Folder, log: Log) -> None:
     """Leave a bundle with the names in the folder ``out``, unless it is there."""
     folder, new = local_bundle(place.address), plan.new
@@ -192,7 +185,7 @@ def add_names(plan: NamePlan, place: Folder, info: BundleInfo, out: Folder, log:
         add_unseen(place, folder, info, named, new, out)
     log(
         f"version {info.version} with {info.num_tags} tags gets {counted(len(new.names), 'tag')} by name "
-        f"alone: {shown(new.names)}"
+        f"alone: {some_names(new.names)}"
     )
 
 
@@ -217,7 +210,7 @@ def dry_run_names(plan: NamePlan, info: BundleInfo, out: Folder, log: Log) -> No
         train.check_begun(out, plan.fingerprint(info))
         log(
             f"version {info.version} with {info.num_tags} tags would get "
-            f"{counted(len(plan.new.names), 'tag')} by name alone: {shown(plan.new.names)}"
+            f"{counted(len(plan.new.names), 'tag')} by name alone: {some_names(plan.new.names)}"
         )
 
 

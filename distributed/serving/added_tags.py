@@ -25,6 +25,7 @@ from distributed.storage.resume import digest
 from drel_core.bundle.format import read_info, read_rules, read_vocabulary
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
+from drel_core.tag_text import some_names
 
 _UNUSED_DAYS = 1
 _MARK = ".names-"
@@ -116,11 +117,11 @@ class AddedTags:
             ApiError: 422, the model cannot have tags by name, or a name cannot be one; 503, they cannot be
                 kept.
         """
-        rules = read_rules(served.folder)
+        rules = None if served.rules is None else served.rules.rules
         if blocked := sorted(
             {name for name in names if rules and rules.tag_of(name) in rules.blocked}
         ):
-            raise ApiError(422, "blocked_tag", f"the model's rules block {_shown(blocked)}")
+            raise ApiError(422, "blocked_tag", f"the model's rules block {some_names(blocked)}")
         tags = list(dict.fromkeys(names if rules is None else map(rules.tag_of, names)))
         known = set(served.annotator.vocabulary.names)
         fresh = [tag for tag in tags if tag not in known]
@@ -134,19 +135,14 @@ class AddedTags:
                 raise ApiError(
                     422,
                     "no_vector",
-                    f"no text vector ({text.source}) for {_shown(without)}; a tag cannot be scored by such a "
-                    "name",
+                    f"no text vector ({text.source}) for {some_names(without)}; a tag cannot be scored by "
+                    "such a name",
                 )
             try:
                 append_names(self.feedback, AddedNames(text.source, tuple(fresh), vector_nd))
             except (OSError, pa.ArrowException):
                 raise ApiError(503, "not_kept", "tags cannot be kept at the moment") from None
         return fresh, [tag for tag in tags if tag in known]
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(repr(name[:60]) for name in names[:10]) + more
 
 
 def _remove_old(folder: Path) -> None:

