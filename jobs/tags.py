@@ -325,7 +325,7 @@ def _edit_store(config: TagsConfig, dry: bool) -> None:
     if out is not None:
         check_out(config.data, out)
     counts = TagReader.open(config.data, config.columns).counts()
-    after_rules = {tag for name in counts.names for tag in rules.applied([name])}
+    after_rules = {tag for name in counts.names for tag in rules.applied([name], keep_split=True)}
     checked = edits.checked(after_rules)
     assigned = []
     if checked.split:
@@ -339,7 +339,7 @@ def _edit_store(config: TagsConfig, dry: bool) -> None:
         raise InputError("--assign is for --split; leave it out, or split a tag")
 
     def becomes(name: str) -> list[str]:
-        tags = rules.applied([name])
+        tags = rules.applied([name], keep_split=True)
         return [
             new
             for tag in tags

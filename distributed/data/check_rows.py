@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.data.canonical_tags import CanonicalTags
+from distributed.data.canonical_tags import CanonicalTags, RuledPairs
 from distributed.data.columns import Columns
 from distributed.data.feature_store import (
     RowGroupSlice,
@@ -25,7 +25,8 @@ from distributed.data.feature_store import (
 from distributed.data.feature_sums import FeatureSums, feature_sums
 from distributed.data.plain_types import check_text
 from distributed.data.row_hash import hash_ids, is_drawn
-from distributed.data.tag_values import clean_values
+from distributed.data.tag_values import TagCodes, sorted_unique
+from drel_core.bundle.tag_rules import TagRules
 
 BadRow = tuple[int, str]
 """Row number of the file and what is wrong with it."""
@@ -93,6 +94,8 @@ class UnitSurvey:
     bad: list[BadRow]
     bad_or_tagless: np.ndarray
     tagless: int
+    undecided: dict[str, np.ndarray]
+    """tag that is split to the rows that have it and none of its parts"""
     validation: np.ndarray
     watch: np.ndarray
     options: SurveyOptions
@@ -112,7 +115,9 @@ def survey_unit(
     Args:
         unit: which rows.
         known_bad: rows that other units show to be bad.
-        canonical: what the rules make of tags; a row that loses all of them has none.
+        canonical: what the rules make of tags; a row that loses all of them has none. A row with a tag that
+            is split and none of its parts is left out: every tag that a row does not name is irrelevant to
+            it, and it would teach that it has no part.
 
     Raises:
         InputError: the unit cannot be read. Bad rows are no error here, see ``merge_surveys``.
@@ -131,22 +136,24 @@ def survey_unit(
     dims = options.dims or (options.image_dim,)
     dense, dense_B = _check_lengths(features, columns, dims, faults)
     tag_values, offsets = flat_tags(tags)
-    tag_values = clean_values(tag_values)
-    row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
-    unusable = pc.fill_null(pc.equal(tag_values, ""), True).to_numpy(zero_copy_only=False)
-    bad_tag_B = np.bincount(row_of_tag[unusable], minlength=unit.rows) > 0
-    stored_tags = tag_values, offsets
-    if canonical:
-        tag_values, offsets = canonical.applied(tag_values, offsets)
-        row_of_tag = np.repeat(np.arange(unit.rows), np.diff(offsets))
-    tagless_B = np.diff(offsets) == 0
+    codes = TagCodes.of(tag_values)
+    row_n = np.repeat(np.arange(unit.rows), np.diff(offsets))
+    bad_tag_B = np.zeros(unit.rows, dtype=bool)
+    bad_tag_B[row_n[codes.is_empty_n]] = True
+    found = (canonical or CanonicalTags(TagRules())).pairs(codes, row_n)
+    undecided_B, tagless_B = np.zeros(unit.rows, dtype=bool), np.ones(unit.rows, dtype=bool)
+    for row in found.undecided.values():
+        undecided_B[row] = True
+    tagless_B[found.row_m] = False
+    tagless_B &= ~undecided_B & ~bad_tag_B
     held_B = np.zeros(unit.rows, dtype=bool)
     validation = options.validation
     if validation is not None and validation.fraction > 0:
         held_B = is_drawn(id_B, validation.fraction, "validation", validation.seed)
 
     # Checks the values and, over the rows that nothing else speaks against, sums them.
-    train_B = ~(_has_fault(faults, unit.rows) | bad_tag_B | tagless_B | held_B)
+    left_out_B = bad_tag_B | tagless_B | undecided_B
+    train_B = ~(_has_fault(faults, unit.rows) | left_out_B | held_B)
     chosen_B = train_B if options.statistics else None
     value_nD = feature_matrix(dense).reshape(-1, sum(dims))
     sums = feature_sums(value_nD, None if chosen_B is None else chosen_B[dense_B], options.power)
@@ -155,10 +162,10 @@ def survey_unit(
 
     bad_B = _has_fault(faults, unit.rows)
     tagless_B &= ~bad_B
-    usable_B = ~bad_B & ~tagless_B
+    usable_B = ~bad_B & ~tagless_B & ~undecided_B
     held_B &= usable_B
     train_B = usable_B & ~held_B
-    names, count = _count_tags(tag_values, row_of_tag, train_B)
+    names, count = _count_tags(found, train_B)
     watch_B = np.zeros(unit.rows, dtype=bool)
     if (watch := options.watch) is not None:
         watch_B = train_B & is_drawn(id_B, watch.share, "watch", watch.seed)
@@ -174,10 +181,11 @@ def survey_unit(
         bad=[(unit.file_row + row, text) for row, text in sorted(faults.items())],
         bad_or_tagless=unit.file_row + np.flatnonzero(~usable_B),
         tagless=int(tagless_B.sum()),
+        undecided={tag: unit.file_row + row[~bad_B[row]] for tag, row in found.undecided.items()},
         validation=unit.file_row + np.flatnonzero(held_B),
         watch=unit.file_row + np.flatnonzero(watch_B),
         options=options,
-        content=_content(id_hash, value_nD, *stored_tags),
+        content=_content(id_hash, value_nD, codes.values, offsets),
     )
 
 
@@ -282,15 +290,13 @@ def _note_values(
         faults.setdefault(int(place[row]), said)
 
 
-def _count_tags(
-    tag_values: pa.Array, row_of_tag: np.ndarray, train_B: np.ndarray
-) -> tuple[pa.Array, np.ndarray]:
+def _count_tags(found: RuledPairs, train_B: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     """Tags of training rows and in how many of them each is."""
-    encoded = pc.dictionary_encode(pc.fill_null(tag_values, ""))
-    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    names = encoded.dictionary
-    pair = np.unique((row_of_tag * max(len(names), 1) + code)[train_B[row_of_tag]])
-    count = np.bincount(pair % max(len(names), 1), minlength=len(names))
+    names, size = found.names, max(len(found.names), 1)
+    key_m = found.row_m * size + found.id_m
+    if not train_B.all():
+        key_m = key_m[train_B[found.row_m]]
+    count = np.bincount(sorted_unique(key_m) % size, minlength=len(names))
     return names.filter(pa.array(count > 0)), count[count > 0]
 
 

@@ -175,7 +175,7 @@ def feedback_rows(
     columns: Columns,
     dims: Sequence[int] = (),
     rules: TagRules | None = None,
-) -> pa.Table:
+) -> tuple[pa.Table, dict[str, list[str]]]:
     """Feedback as rows to learn from: the tags that were added, and those that the image is known to have
     less those removed. On an image that nothing is known of, a removed tag needs no mention: every tag
     that a row does not name is irrelevant to it.
@@ -184,10 +184,11 @@ def feedback_rows(
         feedback: one correction of an image.
         kept: the model's reservoir, which knows some images.
         dims: D of each features column, where there are several.
-        rules: of tags; what implies a removed tag is removed with it.
+        rules: of tags; what implies a removed tag is removed with it, and all parts of one that is split.
 
     Returns:
-        a row for each image that has a tag left.
+        a row for each image that has a tag left; and of tags that are split the images that were given one
+        and none of its parts. Nobody knows which part these have, so they are left out.
     """
     known: dict[str, list[str]] = {}
     if kept is not None:
@@ -196,13 +197,20 @@ def feedback_rows(
             zip(mine.column("image_id").to_pylist(), mine.column("tags").to_pylist(), strict=True)
         )
     rules = rules or TagRules()
-    tags = []
+    tags: list[list[str]] = []
+    undecided: dict[str, list[str]] = {}
     for image_id, add, remove in zip(
         *(feedback.column(name).to_pylist() for name in ("image_id", "add", "remove")), strict=True
     ):
         before = known.get(image_id, [])
-        gone = {rules.tag_of(tag) for tag in _clean(remove)}
-        named = rules.applied(sorted(_clean(before) | _clean(add)))
+        gone = set(rules.parts_of(_clean(remove)))
+        given = sorted(_clean(before) | _clean(add))
+        if missing := rules.undecided(given):
+            for tag in missing:
+                undecided.setdefault(tag, []).append(image_id)
+            tags.append([])
+            continue
+        named = rules.applied(given)
         tags.append(sorted(tag for tag in named if gone.isdisjoint(rules.with_implied(tag))))
     keep = pa.array([bool(row) for row in tags], pa.bool_())
     rows = pa.table(
@@ -212,4 +220,4 @@ def feedback_rows(
             columns.tags: pa.array(tags, pa.list_(pa.string())),
         }
     )
-    return rows.filter(keep)
+    return rows.filter(keep), undecided

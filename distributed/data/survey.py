@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,13 +31,15 @@ from distributed.data.check_rows import (
 from distributed.data.columns import sibling_option
 from distributed.data.feature_store import FeatureStore, RowGroupSlice, RowSelection
 from distributed.data.row_hash import is_short
-from distributed.runtime.progress import Log, Progress, saying
+from distributed.runtime.progress import Log, Progress, counted, saying
 from distributed.runtime.tasks import INLINE_BYTES, map_units
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
+from drel_core.tag_text import some_names
 
 OnBadRow = Literal["fail", "skip"]
 _NAMED_FILES = 1000
+_NAMED_TAGS = 3
 
 
 @dataclass
@@ -56,6 +60,8 @@ class StoreSurvey:
         content: a hash of each file's rows, by its name below the store.
         dims: D of each features column; of one column D alone.
         rules: what tags of the store were made of; readers of its rows apply them as well.
+        undecided: tag that is split to how many rows have it and none of its parts; they are left out.
+        undecided_rows: how many rows that are.
     """
 
     image_dim: int
@@ -73,6 +79,8 @@ class StoreSurvey:
     content: dict[str, str] = field(default_factory=dict)
     dims: tuple[int, ...] = ()
     rules: TagRules | None = None
+    undecided: dict[str, int] = field(default_factory=dict)
+    undecided_rows: int = 0
 
     def __post_init__(self) -> None:
         self.dims = self.dims or (self.image_dim,)
@@ -195,10 +203,15 @@ def merge_surveys(
         if len(survey.watch):
             watch.append(RowSelection.of(unit, survey.watch))
     tagless = sum(survey.tagless for survey in ordered)
+    undecided, undecided_rows = Counter[str](), 0
+    for survey in ordered:
+        undecided.update({tag: len(rows) for tag, rows in survey.undecided.items() if len(rows)})
+        undecided_rows += len(set().union(*(rows.tolist() for rows in survey.undecided.values())))
     if not train:
         raise InputError(
             f"{store.path}: no row is left to use: of {store.num_rows} rows {tagless} have no tags, "
-            f"{len(skipped)} are bad, {sum(r.take for r in validation)} are held out for validation; give "
+            + (f"{undecided_rows} a split tag and no part, " if undecided_rows else "")
+            + f"{len(skipped)} are bad, {sum(r.take for r in validation)} are held out for validation; give "
             f"{store.option} rows that have tags"
         )
     table = pa.table(
@@ -230,6 +243,28 @@ def merge_surveys(
         content=_content(store.path, ordered),
         dims=store.dims,
         rules=rules,
+        undecided=dict(undecided.most_common()),
+        undecided_rows=undecided_rows,
+    )
+
+
+def undecided_line(store: str, survey: StoreSurvey) -> str | None:
+    """Of a store with rows that nobody has said the part of a split tag of: how many, and what to do."""
+    if not survey.undecided_rows or survey.rules is None:
+        return None
+    split = survey.rules.split
+    several = [
+        f"{rows:,} with {tag!r} (now {some_names(split[tag])})"
+        for tag, rows in list(survey.undecided.items())[:_NAMED_TAGS]
+    ]
+    if (more := len(survey.undecided) - len(several)) > 0:
+        several.append(f"others with {counted(more, 'more tag')}")
+    tag = next(iter(survey.undecided))
+    edit = shlex.quote(f"{tag}={','.join(split[tag])}")
+    return (
+        f"WARNING: {store}: {counted(survey.undecided_rows, 'row')} left out for a split tag without any "
+        f"of its parts: {', '.join(several)}. Say which part each has: python -m jobs.tags --data "
+        f"{shlex.quote(store)} --split {edit} --assign PARTS.csv --out NEW_STORE"
     )
 
 
@@ -286,7 +321,8 @@ def survey_store(
     Args:
         workers: see ``map_units``.
         watch: how many rows to score while training.
-        log: takes lines of progress, where it takes long.
+        log: takes lines of progress, where it takes long, and a warning of rows that are left out because
+            of a split tag.
         rules: of tags; names and counts are of what they make of the store's.
 
     Raises:
@@ -313,4 +349,7 @@ def survey_store(
         found.append(answer)
         progress.step(answer.unit.rows)
     with saying(log, f"adding up what {len(found):,} parts hold"):
-        return merge_surveys(store, found, on_bad_row, rules)
+        survey = merge_surveys(store, found, on_bad_row, rules)
+    if log is not None and (line := undecided_line(store.path, survey)):
+        log(line)
+    return survey

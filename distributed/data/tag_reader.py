@@ -20,7 +20,7 @@ from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table, units_of
 from distributed.data.parquet_files import check_tags, list_files, read_footer
 from distributed.data.plain_types import check_text
-from distributed.data.tag_values import clean_values
+from distributed.data.tag_values import clean_values, sorted_unique
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class TagReader:
             empty = pc.equal(names, "").to_numpy(zero_copy_only=False)
             real = (code >= 0) & ~np.append(empty, True)[code]
             size = max(1, len(names))
-            key = np.unique(row[real] * size + code[real])
-            tagless += len(offset_B) - 1 - len(np.unique(key // size))
+            key = sorted_unique(row[real] * size + code[real])
+            tagless += len(offset_B) - 1 - len(sorted_unique(key // size))
             count = np.bincount(key % size, minlength=len(names))
             found.append(pa.table({"tag": names, "count": count}))
         if not found:

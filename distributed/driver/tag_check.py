@@ -24,6 +24,7 @@ class RuleEffects:
         aliases: alias to images that have it.
         implied: (tag, implied tag) to images that have the first, and get the second.
         blocked: tag to images that lose it.
+        split: tag to images that have it and none of its parts, and are left out.
         too_many: group to images with more of its tags than it allows.
     """
 
@@ -31,6 +32,7 @@ class RuleEffects:
     aliases: dict[str, int] = field(default_factory=dict)
     implied: dict[tuple[str, str], int] = field(default_factory=dict)
     blocked: dict[str, int] = field(default_factory=dict)
+    split: dict[str, int] = field(default_factory=dict)
     too_many: dict[str, int] = field(default_factory=dict)
 
 
@@ -43,6 +45,12 @@ def rule_effects(rules: TagRules, reader: TagReader, log: Log | None = None) -> 
     pairs = [(tag, other) for tag, others in rules.implied.items() for other in others]
     left, right = (np.array([place[pair[side]] for pair in pairs], dtype=int) for side in (0, 1))
     found = RuleEffects()
+    # A part is also there where something that implies it is.
+    parts = {
+        tag: [place[name] for name in tags if not {*some}.isdisjoint(rules.with_implied(name))]
+        for tag, some in rules.split.items()
+    }
+    found.split = dict.fromkeys(parts, 0)
     has_T = np.zeros(len(tags), dtype=np.int64)
     real_T = np.zeros(len(tags), dtype=np.int64)
     lacks_n = np.zeros(len(pairs), dtype=np.int64)
@@ -62,11 +70,15 @@ def rule_effects(rules: TagRules, reader: TagReader, log: Log | None = None) -> 
             members = [place[tag] for tag in group.tags]
             number_B = np.asarray(real_BT[:, members].sum(1)).reshape(-1)
             too_many[name] += int((number_B > (group.at_most or 0)).sum())
+        for tag, members in parts.items():
+            number_B = np.asarray(real_BT[:, members].sum(1)).reshape(-1)
+            has_B = np.asarray(real_BT[:, [place[tag]]].sum(1)).reshape(-1) > 0
+            found.split[tag] += int((has_B & (number_B == 0)).sum())
         found.images += has_BT.shape[0]
         progress.step(has_BT.shape[0])
     found.aliases = {name: int(has_T[place[name]]) for name in rules.aliases}
     found.implied = dict(zip(pairs, lacks_n.tolist(), strict=True))
-    found.blocked = {name: int(real_T[place[name]]) for name in rules.blocked}
+    found.blocked = {name: int(real_T[place[name]]) for name in rules.blocked if name not in parts}
     found.too_many = too_many
     return found
 
@@ -95,7 +107,8 @@ def effects_of_model(rules: TagRules, names: Sequence[str], count_T: np.ndarray)
             for tag, others in rules.implied.items()
             for other in others
         },
-        blocked={name: count.get(name, 0) for name in rules.blocked},
+        blocked={name: count.get(name, 0) for name in rules.blocked if name not in rules.split},
+        split={name: count.get(name, 0) for name in rules.split},
     )
 
 
@@ -110,10 +123,13 @@ def effect_lines(effects: RuleEffects, counted: bool, limit: int) -> Iterator[st
     implied = {f"{shown(a)} -> {shown(b)}": count for (a, b), count in effects.implied.items()}
     plain = lambda counts: {shown(name): count for name, count in counts.items()}  # noqa: E731
     said = "get the implied tag" if counted else "at most, get the implied tag"
+    left_out = "have the tag and none of its parts, and are left out"
+    left_out = left_out if counted else f"at most, {left_out}"
     for title, counts in (
         ("aliases: images that have the other spelling", plain(effects.aliases)),
         (f"implies: images that {said}", implied),
         ("blocked: images that lose the tag", plain(effects.blocked)),
+        (f"split: images that {left_out}", plain(effects.split)),
         ("groups: images with more of its tags than at_most", plain(effects.too_many)),
     ):
         if not counts:

@@ -21,7 +21,7 @@ class TagLine:
         tag, count: images that carry it; of a model, training images.
         tag_id: its id in a model; None of a store.
         stands_for: the tag that it is another spelling of, else None.
-        aliases, implies, groups: see ``TagRules``.
+        aliases, implies, groups, split: see ``TagRules``.
     """
 
     tag: str
@@ -32,6 +32,7 @@ class TagLine:
     aliases: tuple[str, ...] = ()
     implies: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
 
     @property
     def unseen(self) -> bool:
@@ -50,6 +51,7 @@ class TagLine:
             "aliases": list(self.aliases),
             "implies": list(self.implies),
             "groups": list(self.groups),
+            "split": list(self.split),
         }
         return {
             key: value for key, value in every.items() if value or (value == 0 and key in _ALWAYS)
@@ -59,8 +61,13 @@ class TagLine:
         """One line: count, tag, and what is to say of it."""
         notes = ["unseen"] if self.unseen else []
         notes += [f"another spelling of {shown(self.stands_for)}"] if self.stands_for else []
-        notes += ["blocked"] if self.blocked else []
-        for what, names in (("also", self.aliases), ("implies", self.implies), ("in", self.groups)):
+        notes += ["blocked"] if self.blocked and not self.split else []
+        for what, names in (
+            ("split into", self.split),
+            ("also", self.aliases),
+            ("implies", self.implies),
+            ("in", self.groups),
+        ):
             if names:
                 notes.append(f"{what} {', '.join(map(shown, names))}")
         line = f"{self.count:>9,}  {shown(self.tag)}"
@@ -114,6 +121,7 @@ def tag_lines(
                 tuple(spellings.get(tag, ())),
                 rules.implied.get(tag, ()),
                 tuple(groups.get(tag, ())),
+                rules.split.get(tag, ()),
             )
         )
     return found
@@ -121,12 +129,13 @@ def tag_lines(
 
 def summary(names: Sequence[str], count_T: np.ndarray, rules: TagRules) -> str:
     """One line on a whole vocabulary."""
-    blocked = set(rules.blocked)
+    blocked = set(rules.blocked) - rules.split.keys()
     merged = sum(rules.tag_of(name) != name for name in names)
     parts = [f"{len(names):,} tags", f"{int((count_T > 0).sum()):,} with images"]
     for number, what in (
         (merged, "other spellings"),
         (sum(name in blocked for name in names), "blocked"),
+        (len(rules.split), "split"),
         (len(rules.aliases), "aliases"),
         (len(rules.implies), "tags that imply others"),
         (len(rules.groups), "groups"),

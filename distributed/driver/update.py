@@ -62,6 +62,7 @@ from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
+from drel_core.tag_text import some_names
 
 METHODS = ("drel", "wsabie")
 FEEDBACK = "feedback.parquet"
@@ -300,7 +301,7 @@ def _new_stores(
         stores.append(store)
     nothing = "give --data a store, --from_feedback a folder, --tags a file of names, or several"
     if config.from_feedback:
-        rows, said = _take_feedback(config, info, bundle, out, rules)
+        rows, said = _take_feedback(config, info, bundle, out, rules, log)
         log(f"{config.from_feedback}: {said}")
         if rows:
             stores.append(
@@ -318,7 +319,12 @@ def _new_stores(
 
 
 def _take_feedback(
-    config: UpdateConfig, info: BundleInfo, bundle: Path, out: Folder, rules: TagRules | None
+    config: UpdateConfig,
+    info: BundleInfo,
+    bundle: Path,
+    out: Folder,
+    rules: TagRules | None,
+    log: Log,
 ) -> tuple[int, str]:
     """Keep the rows that feedback makes in ``out``: a run that is taken up again learns from what it began
     with.
@@ -334,7 +340,7 @@ def _take_feedback(
     key_N, learned = correction_keys(said), read_learned(bundle)
     new_N = ~np.isin(key_N, learned)
     kept = bundle / RESERVOIR
-    table = feedback_rows(
+    table, undecided = feedback_rows(
         said.filter(pa.array(last_words(said) & new_N)),
         pq.read_table(kept) if kept.is_file() else None,
         config.data.columns,
@@ -345,6 +351,13 @@ def _take_feedback(
     if not new_N.all():
         text += f", without {int((~new_N).sum())} that the model has learned before"
     text += f": {counted(len(table), 'image')} with a tag"
+    for tag, images in undecided.items():
+        assert rules is not None
+        log(
+            f"WARNING: {config.from_feedback}: {counted(len(images), 'image')} left out: feedback adds "
+            f"{tag!r}, which is split now, and none of its parts ({some_names(rules.split[tag])}). Send "
+            f"feedback again that adds the part: {some_names(images, 5)}"
+        )
     if not len(table) and not config.data.new:
         return 0, text
     write_learned(out, np.concatenate([learned, key_N]))

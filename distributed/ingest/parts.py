@@ -133,7 +133,8 @@ def _lowercase(table: pa.Table) -> pa.Table:
 
 
 def _by_rules(table: pa.Table, rules: TagRules) -> pa.Table:
-    tags = CanonicalTags(rules).lists(table.column(TAGS).combine_chunks())
+    # A tag that is split stays: training leaves such rows out, and without it they would say "no part".
+    tags = CanonicalTags(rules, keep_split=True).lists(table.column(TAGS).combine_chunks())
     return table.set_column(table.column_names.index(TAGS), TAGS, tags)
 
 

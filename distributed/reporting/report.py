@@ -23,13 +23,14 @@ from distributed.reporting.page import page
 from distributed.reporting.pictures import check_pictures, thumbnails
 from distributed.reporting.shown_rows import read_rows
 from distributed.reporting.tag_map import on_a_plane, tag_vectors
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, counted
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_text
 from distributed.storage.folder import Folder, check_file
 from drel_core.annotators.base import TrainedAnnotator, rules_of
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.errors import InputError
 from drel_core.scoring.tag_search import Search
+from drel_core.tag_text import some_names
 
 
 @dataclass(kw_only=True)
@@ -259,6 +260,11 @@ def _notes(
     notes = []
     if survey.tagless:
         notes.append(f"{survey.tagless:,} rows without tags were left out.")
+    if survey.undecided_rows:
+        notes.append(
+            f"{counted(survey.undecided_rows, 'row')} with a tag that is split and none of its parts "
+            f"({some_names(tuple(survey.undecided))}) were left out."
+        )
     if metrics["skipped_rows"]:
         notes.append(f"{metrics['skipped_rows']:,} bad rows were left out.")
     if "ece" not in metrics:

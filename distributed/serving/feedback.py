@@ -14,6 +14,7 @@ from distributed.serving.one_row import row_of
 from distributed.serving.schemas import ApiError, FeedbackRequest
 from distributed.storage.folder import Folder
 from drel_core.bundle.tag_rules import TagRules
+from drel_core.tag_text import some_names
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -60,9 +61,16 @@ def _checked(request: FeedbackRequest, model: ServedModel) -> Correction:
     ApiError: 422.
     """
     rules = TagRules() if model.rules is None else model.rules.rules
-    add, remove = (
-        [*dict.fromkeys(map(rules.tag_of, some))] for some in (request.add, request.remove)
-    )
+    add = [*dict.fromkeys(map(rules.tag_of, request.add))]
+    remove = rules.parts_of(request.remove)
+    if undecided := rules.undecided(add):
+        tag = undecided[0]
+        raise ApiError(
+            422,
+            "split_tag",
+            f"{tag!r} is split into {some_names(rules.split[tag])}; add those that the image has",
+        )
+    add = [tag for tag in add if tag not in rules.split]  # its part says more
     for tag in add:
         if tag in rules.blocked:
             raise ApiError(422, "blocked", f"{tag!r} is blocked by the vocabulary of this model")

@@ -146,7 +146,8 @@ def _rules(rules: TagRules) -> str:
         "other spellings": len(rules.aliases),
         "tags that imply others": len(rules.implies),
         "groups": len(rules.groups),
-        "blocked tags": len(rules.blocked),
+        "blocked tags": len(rules.blocked) - len(rules.split),
+        "split tags": len(rules.split),
     }
     parts = [f"{name}: {count:,}" for name, count in counts.items() if count]
     if rules.languages:

@@ -58,6 +58,8 @@ class TagEdits:
                 raise InputError(
                     f"{edit}: {tag!r} is another spelling of {rules.tag_of(tag)!r} already; name that one"
                 )
+            if tag in rules.split:
+                raise InputError(f"{edit}: {tag!r} is split already; name one of its parts")
             if tag in blocked:
                 raise InputError(f"{edit}: {tag!r} is blocked; take it out of `blocked` first")
             if tag not in known:
@@ -213,7 +215,7 @@ def edited_rules(rules: TagRules, edits: TagEdits) -> TagRules:
 
     Old names of merged and renamed tags become aliases, removed and split ones are blocked. What implied a
     tag that goes implies what that one implied; parts of a split tag imply what it implied, and take its
-    place in groups.
+    place in groups and as parts of another.
 
     Raises:
         RuleError: they would contradict each other.
@@ -252,12 +254,19 @@ def edited_rules(rules: TagRules, edits: TagEdits) -> TagRules:
                 if tag in edits.merge
                 else {**shown.get(one(tag), {}), **named}
             )
+    split = {
+        tag: parts
+        for tag, before in rules.split.items()
+        if (parts := _members(before, edits, gone, one))
+    }
+    split |= {tag: parts for tag, parts in edits.split.items() if tag in gone}
     return TagRules(
         aliases,
         {tag: tuple(others) for tag, others in implies.items()},
         {name: group for name, group in groups.items() if group.tags},
         (*blocked, *(tag for tag in sorted(gone) if tag not in blocked)),
         shown,
+        split,
     )
 
 

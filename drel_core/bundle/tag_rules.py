@@ -59,6 +59,8 @@ class TagRules:
         groups: by name.
         blocked: tags that are neither learned nor said. What they imply is.
         names: tag to display name by language, as in ``{"dog": {"de": "Hund"}}``.
+        split: tag to the tags that took its place. It is blocked too; an image that has it has one of its
+            parts, and nobody knows which unless one is named.
 
     Raises:
         RuleError: rules contradict each other, or go in a circle.
@@ -69,16 +71,19 @@ class TagRules:
     groups: Mapping[str, TagGroup] = field(default_factory=dict)
     blocked: tuple[str, ...] = ()
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         put("aliases", _followed(self.aliases))
         put("implies", {tag: _once(others) for tag, others in self.implies.items() if others})
-        put("blocked", _once(self.blocked))
+        put("split", {tag: _once(parts) for tag, parts in self.split.items() if parts})
+        put("blocked", _once((*self.blocked, *self.split)))
         groups = {name: TagGroup(_once(g.tags), g.at_most) for name, g in self.groups.items()}
         put("groups", groups)
         put("names", {tag: dict(of) for tag, of in self.names.items() if of})
         self._check_aliases()
+        self._check_split()
         self._check_implied()
         self._check_groups()
         self._check_names()
@@ -105,13 +110,31 @@ class TagRules:
         """A tag and all that it implies."""
         return (tag, *self.implied.get(tag, ()))
 
-    def applied(self, names: Iterable[str]) -> list[str]:
+    def applied(self, names: Iterable[str], keep_split: bool = False) -> list[str]:
         """What an image is that somebody gave these clean names: spellings are made tags, implied tags come
         behind what implies them, blocked tags go, each tag stays once.
+
+        Args:
+            keep_split: tags that are split stay, for whoever may say later which part is meant.
         """
         tags = (tag for name in names for tag in self.with_implied(self.tag_of(name)))
-        blocked = set(self.blocked)
+        blocked = set(self.blocked) - (self.split.keys() if keep_split else set())
         return [tag for tag in dict.fromkeys(tags) if tag not in blocked]
+
+    def undecided(self, names: Iterable[str]) -> list[str]:
+        """Of the clean names of an image the tags that are split and have no part among them: nobody has
+        said which part the image has."""
+        if not self.split:
+            return []
+        tags = dict.fromkeys(tag for name in names for tag in self.with_implied(self.tag_of(name)))
+        return [
+            tag for tag in tags if tag in self.split and tags.keys().isdisjoint(self.split[tag])
+        ]
+
+    def parts_of(self, names: Iterable[str]) -> list[str]:
+        """The tags that clean names stand for, in place of split ones all their parts; each once."""
+        tags = map(self.tag_of, names)
+        return [*dict.fromkeys(part for tag in tags for part in self.split.get(tag, (tag,)))]
 
     def order(self) -> list[str]:
         """Tags that imply or are implied, each before all that it implies."""
@@ -145,6 +168,8 @@ class TagRules:
         for group in self.groups.values():
             yield from group.tags
         yield from self.blocked
+        for parts in self.split.values():
+            yield from parts
         yield from self.names
 
     def check(self, names: Sequence[str]) -> list[str]:
@@ -170,11 +195,13 @@ class TagRules:
         note(
             known & set(self.aliases), "tags of the vocabulary that the rules call other spellings"
         )
-        note(known & blocked, "tags of the vocabulary that are blocked")
+        note(known & blocked - self.split.keys(), "tags of the vocabulary that are blocked")
+        note(known & self.split.keys(), "tags of the vocabulary that are split")
         unknown = {
             "aliases": self.aliases.values(),
             "implies": [tag for some in self.implies.items() for tag in (some[0], *some[1])],
             **{f"groups: {name}": group.tags for name, group in self.groups.items()},
+            "split": [part for parts in self.split.values() for part in parts],
             "names": self.names,
         }
         for section, tags in unknown.items():
@@ -216,6 +243,7 @@ class TagRules:
         """Names the rules: the same for the same rules."""
         groups = {name: [group.tags, group.at_most] for name, group in self.groups.items()}
         parts = [self.aliases, self.implies, groups, self.blocked, self.names]
+        parts += [self.split] if self.split else []
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -237,10 +265,27 @@ class TagRules:
         for name, group in self.groups.items():
             for tag in group.tags:
                 refuse(("groups", name), tag)
+        for tag, others in self.split.items():
+            for other in (tag, *others):
+                refuse(("split", tag), other)
         for tag in self.blocked:
             refuse(("blocked", tag), tag)
         for tag in self.names:
             refuse(("names", tag), tag)
+
+    def _check_split(self) -> None:
+        blocked = set(self.blocked)
+        for tag, others in self.split.items():
+            for other in others:
+                if other == tag:
+                    raise RuleError(
+                        ("split", tag), f"{tag!r} cannot be a part of itself; take it out"
+                    )
+                if other in blocked:
+                    what = (
+                        "split as well; write its parts here" if other in self.split else "blocked"
+                    )
+                    raise RuleError(("split", tag), f"{other!r} is {what}")
 
     def _check_implied(self) -> None:
         blocked = set(self.blocked)

@@ -19,7 +19,7 @@ from drel_core.tag_text import clean_tag
 
 LARGEST = 64 * 2**20
 """Bytes of a file."""
-SECTIONS = ("aliases", "implies", "groups", "blocked", "names")
+SECTIONS = ("aliases", "implies", "groups", "blocked", "split", "names")
 # The same in C, twenty times as fast, where PyYAML was built with it.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -146,6 +146,7 @@ def _rules(root: _Map) -> TagRules:
         ),
         "implies": section("implies", lambda key, node: _names(node, f"implies: {key}")),
         "groups": section("groups", group),
+        "split": section("split", lambda key, node: _names(node, f"split: {key}")),
         "names": section("names", named),
         "blocked": () if _is_empty(blocked) else _names(blocked, "blocked"),
     }
@@ -281,8 +282,10 @@ def rules_text(rules: TagRules) -> str:
         parts["implies"] = rows((tag, names(others)) for tag, others in rules.implies.items())
     if rules.groups:
         parts["groups"] = rows((name, group(of)) for name, of in rules.groups.items())
-    if rules.blocked:
-        parts["blocked"] = names(rules.blocked)
+    if blocked := tuple(tag for tag in rules.blocked if tag not in rules.split):
+        parts["blocked"] = names(blocked)
+    if rules.split:
+        parts["split"] = rows((tag, names(into)) for tag, into in rules.split.items())
     if rules.names:
         parts["names"] = rows(
             (tag, rows(((language, word(name)) for language, name in named.items()), flow=True))

@@ -28,4 +28,9 @@ def small_rules(draw: st.DrawFn) -> TagRules:
         members = draw(st.lists(st.sampled_from(TAGS), min_size=1, max_size=5, unique=True))
         least = max(len(set(closed.with_implied(tag)) & set(members)) for tag in TAGS)
         groups[name] = TagGroup(tuple(members), max(1, least))
-    return TagRules(aliases, implies, groups, tuple(blocked))
+    # No part is blocked or implied by what it is a part of: any of the others.
+    split = {}
+    for tag in blocked[:1]:
+        members = st.sampled_from([one for one in TAGS if one not in blocked])
+        split[tag] = tuple(draw(st.lists(members, max_size=3, unique=True)))
+    return TagRules(aliases, implies, groups, tuple(blocked), split=split)

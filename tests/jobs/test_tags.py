@@ -99,6 +99,7 @@ def test_edits_of_a_model_with_names_of_any_kind(
     rules = read_rules(tmp_path / "versions" / "v2" / "model")
     assert rules.aliases == {"dogs": "dog"}
     assert set(rules.blocked) == {"no", "[x, y]", "crane"}
+    assert rules.split == {"crane": ("bird", "machine")}
 
 
 def test_edits_of_a_file(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

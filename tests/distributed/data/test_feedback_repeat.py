@@ -20,7 +20,7 @@ def test_a_correction_that_is_kept_twice_is_one_correction(tmp_path: Path) -> No
 
     def learned(folder: str) -> dict[str, list[str]]:
         table = read_feedback(folder, 3)
-        rows = feedback_rows(table.filter(last_words(table)), None, Columns())
+        rows, _ = feedback_rows(table.filter(last_words(table)), None, Columns())
         return dict(
             zip(rows.column("image_id").to_pylist(), rows.column("tags").to_pylist(), strict=True)
         )

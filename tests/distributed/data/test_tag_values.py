@@ -81,7 +81,7 @@ def test_feedback_of_earlier_versions_is_cleaned_when_it_is_learned(tmp_path: Pa
     ]
     append(str(tmp_path / "f"), corrections)
     kept = pa.table({"image_id": ["i1"], "tags": [["old", "new"]]})
-    rows = feedback_rows(read_feedback(str(tmp_path / "f"), 4), kept, Columns())
+    rows, _ = feedback_rows(read_feedback(str(tmp_path / "f"), 4), kept, Columns())
     found = dict(
         zip(rows.column("image_id").to_pylist(), rows.column("tags").to_pylist(), strict=True)
     )

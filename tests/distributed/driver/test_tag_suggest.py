@@ -137,12 +137,14 @@ def test_what_rules_change_is_counted(reader: TagReader) -> None:
             "one": TagGroup(("market", "basket"), 1),
         },
         blocked=("soil",),
+        split={"plants": ("big plants",), "market": ("basket", "stall")},
     )
     found = rule_effects(rules, reader)
     assert found.images == 235
     assert found.aliases == {"Dog": 3, "dogs": 5, "hound": 0}
     assert found.implied == {("dog", "animal"): 0, ("vegetable", "food"): 12}
     assert (found.blocked, found.too_many) == ({"soil": 8}, {"one": 16})
+    assert found.split == {"plants": 8, "market": 0}  # each market has its basket
     lines = list(effect_lines(found, True, 1))
     assert "        5  dogs" in lines and "           … and 2 more (--limit 0 shows all)" in lines
     known = reader.counts()

@@ -14,6 +14,7 @@ RULES = TagRules(
     implies={"dog": ("animal",)},
     groups={"nature": TagGroup(("sky", "Sea"))},
     blocked=("sky",),
+    split={"crane": ("bird crane", "Sea")},
 )
 
 
@@ -27,7 +28,10 @@ def test_the_most_frequent_come_first_with_what_is_said_of_them() -> None:
         "0  new  (unseen)",
     ]
     said = summary(NAMES, COUNTS, RULES)
-    assert said.startswith("5 tags, 4 with images, 1 other spellings, 1 blocked")
+    assert said.startswith("5 tags, 4 with images, 1 other spellings, 1 blocked, 1 split")
+    crane = tag_lines(("crane",), np.array([3]), RULES, True)[0]
+    assert crane.text().strip() == "3  crane  (split into bird crane, Sea)"
+    assert crane.to_dict()["split"] == ["bird crane", "Sea"]
 
 
 def test_a_prefix_finds_other_spellings_in_any_case() -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from distributed.bundles.edit import BundleEdits, edit_bundle
 from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import Correction, append
 from distributed.data.survey import survey_store
@@ -19,10 +20,12 @@ from distributed.driver import train, update
 from distributed.driver.in_process import launch
 from distributed.driver.update_config import UpdateConfig, UpdateData, UpdateTags
 from distributed.inference.evaluate import evaluate_store
+from distributed.storage.folder import Folder
 from distributed.training.config import TagsConfig, TrainConfig, with_option
 from drel_core.annotators.base import choose, decision_of, rules_of
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import content_version, read_info, read_rules, read_vocabulary
+from drel_core.bundle.tag_edits import TagEdits
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from tests.helpers.stores import planted_table
@@ -160,3 +163,41 @@ def test_feedback_is_read_by_the_rules(begun: Path) -> None:
     # Who says that it is no animal says that it is none of what would make it one.
     expected = set(animal["tags"]) - {"animal", "tag-01", "tag-02"}
     assert set(tags[animal["image_id"]]) == expected
+
+
+def test_what_still_carries_a_tag_that_was_split_is_left_out_with_a_warning(begun: Path) -> None:
+    edits = BundleEdits.of(str(begun / "v0"), TagEdits(split={"tag-05": ("x", "y")}))
+    edit_bundle(edits, Folder(str(begun / "split")), print)
+    new = write_store(begun / "after.parquet", 60, first=1200)
+    tags_N = pq.read_table(new).column("tags").to_pylist()
+    old = sum("tag-05" in tags for tags in tags_N)
+    bare = sum(not RULES.applied(tags) for tags in tags_N)
+    value = np.ones(16, dtype=np.float32)
+    corrections = [
+        Correction("old", value, ["tag-05", "tag-06"], [], "v"),
+        Correction("said", value, ["tag-05", "x", "tag-06"], [], "v"),
+        Correction("neither", value, ["y", "tag-07"], ["tag-05"], "v"),
+    ]
+    append(str(begun / "split-feedback"), corrections)
+    lines: list[str] = []
+    config = UpdateConfig(
+        model=str(begun / "split"),
+        data=UpdateData(new=str(new)),
+        from_feedback=str(begun / "split-feedback"),
+        out=str(begun / "v4"),
+        epochs=1,
+    )
+    update.run(config, lines.append, launcher=launch)
+    warned = [line for line in lines if line.startswith("WARNING")]
+    assert old and len(warned) == 2
+    assert "1 image left out: feedback adds 'tag-05', which is split now" in warned[0]
+    assert "none of its parts ('x', 'y'). Send feedback again" in warned[0] and "'old'" in warned[0]
+    assert f"{new}: {old} rows left out" in warned[1] and "(now 'x', 'y')" in warned[1]
+    said = "\n".join(lines)
+    assert f"learns from {60 - old - bare + 2} new images" in said, said
+    rows = pq.read_table(begun / "v4" / "feedback.parquet").to_pylist()
+    assert {row["image_id"]: row["tags"] for row in rows} == {
+        "said": ["tag-06", "x"],
+        "neither": ["tag-07"],
+    }
+    assert read_rules(begun / "v4" / "model").split == {"tag-05": ("x", "y")}

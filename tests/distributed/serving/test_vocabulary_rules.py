@@ -21,7 +21,8 @@ from tests.helpers.bundles import random_decider, write_drel
 RULES = TagRules.parse(
     "aliases: {Hunde: tag-03, tag-00: tag-07}\nimplies: {tag-03: tag-04, tag-05: tag-04}\n"
     "groups: {season: {tags: [tag-08, tag-09], at_most: 1}, pets: [tag-03, tag-01]}\n"
-    "blocked: [tag-02]\nnames: {tag-03: {de: Hund, fr: chien}, tag-04: {de: <b>Tier</b>}}"
+    "blocked: [tag-02]\nsplit: {crane: [tag-10, tag-11]}\n"
+    "names: {tag-03: {de: Hund, fr: chien}, tag-04: {de: <b>Tier</b>}}"
 )
 
 
@@ -120,6 +121,10 @@ def test_feedback_names_tags(served: ServedModel) -> None:
 
     correction = kept(add=["Hunde", "tag-03", "new"], remove=["tag-00"])
     assert (correction.add, correction.remove) == (["tag-03", "new"], ["tag-07"])
+    # A part says more than the tag that is split; whoever takes that away takes all parts away.
+    correction = kept(add=["crane", "tag-10"], remove=["sky"])
+    assert (correction.add, correction.remove) == (["tag-10"], ["sky"])
+    assert kept(remove=["crane"]).remove == ["tag-10", "tag-11"]
     for said, fault in (
         ({"add": ["Hunde"], "remove": ["tag-03"]}, "'tag-03' is both in add and in remove"),
         (
@@ -127,6 +132,11 @@ def test_feedback_names_tags(served: ServedModel) -> None:
             "'tag-04' is implied by 'tag-03', but in remove",
         ),
         ({"add": ["tag-02"]}, "'tag-02' is blocked"),
+        (
+            {"add": ["crane"]},
+            "'crane' is split into 'tag-10', 'tag-11'; add those that the image has",
+        ),
+        ({"add": ["tag-10"], "remove": ["crane"]}, "'tag-10' is both in add and in remove"),
     ):
         with pytest.raises(ApiError, match=fault):
             kept(**said)

@@ -244,10 +244,10 @@ def test_feedback_adds_to_and_removes_from_what_is_known() -> None:
     kept = pa.table(
         {"image_id": ["known", "emptied", "other"], "tags": [["wrong", "right"], ["only"], ["q"]]}
     )
-    rows = feedback_rows(said, kept, Columns(tags="words"))
+    rows, _ = feedback_rows(said, kept, Columns(tags="words"))
     assert rows.column("image_id").to_pylist() == ["known", "unknown"]
     assert rows.column("words").to_pylist() == [["new", "right"], ["x", "y"]]
-    assert not len(feedback_rows(said.slice(2, 1), None, Columns()))
+    assert not len(feedback_rows(said.slice(2, 1), None, Columns())[0])
 
 
 def test_a_configuration_comes_back_from_a_bundle() -> None:

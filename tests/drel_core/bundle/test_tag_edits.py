@@ -63,12 +63,25 @@ def test_parts_of_a_split_tag_come_last_and_start_as_it() -> None:
     assert after.rules.blocked == ("crane",)
     assert {after.rules.implied[part] for part in parts} == {("bird",)}
     assert after.rules.groups["pets"].tags == ("cat", "dog", *parts)
+    assert after.rules.split == {"crane": parts}
+
+
+def test_parts_that_are_edited_stay_parts() -> None:
+    first = edited(NAMES, RULES, TagEdits(split={"crane": ("a", "b", "c", "d")}))
+    edits = TagEdits({"a": "dog"}, {"b": "B"}, ("c",), {"d": ("d1", "d2")})
+    after = edited(first.names, first.rules, edits).rules
+    assert after.split == {"crane": ("dog", "B", "d1", "d2"), "d": ("d1", "d2")}
+    assert after.blocked == ("crane", "c", "d")
+    gone = edited(first.names, first.rules, TagEdits(remove=("a", "b", "c", "d"))).rules
+    assert not gone.split and gone.blocked == ("crane", "a", "b", "c", "d")
+    with pytest.raises(InputError, match="'crane' is split already; name one of its parts"):
+        edited(first.names, first.rules, TagEdits(remove=("crane",)))
 
 
 def test_a_split_tag_that_is_one_of_its_parts_stays() -> None:
     after = edited(NAMES, RULES, TagEdits(split={"dog": ("dog", "puppy")}))
     assert after.names == (*NAMES, "puppy") and after.start == (0,)
-    assert not after.rules.blocked
+    assert not after.rules.blocked and not after.rules.split
 
 
 @pytest.mark.parametrize(

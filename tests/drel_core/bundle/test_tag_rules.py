@@ -24,6 +24,8 @@ groups:
   season: {tags: [spring, summer, autumn, winter], at_most: 1}
   people: [man, woman]
 blocked: [nsfw]
+split:
+  crane: [bird crane, machine crane]
 names:
   dog: {de: Hund, pt-BR: cão, no: hund}
 """
@@ -41,7 +43,8 @@ def test_a_file_says_what_stands_in_it():
     assert rules.implied == {"dog": ("animal", "pet", "living"), "pet": ("living",)}
     assert rules.groups["season"] == TagGroup(("spring", "summer", "autumn", "winter"), 1)
     assert rules.groups["people"].at_most is None and rules.groups_of("man") == ["people"]
-    assert rules.blocked == ("nsfw",)
+    assert rules.blocked == ("nsfw", "crane")  # a tag that is split is neither learned nor said
+    assert rules.split == {"crane": ("bird crane", "machine crane")}
     assert rules.languages == ["de", "no", "pt-br"]
 
 
@@ -59,6 +62,20 @@ def test_what_an_image_is_that_somebody_gave_tags():
     assert TagRules(implies={"poodle": ("dog",)}, blocked=("poodle",)).applied(["poodle"]) == [
         "dog"
     ]
+
+
+def test_a_split_tag_says_nothing_unless_a_part_is_named_too():
+    rules = TagRules.parse(
+        "aliases: {cranes: crane}\nimplies: {heron: bird crane, crane: thing}\n"
+        "split: {crane: [bird crane, machine crane], bat: [animal bat]}"
+    )
+    assert rules.applied(["cranes", "sky"]) == ["thing", "sky"]
+    assert rules.applied(["cranes", "sky"], keep_split=True) == ["crane", "thing", "sky"]
+    assert rules.undecided(["cranes", "sky", "bat"]) == ["crane", "bat"]
+    for part in ("bird crane", "machine crane", "heron"):
+        assert rules.undecided(["crane", part]) == []
+    assert rules.undecided(["sky"]) == TagRules().undecided(["crane"]) == []
+    assert rules.parts_of(["cranes", "sky", "crane"]) == ["bird crane", "machine crane", "sky"]
 
 
 def test_a_name_in_a_language_falls_back_to_its_tag():
@@ -87,6 +104,12 @@ def test_empty_headings_and_files_are_no_rules():
         ("aliases: {x: y}\ngroups:\n  g: [x]", "line 3: groups: g: 'x' is another spelling"),
         ("aliases: {x: y}\nnames: {x: {de: z}}", "line 2: names: x: 'x' is another spelling"),
         ("implies:\n  a: [b, c]\nblocked: c", "line 2: implies: a: 'c' is blocked"),
+        ("split:\n  a: [b, a]", "line 2: split: a: 'a' cannot be a part of itself"),
+        ("split:\n  a: [b, c]\nblocked: [c]", "line 2: split: a: 'c' is blocked"),
+        ("split:\n  a: [b, c]\n  c: [d, e]", "line 2: split: a: 'c' is split as well; write its parts here"),
+        ("aliases: {x: y}\nsplit:\n  a: [x, b]", "line 3: split: a: 'x' is another spelling of 'y'"),
+        ("split: {a: b}\nimplies:\n  c: a", "line 3: implies: c: 'a' is blocked"),
+        ("split:\n  a:", "line 2: split: a: a name is missing or empty"),
         ("groups:\n  g:\n    tags: [a]\n    at_most: 0", "line 4: groups: g: at_most: is 0"),
         ("groups:\n  g: {tags: [a], at_most: one}", "line 2: groups: g: at_most: is 'one'"),
         ("groups:\n  g: {tags: [a, b], at_most: 1}\nimplies: {a: b}", "'a' implies 'b', which is in it"),
@@ -155,8 +178,10 @@ def test_notes_on_what_a_vocabulary_does_not_have():
         "tags of the vocabulary that are blocked: 'nsfw'",
         "implies: no tags of the vocabulary: 'animal', 'living', 'pet'; did you mean anima?",
         "groups: season: no tags of the vocabulary: 'autumn', 'summer', 'winter'",
+        "split: no tags of the vocabulary: 'bird crane', 'machine crane'",
     ]
-    every = {*rules.tags()} - {"nsfw"}
+    every = {*rules.tags()} - {"nsfw", "crane"}
+    assert rules.check([*every, "crane"]) == ["tags of the vocabulary that are split: 'crane'"]
     assert rules.check(sorted(every)) == []
 
 
@@ -180,6 +205,10 @@ def any_rules(draw: st.DrawFn) -> TagRules:
         for place, tag in enumerate(tags[:-1])
     }
     implied = {other for others in implies.values() for other in others}
+    free = st.sampled_from(tags).filter(lambda tag: tag not in implied)
+    blocked = draw(st.lists(free, max_size=2))
+    split = draw(st.lists(name.filter(lambda n: n not in tags and n not in spellings), max_size=1))
+    parts = st.lists(st.sampled_from(tags).filter(lambda tag: tag not in blocked), max_size=3)
     return TagRules(
         {spelling: draw(st.sampled_from(tags)) for spelling in spellings},
         implies,
@@ -189,8 +218,9 @@ def any_rules(draw: st.DrawFn) -> TagRules:
             ),
             draw(name): TagGroup(tuple(draw(st.lists(st.sampled_from(tags), min_size=1)))),
         },
-        tuple(draw(st.lists(st.sampled_from(tags).filter(lambda t: t not in implied), max_size=2))),
+        tuple(blocked),
         {draw(st.sampled_from(tags)): {"de": draw(name), "no": draw(name)}},
+        {tag: tuple(draw(parts)) for tag in split},
     )
 
 
