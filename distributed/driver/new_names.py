@@ -30,8 +30,8 @@ from."""
 
 
 def read_names(path: str) -> list[str]:
-    """The tags of a text file, one a line, each once, in their order. Blank lines are none; there are no
-    comments, since a tag may begin with any sign.
+    """The tags of a text file, one a line, each once, in their order. Blank lines are none, nor are comments:
+    ``#`` alone or with a blank behind it. ``#sunset`` is a tag.
 
     Args:
         path: local, or on s3://.
@@ -56,6 +56,8 @@ def read_names(path: str) -> list[str]:
     names: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         name = clean_tag(line)
+        if name.split()[:1] == ["#"]:
+            continue
         if len(name) > LONGEST:
             raise InputError(
                 f"{path}: line {number} has {len(name)} characters; a tag has {LONGEST} at most, and --tags "

@@ -46,8 +46,8 @@ class UpdateTags:
     """What is known of tags beside their images."""
 
     new: str = ""
-    """text file in UTF-8 with one tag a line, for the model to know by name alone, without images; --tags \
-    is short for it"""
+    """text file in UTF-8 with one tag a line ("# …" is a comment), for the model to know by name alone, \
+    without images; --tags is short for it"""
     text: str = ""
     """where text vectors of names come from, see tags.text of jobs.train; empty: where the model's come \
     from"""

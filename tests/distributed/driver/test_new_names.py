@@ -218,9 +218,10 @@ def test_files_that_are_no_lists_of_names(tmp_path: Path, content: bytes, messag
 
 
 def test_names_as_people_write_them(tmp_path: Path) -> None:
-    text = "\ufeffblue sky\r\n#sunset\r\n\r\n  sea\u00a0\ncafe\u0301\nsea\n<b>x</b>\n"
+    text = "\ufeff# what people asked for\r\nblue sky\r\n#sunset\r\n#\r\n  # a\r\n##\r\nn#1\r\n"
+    text += "  sea\u00a0\ncafe\u0301\nsea\n<b>x</b>\n"
     (tmp_path / "names.txt").write_text(text, encoding="utf-8")
-    expected = ["blue sky", "#sunset", "sea", "caf\u00e9", "<b>x</b>"]
+    expected = ["blue sky", "#sunset", "##", "n#1", "sea", "caf\u00e9", "<b>x</b>"]
     assert read_names(str(tmp_path / "names.txt")) == expected
     with pytest.raises(InputError, match="names no file"):
         read_names(str(tmp_path / "other.txt"))
