@@ -29,7 +29,8 @@ class AnnotateConfig:
     data: str
     """store of features (methods cnn-*: of pictures), with or without tags: a Parquet file or folder"""
     out: str
-    """folder or s3:// prefix for Parquet files of image_id, tags, scores and model; the same one resumes"""
+    """folder or s3:// prefix for Parquet files of image_id, tags, scores and model, and unseen where the \
+    model has tags by name alone; the same one resumes"""
     k: int | None = None
     """most tags for an image; null: 5, and 50 with decide threshold"""
     decide: Decide = "top"

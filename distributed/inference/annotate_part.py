@@ -21,7 +21,14 @@ from distributed.data.feature_store import RowGroupSlice, feature_matrix, one_ch
 from distributed.data.survey import OnBadRow
 from distributed.storage.files import write_bytes
 from distributed.storage.folder import Folder
-from drel_core.annotators.base import UNSCORABLE, TrainedAnnotator, choose, decision_of, row_by_row
+from drel_core.annotators.base import (
+    UNSCORABLE,
+    TrainedAnnotator,
+    choose,
+    decision_of,
+    row_by_row,
+    unseen_of,
+)
 from drel_core.decision.decider import Chosen, Decide
 from drel_core.errors import InputError
 from drel_core.scoring.tag_search import Search
@@ -35,6 +42,10 @@ SCHEMA = pa.schema(
         "model": pa.string(),
     }
 )
+
+
+MARKED = SCHEMA.insert(3, pa.field("unseen", pa.list_(pa.bool_())))
+"""Of a model with tags that it knows by name alone: which of the tags these are."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,8 @@ class PartAnnotator:
         self.names = pa.array(self.annotator.vocabulary.names, pa.string())
         self.version = self.annotator.info.version
         self.decision = decision_of(self.annotator, plan.decide, plan.precision, plan.bundle)
+        self.unseen_T = unseen_of(self.annotator)
+        self.schema = SCHEMA if self.unseen_T is None else MARKED
 
     def write(self, number: int, units: list[RowGroupSlice]) -> dict[str, Any]:
         """Annotate units and write their file; gives rows, and the bad rows that were left out.
@@ -148,7 +161,7 @@ class PartAnnotator:
     def _table(self, image_id: pa.Array, found: list[Chosen]) -> pa.Table:
         rows = len(image_id)
         if not rows:
-            return SCHEMA.empty_table()
+            return self.schema.empty_table()
         score_Bk = torch.cat([part.probability_Bk for part in found])
         tag_Bk = torch.cat([part.ids for part in found])
         if self.plan.threshold is None and self.decision.how != "threshold":
@@ -162,13 +175,14 @@ class PartAnnotator:
             score_n, tag_n = score_Bk[keep_Bk], tag_Bk[keep_Bk]
         offsets = np.zeros(rows + 1, dtype=np.int32)
         np.cumsum(count_B, out=offsets[1:])
-        names = self.names.take(pa.array(tag_n.numpy()))
+        parts = [self.names.take(pa.array(tag_n.numpy())), pa.array(score_n.numpy())]
+        if self.unseen_T is not None:
+            parts.append(pa.array(self.unseen_T[tag_n.numpy()]))
         return pa.table(
             [
                 image_id,
-                pa.ListArray.from_arrays(pa.array(offsets), names),
-                pa.ListArray.from_arrays(pa.array(offsets), pa.array(score_n.numpy())),
+                *(pa.ListArray.from_arrays(pa.array(offsets), part) for part in parts),
                 pa.repeat(pa.scalar(self.version, pa.string()), rows),
             ],
-            schema=SCHEMA,
+            schema=self.schema,
         )

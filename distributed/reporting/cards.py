@@ -16,6 +16,9 @@ LEGEND = (
 )
 
 
+BY_NAME = "no training image has this tag: its score comes from what its name means"
+
+
 def sheet(cards: Sequence[Card], says: Callable[[Guess], str] | None = None) -> str:
     """
     Args:
@@ -61,9 +64,12 @@ def _guess(guess: Guess, kind: str) -> str:
     bar = ""
     if guess.share is not None and kind != "miss":
         bar = f'<span class="bar"><i style="width:{guess.share:.1%}"></i></span>'
+    name = breakable(guess.name)
+    if guess.unseen:
+        name += f' <small title="{BY_NAME}">by its name alone</small>'
     return (
         f'<li class="{kind}"><span class="mark" role="img" aria-label="{spoken}">{mark}</span>'
-        f'<span>{breakable(guess.name)}</span><span class="score">{escape(guess.score)}</span>{bar}</li>'
+        f'<span>{name}</span><span class="score">{escape(guess.score)}</span>{bar}</li>'
     )
 
 

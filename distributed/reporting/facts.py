@@ -28,12 +28,14 @@ class Guess:
     Attributes:
         score: as text: percent, or the score itself where it is no probability; empty where none is known.
         share: length of its bar, from 0 to 1; None without.
+        unseen: no training image has the tag; the model knows it by its name alone.
     """
 
     name: str
     score: str
     share: float | None = None
     right: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,14 +179,20 @@ def as_card(
     pictures: Thumbnails,
     vocabulary: Vocabulary,
     is_probability: bool,
+    unseen_T: np.ndarray | None = None,
 ) -> Card:
-    """An image of the close look as people read it."""
+    """An image of the close look as people read it.
+
+    Args:
+        unseen_T: bool, tags that the model knows by name alone; None: it has no such tag.
+    """
     place = place_of(image.place)
     names = vocabulary.names
 
     def guess(said: Said, right: bool) -> Guess:
         share = min(1.0, max(0.0, said.score)) if is_probability else None
-        return Guess(names[said.tag], score_text(said, is_probability), share, right)
+        unseen = unseen_T is not None and bool(unseen_T[said.tag])
+        return Guess(names[said.tag], score_text(said, is_probability), share, right, unseen)
 
     true = {said.tag for said in image.true}
     chosen = {said.tag for said in image.said}

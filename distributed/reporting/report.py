@@ -26,7 +26,7 @@ from distributed.reporting.tag_map import on_a_plane, tag_vectors
 from distributed.runtime.progress import Log, counted
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_text
 from distributed.storage.folder import Folder, check_file
-from drel_core.annotators.base import TrainedAnnotator, rules_of
+from drel_core.annotators.base import TrainedAnnotator, rules_of, unseen_of
 from drel_core.decision.decider import Decide, check_precision
 from drel_core.errors import InputError
 from drel_core.scoring.tag_search import Search
@@ -127,9 +127,12 @@ def write_report(
     rows = read_rows(units, columns)
     pictures = thumbnails(units, rows, config.data, columns, config.pictures)
 
+    unseen_T = unseen_of(annotator)
+
     def cards(images: Sequence[SeenImage]) -> list[Any]:
         return [
-            as_card(image, rows, pictures, annotator.vocabulary, is_probability) for image in images
+            as_card(image, rows, pictures, annotator.vocabulary, is_probability, unseen_T)
+            for image in images
         ]
 
     log("drawing curves and the map of tags")
@@ -267,6 +270,11 @@ def _notes(
         )
     if metrics["skipped_rows"]:
         notes.append(f"{metrics['skipped_rows']:,} bad rows were left out.")
+    if (unseen_T := unseen_of(annotator)) is not None:
+        notes.append(
+            f"{counted(int(unseen_T.sum()), 'tag')} without any training image, known by name alone: figures "
+            "of tags do not count them."
+        )
     if "ece" not in metrics:
         notes.append(
             "No probabilities: scores of this model are not calibrated, so there is no calibration, no curve "

@@ -30,6 +30,7 @@ from drel_core.annotators.base import (
     decision_of,
     depth_of,
     row_by_row,
+    unseen_of,
 )
 from drel_core.annotators.cnn import CNNAnnotator
 from drel_core.annotators.drel import DRELAnnotator
@@ -108,10 +109,7 @@ class ServedModel:
         self.names = np.array(self.annotator.vocabulary.names, dtype=object)
         self.counts = self.annotator.vocabulary.counts
         # None where all tags have images: then nothing has to be looked at for an answer.
-        unseen_T = self.counts == 0
-        self.unseen_T = (
-            unseen_T if self.info.method in ("drel", "wsabie") and unseen_T.any() else None
-        )
+        self.unseen_T = unseen_of(self.annotator)
         self.blocks: tuple[FeatureBlock, ...] = self.info.blocks if self.takes_features else ()
         self._text: BundleText | None = None
         self._decisions: dict[tuple[Decide, float | None], Decision] = {}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,6 +106,13 @@ class DenseScores(ABC):
 def rules_of(annotator: Annotator) -> TagRules | None:
     """The rules of an annotator's bundle, for tags that are held against its answers."""
     return None if annotator.rules is None else annotator.rules.rules
+
+
+def unseen_of(annotator: TrainedAnnotator) -> np.ndarray | None:
+    """bool ``[T]``: the tags that no training image has, which the model knows by their names alone. None
+    where it has no such tag."""
+    unseen_T: np.ndarray = annotator.vocabulary.counts == 0
+    return unseen_T if annotator.info.method in ("drel", "wsabie") and unseen_T.any() else None
 
 
 @dataclass(frozen=True)

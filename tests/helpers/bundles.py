@@ -44,9 +44,10 @@ def write_drel(
     names: tuple[str, ...] = (),
     shape: ModelConfig | None = None,
     method: str = "drel",
+    unseen: tuple[int, ...] = (),
     **about: Any,
 ) -> Path:
-    """A model with random weights, tags ``tag-00`` … or ``names``, and counts 1, 2, …"""
+    """A model with random weights, tags ``tag-00`` … or ``names``, and counts 1, 2, …, 0 of ``unseen``."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
     config = shape or ModelConfig(
@@ -74,7 +75,7 @@ def write_drel(
         "train": {"seconds": 1.0},
         "image_dim": dim,
     }
-    write_bundle(
-        folder, method, Vocabulary(names, np.arange(1, len(names) + 1)), {**described, **about}
-    )
+    count_T = np.arange(1, len(names) + 1)
+    count_T[list(unseen)] = 0
+    write_bundle(folder, method, Vocabulary(names, count_T), {**described, **about})
     return folder

@@ -92,6 +92,39 @@ def test_every_row_is_annotated_as_the_scorer_says(
     assert "is there already" in capsys.readouterr().out
 
 
+def test_tags_by_name_alone_are_marked_as_the_scorer_does(tmp_path: Path) -> None:
+    """In a column of their own, beside tags and scores; of other models files are as they were."""
+    table = store(tmp_path / "data", 60)
+    unseen = {"tag-03", "tag-07"}
+    decider = random_decider(12)
+    models = {
+        "some": write_drel(tmp_path / "some", decider=decider, unseen=(3, 7)),
+        "none": write_drel(tmp_path / "none", decider=decider),
+    }
+    for name, how in (("some", "top"), ("some", "threshold"), ("none", "top")):
+        out = tmp_path / f"{name}-{how}"
+        given = [
+            "--model",
+            models[name],
+            "--data",
+            tmp_path / "data",
+            "--out",
+            out,
+            "--decide",
+            how,
+        ]
+        main([*map(str, given)])
+        found = read(out)
+        if name == "none":
+            assert found.column_names == ["image_id", "tags", "scores", "model"]
+            continue
+        assert found.column_names == ["image_id", "tags", "scores", "unseen", "model"]
+        rows = found.to_pylist()
+        marked = [[tag in unseen for tag in row["tags"]] for row in rows]
+        assert [row["unseen"] for row in rows] == marked and any(map(any, marked))
+        assert found.column("image_id").equals(table.column("image_id"))
+
+
 def test_a_stopped_run_goes_on_with_the_missing_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,19 @@ def test_rows_without_tags_and_a_single_row(job: Job, model: Path, tmp_path: Pat
     assert page.count("not known") >= 8
 
 
+def test_tags_by_name_alone_are_marked(job: Job, model: Path, tmp_path: Path) -> None:
+    data = store_at(tmp_path / "test.parquet")
+    assert "by its name alone" not in report(job, model, data)
+    named = write_drel(
+        tmp_path / "named", dim=16, decider=random_decider(12), images=60, unseen=(2, 7)
+    )
+    page = report(job, named, data)
+    cards = re.findall(r"<span>(tag-\d\d)( <small[^>]*>by its name alone</small>)?</span>", page)
+    assert {name for name, mark in cards if mark} == {"tag-02", "tag-07"}
+    assert not {name for name, mark in cards if not mark} & {"tag-02", "tag-07"}
+    assert "2 tags without any training image, known by name alone" in page
+
+
 def test_curves_of_the_training(job: Job, model: Path, tmp_path: Path) -> None:
     data = store_at(tmp_path / "test.parquet")
     assert 'id="training"' not in report(job, model, data)
