@@ -73,7 +73,19 @@ class OneLineParser(ArgumentParser):
         self.needed = {one.dest for one in self._actions if one.required}  # hidden while it parses
         if args is not None:
             args = _with_values(args, self.flags)
+            self._refuse_sections(args)
         return super().parse_args(args, *rest, **options)
+
+    def _refuse_sections(self, arguments: Sequence[str]) -> None:
+        """``--data FILE`` where options are ``--data.train`` and others: the parser would read the file for a
+        configuration."""
+        for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
+            name, mark, value = argument.partition("=")
+            if name.startswith("--") and self.is_section(name[2:]):
+                options = [one.dest for one in self._actions if one.dest.startswith(f"{name[2:]}.")]
+                listed = ", ".join(f"--{option}" for option in options[:3])
+                more = f" or another of its {len(options)} options" if len(options) > 3 else ""
+                self.error(f"{name} {(value if mark else after)[:100]}: give {listed}{more}")
 
     def format_help(self, *args: Any, **options: Any) -> str:
         with self._first_things_first():

@@ -23,7 +23,7 @@ from drel_core.errors import InputError
 # A thread that scores needs the interpreter's lock after every operation, and waits so long for it while
 # the event loop is busy. Python's own 5 ms are longer than most batches.
 _SWITCH_SECONDS = 0.0005
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 
 
 @serve.deployment(
@@ -34,8 +34,9 @@ _LOG = logging.getLogger("ray.serve")
     health_check_timeout_s=5,  # a replica that hangs is replaced after three
     graceful_shutdown_wait_loop_s=0.5,
     graceful_shutdown_timeout_s=20,
-    # A line for each request would cost more than finding its tags; metrics count them.
-    logging_config={"enable_access_log": False, "log_level": "INFO"},
+    # A line for each request would cost more than finding its tags; metrics count them. Serve makes the line
+    # all the same and then drops it, unless its level is above INFO.
+    logging_config={"enable_access_log": False, "log_level": "WARNING"},
 )
 @serve.ingress()
 class Scorer:
@@ -47,6 +48,9 @@ class Scorer:
             raise InputError(f"a token is required: set {VARIABLE} for the nodes, or token_file")
         require(token)
         sys.setswitchinterval(_SWITCH_SECONDS)
+        _LOG.setLevel(
+            logging.INFO
+        )  # the scorer's own lines: below Serve's level, into Serve's files
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config

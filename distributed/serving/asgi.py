@@ -23,7 +23,7 @@ from distributed.serving.routes import ANNOTATE, annotate, feedback, health, mod
 from distributed.serving.schemas import AnnotateQuery, ApiError
 from distributed.serving.service import ScorerService
 
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 
 
 def create_app(service: ScorerService) -> ASGIApp:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 _LOOK_SECONDS = 0.005  # how often a busy replica is asked whether it is idle
 
 

@@ -36,7 +36,7 @@ from distributed.serving.model import ServedModel
 from distributed.serving.scoring import INLINE_SECONDS, Scored
 from drel_core.decision.cuts import DEPTH
 
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 
 EXPECTED_UNSEEN = 0.01
 """Share of rows like those of training that look unseen."""

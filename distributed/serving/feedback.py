@@ -16,7 +16,7 @@ from distributed.storage.folder import Folder
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.tag_text import some_names
 
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 
 
 def default_folder(model: str) -> str:

@@ -27,7 +27,7 @@ from distributed.serving.trial import Trial
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
 
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 
 # What may wait to be compared or looked at.
 _BESIDE_BYTES = 32 << 20

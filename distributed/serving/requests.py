@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import functools
+import math
 import string
 import struct
 import zlib
@@ -276,10 +277,14 @@ def binary_rows(body: bytes, dim: int) -> np.ndarray:
             f"{len(body)} bytes are no whole number of rows: a row is {dim} float32, {4 * dim} bytes",
         )
     features_BD = np.frombuffer(body, dtype="<f4").reshape(-1, dim)
-    finite_BD = np.isfinite(features_BD)
-    if not finite_BD.all():
-        row = int(finite_BD.all(1).argmin())
-        raise ApiError(422, "not_finite", f"row {row} holds NaN or Inf")
+    # The sum of squares is finite where all numbers are, or too large: then they are looked at one by one.
+    flat_n = features_BD.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(np.dot(flat_n, flat_n))
+    if not math.isfinite(squares):
+        finite_B = np.isfinite(features_BD).all(1)
+        if not finite_B.all():
+            raise ApiError(422, "not_finite", f"row {int(finite_B.argmin())} holds NaN or Inf")
     return features_BD.astype(np.float32, copy=False)
 
 

@@ -28,7 +28,7 @@ from distributed.serving.requests import ScoreRequest
 from distributed.serving.schemas import ApiError
 from distributed.serving.scoring import INLINE_SECONDS, Scored, score_batch, score_requests
 
-_LOG = logging.getLogger("ray.serve")
+_LOG = logging.getLogger("ray.serve.drel")
 _TIMED = 8  # of so many pieces one is scored by both versions, to compare their times
 
 

@@ -27,6 +27,7 @@ from drel_core.decision.decider import Decider
 from drel_core.decision.kernel import KERNEL
 from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment, folded
 from drel_core.errors import InputError
+from drel_core.model.image_encoder import ImageEncoder
 from drel_core.model.towers import DREL, ModelConfig, prior_bias
 from drel_core.scoring.tag_search import DEEPEST, TagSearch
 from drel_core.scoring.topk import check_best, topk_blockwise
@@ -112,6 +113,7 @@ class DRELAnnotator:
         decider: Decider | None = None,
     ) -> None:
         self.model = model.eval()
+        self._encoder = ImageEncoder(self.model)
         self.vocabulary = vocabulary
         self.info = info
         self.decider = decider
@@ -180,7 +182,7 @@ class DRELAnnotator:
     @torch.inference_mode()
     def latents(self, features_BD: Tensor) -> Tensor:
         """``[B, L]`` of raw features."""
-        return self.model.encode_images(features_BD, with_metric=False)
+        return self._encoder.latents(features_BD)
 
     def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:
         """Latents ``[B, L]`` of raw features, and the function that adjusts their scores."""

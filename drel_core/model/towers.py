@@ -252,16 +252,22 @@ class DREL(nn.Module):
         input_BD = blocks_power(features_BD.to(self.mean_D.dtype), self.config)
         return (input_BD - self.mean_D).div_(self.std_D)  # in place: features need no gradient
 
+    def check_size(self, features_BD: Tensor) -> None:
+        """Raises:
+        ValueError: the features are no ``[B, D]``.
+        """
+        if features_BD.dim() != 2 or features_BD.shape[1] != self.image_dim:
+            raise ValueError(
+                f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
+            )
+
     def encode_images(self, features_BD: Tensor, *, with_metric: bool) -> Tensor:
         """Latents ``[B, L]`` of raw features ``[B, D]``, with M applied where asked (Eq 1, 3).
 
         Raises:
             ValueError: the features have another size.
         """
-        if features_BD.dim() != 2 or features_BD.shape[1] != self.image_dim:
-            raise ValueError(
-                f"features are {tuple(features_BD.shape)}; this model takes [B, {self.image_dim}]"
-            )
+        self.check_size(features_BD)
         input_BD = self.standardised(features_BD)
         if self.training and self.config.input_noise:
             input_BD = torch.addcmul(

@@ -5,6 +5,7 @@ Shapes: B images, L latent size, T tags.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,9 @@ def check_best(score_Bk: Tensor) -> None:
     Raises:
         NoBestScore: the first score of a row is NaN or infinite.
     """
+    # Looked at one by one only where there is need: a sum is finite where all parts are, or too large.
+    if score_Bk.numel() and math.isfinite(float(score_Bk[:, 0].sum())):
+        return
     bad_B = ~torch.isfinite(score_Bk[:, :1]).all(1)
     if bad_B.any():
         raise NoBestScore(bad_B)
@@ -89,18 +93,16 @@ def topk_blockwise(
     Returns:
         float32 scores and int64 tag ids, both ``[B, min(k, T)]``, best first, ties by lowest id.
     """
-    best = image_BL.new_empty(len(image_BL), 0)
-    ids = best.long()
-    for start in range(0, len(tag_TL), block):
-        part_nL = tag_TL[start : start + block]
-        score_Bn = image_BL @ part_nL.T
-        if bias_T is not None:
-            score_Bn += bias_T[start : start + block]
-        if adjust is not None:
-            score_Bn = adjust(score_Bn, slice(start, start + block))
-        score, column = topk(score_Bn, k)
-        if start == 0:
-            best, ids = score, column
-        else:
-            best, ids = merge_topk(best, ids, score, column + start, k)
+
+    def best_of(part: slice) -> tuple[Tensor, Tensor]:
+        tag_Ln = tag_TL[part].T
+        score_Bn = (
+            image_BL @ tag_Ln if bias_T is None else torch.addmm(bias_T[part], image_BL, tag_Ln)
+        )
+        return topk(score_Bn if adjust is None else adjust(score_Bn, part), k)
+
+    best, ids = best_of(slice(0, block))
+    for start in range(block, len(tag_TL), block):
+        score, column = best_of(slice(start, start + block))
+        best, ids = merge_topk(best, ids, score, column + start, k)
     return best, ids

@@ -143,6 +143,9 @@ def test_an_unknown_verb_ends_in_one_line(capsys: pytest.CaptureFixture[str]) ->
             "error: --config: File does not exist: '/nowhere/my.yml'",
         ),
         (["x.parquet"], "; every value needs its option before it, as in --data.train x.parquet"),
+        (["--data", "x.parquet"], "error: --data x.parquet: give --data.train, --data.test, "),
+        (["--data=x"], "error: --data x: give --data.train, --data.test, "),
+        (["--model", "m"], "error: --model m: give --model.image_hidden, "),
         (["--model.start=torhc"], "choose one of torch, centred, shallow; did you mean torch?"),
     ],
 )

@@ -71,3 +71,54 @@ def test_what_nobody_waits_for_any_more_is_left_out() -> None:
             await tasks[1]
 
     asyncio.run(ask())
+
+
+def test_clients_that_ask_again_at_once_come_together() -> None:
+    """One that began earlier than the others does not go alone for ever."""
+
+    async def ask() -> None:
+        work = Doubler()
+        batcher = Batcher(work, lambda _: 1, max_rows=100)
+
+        async def client(turns: int) -> None:
+            for _ in range(turns):
+                await batcher.submit(1)
+                for _ in range(5):  # the answer goes out, the next question comes in
+                    await asyncio.sleep(0)
+
+        first = asyncio.create_task(client(21))
+        await asyncio.sleep(0.005)
+        await asyncio.gather(first, *(client(20) for _ in range(3)))
+        sizes = [len(batch) for batch in work.batches]
+        assert sizes[0] == 1
+        assert sizes.count(4) >= 10  # all but those at which the machine was busy elsewhere
+
+    asyncio.run(ask())
+
+
+def test_a_client_alone_is_not_made_to_wait() -> None:
+    async def ask() -> None:
+        work = Doubler()
+        batcher = Batcher(work, lambda _: 1, max_rows=100)
+        for n in range(1, 4):
+            task = asyncio.create_task(batcher.submit(n))
+            for _ in range(4):  # turns of the loop
+                await asyncio.sleep(0)
+            assert len(work.batches) == n
+            await task
+
+    asyncio.run(ask())
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    async def ask() -> None:
+        work = Doubler()
+        batcher = Batcher(work, lambda rows: rows, max_rows=10)
+        await asyncio.gather(*(batcher.submit(1) for _ in range(8)))
+        task = asyncio.create_task(batcher.submit(10))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert work.batches[1:] == [[10]]  # though eight were there before
+        await task
+
+    asyncio.run(ask())

@@ -161,6 +161,14 @@ def test_json_and_binary_give_the_same_rows() -> None:
     np.testing.assert_array_equal(binary_rows(features_BD.tobytes(), 4), features_BD)
 
 
+@pytest.mark.parametrize("numbers", [(3e38, 3e38, 3e38, 1.0), (3e38, -3e38, 1e30, 0.0)])
+def test_large_binary_numbers_are_numbers(numbers: tuple[float, ...]) -> None:
+    """Their squares are infinite."""
+    np.testing.assert_array_equal(
+        binary_rows(struct.pack("<4f", *numbers), 4), np.array([numbers], dtype=np.float32)
+    )
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
