@@ -10,13 +10,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from distributed.storage.folder import Folder
-from distributed.storage.local_cache import cache_dir, cache_key
+from distributed.storage.local_cache import cache_dir, cache_key, remove_unused
 from distributed.storage.s3 import find_endpoint, unreachable
 from drel_core.bundle.format import (
     LATEST,
@@ -83,9 +82,7 @@ def cached_folder(folder: Folder, version: str) -> Path:
 
 
 def _fetch(folder: Folder, version: str, place: Path) -> None:
-    for old in place.parent.iterdir():
-        if old.is_dir() and time.time() - old.stat().st_mtime > _UNUSED_DAYS * 86400:
-            shutil.rmtree(old, ignore_errors=True)
+    remove_unused(place.parent, _UNUSED_DAYS)
     partial = Path(tempfile.mkdtemp(prefix="fetch-", dir=place.parent))
     try:
         for name in folder.files():

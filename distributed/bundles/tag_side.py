@@ -9,12 +9,10 @@ Shapes: L latent size, T tags, n images.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from distributed.bundles.locate import file_lock
 from distributed.data.replay_buffer import RESERVOIR, kept_features
-from distributed.storage.local_cache import cache_dir, cache_key
+from distributed.storage.local_cache import cache_dir, cache_key, remove_unused
 from drel_core.annotators.drel import DRELAnnotator, TagSide, encode_side, has_kernel, read_towers
 from drel_core.annotators.load import answer_rules, checked_vocabulary
 from drel_core.bundle.format import reading
@@ -155,7 +153,7 @@ def _state(folder: Path) -> str:
 
 def _make(folder: Path, info: BundleInfo, vocabulary: Vocabulary, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
-    _remove_old(place.parent)
+    remove_unused(place.parent, _UNUSED_DAYS, most=_KEPT - 1, making=_MAKING)
     # Of this name alone: what a killed process left goes before there is more.
     partial = place.with_suffix(_MAKING)
     shutil.rmtree(partial, ignore_errors=True)
@@ -181,21 +179,6 @@ def _make(folder: Path, info: BundleInfo, vocabulary: Vocabulary, place: Path) -
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _remove_old(folder: Path) -> None:
-    """Make room for one more. A process that has mapped what goes keeps it."""
-    places = []
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process removes as well
-            if path.is_dir():
-                places.append((path.stat().st_mtime, path))
-    places.sort(reverse=True)
-    whole = [path for _, path in places if path.suffix != _MAKING]
-    long_ago = time.time() - _UNUSED_DAYS * 86400
-    for used, path in places:
-        if used < long_ago or path in whole[_KEPT - 1 :]:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

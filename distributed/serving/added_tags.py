@@ -6,10 +6,7 @@ newer version. All replicas read the names from one folder, so that they make th
 
 from __future__ import annotations
 
-import shutil
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,7 +17,7 @@ from distributed.data.added_names import AddedNames, NameReader, append_names
 from distributed.serving.model import ServedModel
 from distributed.serving.schemas import ApiError
 from distributed.storage.folder import Folder
-from distributed.storage.local_cache import cache_dir, cache_key
+from distributed.storage.local_cache import cache_dir, cache_key, remove_unused
 from distributed.storage.resume import digest
 from drel_core.bundle.format import read_info, read_rules, read_vocabulary
 from drel_core.bundle.tag_rules import TagRules
@@ -54,7 +51,7 @@ class NamedPlan:
         at = cache_dir("named") / cache_key(f"{self.place.address} {self.version}")
         with file_lock(at):
             if not (at / "config.json").is_file():
-                _remove_old(at.parent)
+                remove_unused(at.parent, _UNUSED_DAYS)
                 folder = local_bundle(self.place.address)
                 info, vocabulary = read_info(folder), read_vocabulary(folder)
                 text = BundleText.of(folder, info, vocabulary)
@@ -143,10 +140,3 @@ class AddedTags:
             except (OSError, pa.ArrowException):
                 raise ApiError(503, "not_kept", "tags cannot be kept at the moment") from None
         return fresh, [tag for tag in tags if tag in known]
-
-
-def _remove_old(folder: Path) -> None:
-    """Make room. A process that has mapped what goes keeps it."""
-    for path in folder.iterdir():
-        if path.is_dir() and time.time() - path.stat().st_mtime > _UNUSED_DAYS * 86400:
-            shutil.rmtree(path, ignore_errors=True)

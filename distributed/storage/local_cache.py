@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from distributed.storage.folder import Folder
@@ -34,6 +36,30 @@ def cache_dir(*names: str) -> Path:
 def cache_key(address: str) -> str:
     """Short and the same on every machine: names a folder by an address."""
     return hashlib.sha256(address.encode()).hexdigest()[:12]
+
+
+def remove_unused(
+    folder: Path, days: float, most: int | None = None, making: str | None = None
+) -> None:
+    """Make room: of the folders in ``folder`` those go that nobody has touched for so many days. A process
+    that has mapped a file of theirs keeps it.
+
+    Args:
+        most: so many stay, the last touched; None: there is no limit.
+        making: suffix of folders that are not finished. They go by their age alone.
+    """
+    places = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removes as well
+            if path.is_dir():
+                places.append((path.stat().st_mtime, path))
+    places.sort(reverse=True)
+    whole = [path for _, path in places if path.suffix != making]
+    too_many = [] if most is None else whole[most:]
+    long_ago = time.time() - days * 86400
+    for touched, path in places:
+        if touched < long_ago or path in too_many:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class RunFolder:
