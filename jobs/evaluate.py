@@ -14,7 +14,7 @@ from distributed.storage.files import write_json
 from distributed.storage.folder import check_file
 from drel_core.annotators.base import rules_of
 from drel_core.decision.decider import Decide, check_precision
-from drel_core.scoring.floor import beats_floor
+from drel_core.scoring.floor import BELOW, beats_floor, first_check
 from drel_core.scoring.metrics import format_decisions, format_table
 from drel_core.scoring.tag_search import Search
 from jobs import dry_run
@@ -92,9 +92,8 @@ def main(arguments: list[str]) -> None:
     print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
     print(format_decisions(metrics))
     if annotator.name != "popularity" and not beats_floor(metrics):
-        every = metrics["k"] >= metrics["tags"]
-        why = f": all {metrics['tags']} tags are said of each; give a smaller --k" if every else ""
-        print(f"WARNING: the model does not beat the popularity floor on these images{why}")
+        check = first_check(metrics["k"], metrics["tags"])
+        print(f"WARNING: {BELOW} on these images. {check}.")
     if config.json is not None:
         write_json(config.json, metrics)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.training.watch import TRAINING_ROWS
 from drel_core.bundle.info import BundleInfo
-from drel_core.scoring.floor import beats_floor, beside_floor
+from drel_core.scoring.floor import BELOW, beats_floor, beside_floor, first_check
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def verdict(info: BundleInfo, test: Mapping[str, Any] | None) -> Verdict:
             what = what.replace("rows", "row").replace("images", "image")
         on = f"on {count} {what}: {beside_floor(found)}"
         if not beats_floor(found):
-            warnings.append(f"the model does not beat the popularity floor {on}. {_advice(info)}")
+            warnings.append(f"{BELOW} {on}. {_advice(info)}")
         else:
             lines.append(f"above the popularity floor {on}")
             if test is not None or found["kind"] != TRAINING_ROWS:
@@ -62,10 +62,11 @@ def verdict(info: BundleInfo, test: Mapping[str, Any] | None) -> Verdict:
 
 def _advice(info: BundleInfo) -> str:
     """What to try, in one sentence."""
-    check = "Check that the features and the tags of a row belong to the same image"
     config = info.config or {}
-    if config.get("k", 0) >= info.num_tags:
-        return f"With k {config['k']} all {info.num_tags} tags are said of every image: give a smaller --k."
+    k = config.get("k", 0)
+    check = first_check(k, info.num_tags)
+    if k >= info.num_tags:
+        return f"{check}."
     if info.method in ("knn", "svm") or not config.get("optim"):
         return f"{check}."
     if info.parent is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.reporting.facts import Facts, Metrics
 from distributed.runtime.progress import duration
-from drel_core.scoring.floor import beats_floor
+from drel_core.scoring.floor import BELOW, beats_floor, first_check
 
 NAMES = {
     "drel": "DREL",
@@ -81,10 +81,8 @@ def _trained(facts: Facts) -> str:
 def _verdict(facts: Facts) -> str:
     if facts.info.method == "popularity" or beats_floor(facts.metrics):
         return ""
-    return (
-        '<p class="warning"><b>The model does not beat the popularity floor on these images.</b> Check that '
-        "the features and the tags of a row belong to the same image.</p>"
-    )
+    check = first_check(facts.k, facts.metrics["tags"])
+    return f'<p class="warning"><b>{BELOW[0].upper()}{BELOW[1:]} on these images.</b> {escape(check)}.</p>'
 
 
 def _tiles(facts: Facts) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 KEYS = ("F1", "oF1", "P@1", "mAP")
+BELOW = "the model does not beat the popularity floor"
 
 
 def beats_floor(found: Mapping[str, Any]) -> bool:
@@ -24,6 +25,13 @@ def beside_floor(found: Mapping[str, Any]) -> str:
     floor = found["floor"]
     there = [key for key in KEYS if found.get(key) is not None and floor.get(key) is not None]
     return ", ".join(f"{key} {found[key]:.3f} (floor {floor[key]:.3f})" for key in there)
+
+
+def first_check(k: int, num_tags: int) -> str:
+    """What to look at first where a model does not beat the floor: a sentence without its full stop."""
+    if k >= num_tags:
+        return f"With k {k} all {num_tags} tags are said of every image: give a smaller --k"
+    return "Check that the features and the tags of a row belong to the same image"
 
 
 def _above(found: Mapping[str, Any], key: str) -> bool:

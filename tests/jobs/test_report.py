@@ -255,6 +255,15 @@ def test_a_store_with_none_of_the_models_tags_is_refused(
     assert "is on any of these 4 images" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_model_below_the_floor_is_called_so(job: Job, model: Path, tmp_path: Path) -> None:
+    data, below = store_at(tmp_path / "test.parquet"), "he model does not beat the popularity floor"
+    advice = "With k 12 all 12 tags are said of every image: give a smaller --k."
+    page = unescape(report(job, model, data, "--k", 12))
+    assert f"T{below} on these images.</b> {advice}" in page
+    said = job("evaluate", "--model", model, "--data", data, "--k", 12).stdout
+    assert f"WARNING: t{below} on these images. {advice}" in said
+
+
 def test_results_of_compare_beside_it(job: Job, model: Path, tmp_path: Path) -> None:
     data, file = store_at(tmp_path / "test.parquet"), tmp_path / "one.json"
     job("evaluate", "--model", model, "--data", data, "--json", file)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drel_core.scoring.floor import beats_floor, beside_floor
+from drel_core.scoring.floor import beats_floor, beside_floor, first_check
 
 # Corel5k's test part; of features that were shuffled against the tags F1 is three times the floor's.
 FLOOR = {"F1": 0.006, "oF1": 0.251, "P@1": 0.22, "mAP": 0.024}
@@ -35,3 +35,8 @@ def test_figures_are_shown_beside_the_floors() -> None:
     assert beside_floor(found) == (
         "F1 0.313 (floor 0.006), oF1 0.500 (floor 0.251), P@1 0.250 (floor 0.220)"
     )
+
+
+def test_first_to_look_at_is_whether_every_tag_is_said() -> None:
+    assert "give a smaller --k" in first_check(12, 12)
+    assert "belong to the same image" in first_check(11, 12)
