@@ -10,11 +10,12 @@ from pathlib import Path
 from distributed.bundles.tag_side import may_search
 from distributed.data.feature_store import FeatureStore, RowGroupSlice
 from distributed.data.replay_buffer import RESERVOIR
-from distributed.data.survey import OnBadRow, survey_store
+from distributed.data.survey import survey_store
 from distributed.driver.dry_run import say_disk
 from distributed.inference.annotate import group_units
 from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, part_name
 from distributed.inference.evaluate import evaluate_store
+from distributed.inference.score_config import ScoreConfig
 from distributed.runtime.memory import available_bytes
 from distributed.runtime.progress import counted, duration, size_of
 from distributed.runtime.ray_session import RAY_STARTS, local_ray
@@ -24,7 +25,6 @@ from distributed.storage.owner import check_free
 from drel_core.annotators.base import TrainedAnnotator, rules_of
 from drel_core.bundle.format import read_info, read_vocabulary, reading
 from drel_core.bundle.info import BundleInfo
-from drel_core.decision.decider import Decide
 from drel_core.export.two_tower import two_tower
 from jobs.cli import say
 
@@ -56,15 +56,8 @@ def annotation(plan: AnnotatePlan, store: FeatureStore, info: BundleInfo, worker
     say_disk(say, out, {f"{counted(len(todo), 'file')} of tags": round(each * rows)})
 
 
-def evaluation(
-    annotator: TrainedAnnotator,
-    store: FeatureStore,
-    k: int,
-    decide: Decide,
-    precision: float | None,
-    on_bad_row: OnBadRow,
-) -> None:
-    """Of jobs.evaluate.
+def evaluation(annotator: TrainedAnnotator, store: FeatureStore, config: ScoreConfig) -> None:
+    """Of jobs.evaluate and jobs.report.
 
     Raises:
         InputError: a row of the sample is bad, or the model cannot decide so.
@@ -72,10 +65,17 @@ def evaluation(
     _say_model(annotator.info, store)
     sample = replace(store, units=[_sample(store)])
     started = time.perf_counter()
-    survey = survey_store(sample, on_bad_row, statistics=False, rules=rules_of(annotator))
+    survey = survey_store(sample, config.on_bad_row, statistics=False, rules=rules_of(annotator))
     read = time.perf_counter() - started
     found = evaluate_store(
-        annotator, annotator.vocabulary, survey, store.columns, k, decide, precision, on_bad_row
+        annotator,
+        annotator.vocabulary,
+        survey,
+        store.columns,
+        config.k,
+        config.decide,
+        config.precision,
+        config.on_bad_row,
     )
     scored = read + found["score"]["seconds"]
     once = time.perf_counter() - started - scored  # adding up, and the speed of the model alone

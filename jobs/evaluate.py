@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from distributed.bundles.open import open_annotator
-from distributed.data.columns import Columns
-from distributed.data.survey import OnBadRow, survey_store
+from distributed.data.survey import survey_store
 from distributed.inference.evaluate import check_scored, evaluate_store
 from distributed.inference.open_for import open_for
+from distributed.inference.score_config import ScoreConfig
 from distributed.runtime.progress import saying
 from distributed.storage.files import write_json
 from distributed.storage.folder import check_file
 from drel_core.annotators.base import rules_of
-from drel_core.decision.decider import Decide, check_precision
 from drel_core.scoring.floor import BELOW, beats_floor, first_check
 from drel_core.scoring.metrics import format_decisions, format_table
-from drel_core.scoring.tag_search import Search
 from jobs import dry_run
 from jobs.cli import NOTHING, OneLineParser, build, run_job, say
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(ScoreConfig):
     """What to score, and on what."""
 
-    model: str
-    """model bundle, training folder, or folder of versions with `latest`"""
-    data: str
-    """store to score on, of features (methods cnn-*: of pictures): a Parquet file or folder"""
-    k: int = 5
-    """tags predicted for each image"""
-    decide: Decide = "top"
-    """which decision the main figures are of: top (the most probable tags), macro (those that maximise \
-    expected macro F1) or threshold (all that pass their tag's cut); the others are shown beside it"""
-    precision: float | None = None
-    """with decide threshold, the wanted share of said tags that are right, above 0, at most 1"""
     json: str | None = None
     """file to write the metrics into"""
-    search: Search = "auto"
-    """how the best of many tags are found: by codes from 32,768 tags on where they find 99.9% of them \
-    (auto), or by scoring all (exact)"""
-    columns: Columns = field(default_factory=Columns)
-    """names of the store's columns"""
-    on_bad_row: OnBadRow = "fail"
-    """fail: a bad row ends the run; skip: it is left out and counted"""
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; it must be 1 or more")
-        check_precision(self.decide, self.precision)
 
 
 def main(arguments: list[str]) -> None:
@@ -68,8 +43,7 @@ def main(arguments: list[str]) -> None:
     with saying(say, f"opening {config.model}"):
         annotator = open_annotator(opened.address, config.search)
     if given.dry_run:
-        decided = (config.k, config.decide, config.precision, config.on_bad_row)
-        dry_run.evaluation(annotator, opened.store, *decided)
+        dry_run.evaluation(annotator, opened.store, config)
         say(NOTHING)
         return
     survey = survey_store(

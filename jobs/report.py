@@ -23,8 +23,7 @@ def main(arguments: list[str]) -> None:
     if given.dry_run:
         check_given(config)
         opened = open_for(config.model, config.data, config.columns)
-        decided = (config.k, config.decide, config.precision, config.on_bad_row)
-        dry_run.evaluation(open_annotator(opened.address, config.search), opened.store, *decided)
+        dry_run.evaluation(open_annotator(opened.address, config.search), opened.store, config)
         say(NOTHING)
         return
     write_report(config, log=say)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from distributed.bundles.open import open_annotator
-from distributed.data.columns import Columns
-from distributed.data.survey import OnBadRow, StoreSurvey, survey_store
+from distributed.data.survey import StoreSurvey, survey_store
 from distributed.inference.close_look import CloseLook, SeenImage, spread_rows
 from distributed.inference.evaluate import Evaluation, check_scored, evaluate_closely
 from distributed.inference.open_for import open_for
+from distributed.inference.score_config import ScoreConfig
 from distributed.reporting.curves import Curves, read_curves
 from distributed.reporting.facts import Facts, Metrics, TagPlace, as_card, share_of_training
 from distributed.reporting.figures import NAMES
@@ -27,20 +27,14 @@ from distributed.runtime.progress import Log, counted
 from distributed.storage.files import READ_ERRORS, one_line, read_bytes, write_text
 from distributed.storage.folder import Folder, check_file
 from drel_core.annotators.base import TrainedAnnotator, rules_of, unseen_of
-from drel_core.decision.decider import Decide, check_precision
 from drel_core.errors import InputError
-from drel_core.scoring.tag_search import Search
 from drel_core.tag_text import some_names
 
 
 @dataclass(kw_only=True)
-class ReportConfig:
+class ReportConfig(ScoreConfig):
     """Which model to show, on what, and how much."""
 
-    model: str
-    """model bundle, training folder, or folder of versions with `latest`"""
-    data: str
-    """store to score on, of features (methods cnn-*: of pictures): a Parquet file or folder"""
     out: str
     """the HTML file to write, local or on s3://"""
     pictures: str | None = None
@@ -53,29 +47,13 @@ class ReportConfig:
     """pictures of the fair sample; half as many of the most confident wrong tags, and of the missed ones"""
     map_tags: int = 500
     """most frequent tags on the map of tags; 0: no map"""
-    k: int = 5
-    """tags predicted for each image"""
-    decide: Decide = "top"
-    """which decision the main figures and the pictures show: top (the most probable tags), macro (those \
-    that maximise expected macro F1) or threshold (all that pass their tag's cut)"""
-    precision: float | None = None
-    """with decide threshold, the wanted share of said tags that are right"""
-    search: Search = "auto"
-    """how the best of many tags are found: by codes from 32,768 tags on where they find 99.9% of them \
-    (auto), or by scoring all (exact)"""
-    columns: Columns = field(default_factory=Columns)
-    """names of the store's columns"""
-    on_bad_row: OnBadRow = "fail"
-    """fail: a bad row ends the run; skip: it is left out and counted"""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; it must be 1 or more")
+        super().__post_init__()
         if not 1 <= self.samples <= 500:
             raise ValueError(f"samples is {self.samples}; it must be in [1, 500]")
         if not 0 <= self.map_tags <= 3000:
             raise ValueError(f"map_tags is {self.map_tags}; it must be in [0, 3000]")
-        check_precision(self.decide, self.precision)
 
 
 def write_report(
