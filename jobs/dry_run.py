@@ -12,6 +12,7 @@ from distributed.data.feature_store import FeatureStore, RowGroupSlice
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.data.survey import survey_store
 from distributed.driver.dry_run import say_disk
+from distributed.driver.sizes import scorer_bytes
 from distributed.inference.annotate import group_units
 from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, part_name
 from distributed.inference.evaluate import evaluate_store
@@ -132,17 +133,13 @@ def scorer(bundle: Path, info: BundleInfo, replicas: int, address: str) -> None:
     say(f"where    {place}, {counted(replicas, 'replica')}, {address}")
     files = {path.name: path.stat().st_size for path in bundle.iterdir() if path.is_file()}
     weights = sum(size for name, size in files.items() if name.endswith(".safetensors"))
-    tags = info.num_tags
-    latent = info.content.get("model", {}).get("latent", 0)
-    shared, own = 0, 250 << 20
-    if may_search(bundle, info):  # docs/operations.md, "Sizes"
-        shared, own = 4 * tags * (latent + 1), own + round(0.43 * tags * latent) + 160 * tags
+    by_codes = may_search(bundle, info)
+    if by_codes:
         say(
             "search   by codes, which the first replica of a machine makes; --search exact makes none"
         )
-    else:
-        own += 4 * tags * (latent + 1) + 330 * tags
-    own += weights if not shared else 0
+    latent = info.content.get("model", {}).get("latent", 0)
+    own, shared = scorer_bytes(info.num_tags, latent, weights, by_codes)
     said = f", and {size_of(shared)} that they share" if shared else ""
     say(
         f"memory   about {size_of(own)} a replica{said}; {size_of(available_bytes())} are free here"

@@ -1,4 +1,4 @@
-"""Bytes that a training run takes: the formulas of docs/operations.md, "Sizes"."""
+"""Bytes that a training run and a scorer take: the formulas of docs/operations.md, "Sizes"."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ RAY_WORKER = 400 << 20
 """What Ray Train, checkpoints and the writing of the bundle add to a worker: 0.3 to 0.7 GB were seen."""
 SURVEY_ROW = 44
 """In the driver, while it looks for repeated ids."""
+SCORER = 250 << 20
+"""A replica without its model."""
 _UNIT_ROWS, _UNITS = 65_536, 3
 
 
@@ -85,3 +87,17 @@ def bundle_bytes(config: TrainConfig, size: DataSize, item_bytes: int, name_byte
 def checkpoint_bytes(config: TrainConfig, size: DataSize) -> int:
     """Of one checkpoint; a run keeps two, and a third while it is written."""
     return 12 * tower_parameters(config, size.dim) + table_bytes(config, size.tags)
+
+
+def scorer_bytes(tags: int, latent: int, weights: int, by_codes: bool) -> tuple[int, int]:
+    """What a replica holds alone, and what all replicas of a machine share.
+
+    Args:
+        latent: L, of the model; 0 of one without towers.
+        weights: bytes of the bundle's tensors.
+        by_codes: the best tags are found by codes (``bundles/tag_side.py``).
+    """
+    side = 4 * tags * (latent + 1)  # encoded tags and their biases
+    if by_codes:
+        return SCORER + round(0.43 * tags * latent) + 160 * tags, side
+    return SCORER + side + 330 * tags + weights, 0
