@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distributed.storage.files import write_bytes
 from distributed.storage.folder import Folder
+from drel_core.bundle.sorted_names import sort_names
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag
@@ -100,14 +101,10 @@ class NameReader:
                 a tag now, or blocked.
         """
         vectors: dict[str, Tensor] = {}
-        rules = rules or TagRules()
-        blocked = set(rules.blocked)
         for part in self.files():
             if part.source == source and part.vector_nd.shape[1] == dim:
-                for name, vector_d in zip(part.names, part.vector_nd, strict=True):
-                    tag = rules.tag_of(name)
-                    if tag not in known and tag not in blocked:
-                        vectors.setdefault(tag, vector_d)
+                for tag, place in sort_names(part.names, known, rules).fresh.items():
+                    vectors.setdefault(tag, part.vector_nd[place])
         if not vectors:
             return None
         return AddedNames(source, tuple(vectors), torch.stack(list(vectors.values())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +16,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.resume import Plan, claim, digest
 from drel_core.bundle.format import read_info, read_rules, read_vocabulary
 from drel_core.bundle.info import BundleInfo
-from drel_core.bundle.tag_rules import TagRules
-from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.bundle.sorted_names import sort_names
 from drel_core.errors import InputError
 from drel_core.tag_text import clean_tag, some_names
 
@@ -144,12 +142,12 @@ def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> N
     path = tags.new
     names, folder = read_names(path), local_bundle(place.address)
     vocabulary, rules = read_vocabulary(folder), read_rules(folder)
-    if blocked := [
-        name for name in names if rules is not None and rules.tag_of(name) in rules.blocked
-    ]:
-        log(f"{path}: left out, since the model's rules block them: {some_names(blocked)}")
-        names = [name for name in names if name not in blocked]
-    fresh = unknown_names(names, vocabulary, rules)
+    found = sort_names(names, vocabulary.names, rules)
+    if found.blocked:
+        log(f"{path}: left out, since the model's rules block them: {some_names(found.blocked)}")
+    blocked = set(found.blocked)
+    names = [name for name in names if name not in blocked]
+    fresh = list(found.fresh)
     if known := len(names) - len(fresh):
         log(f"{path}: {counted(known, 'name')} of {len(names)} the model has as tags already")
     text = BundleText.of(folder, info, vocabulary, tags.text)
@@ -167,15 +165,6 @@ def plan_names(tags: UpdateTags, place: Folder, info: BundleInfo, log: Log) -> N
         log(f"{said}; left out")
     chosen = tuple(name for name, has in zip(fresh, has_n.tolist(), strict=True) if has)
     return NamePlan(text, NewNames(chosen, vector_nd[has_n]))
-
-
-def unknown_names(
-    names: Sequence[str], vocabulary: Vocabulary, rules: TagRules | None
-) -> list[str]:
-    """Those that a vocabulary has not, other spellings as their tags."""
-    known = set(vocabulary.names)
-    tags = dict.fromkeys(names if rules is None else map(rules.tag_of, names))
-    return [name for name in tags if name not in known]
 
 
 def add_names(plan: NamePlan, place: Folder, info: BundleInfo, out: Folder, log: Log) -> None:

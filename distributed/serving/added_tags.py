@@ -20,6 +20,7 @@ from distributed.storage.folder import Folder
 from distributed.storage.local_cache import cache_dir, cache_key, remove_unused
 from distributed.storage.resume import digest
 from drel_core.bundle.format import read_info, read_rules, read_vocabulary
+from drel_core.bundle.sorted_names import sort_names
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from drel_core.tag_text import some_names
@@ -115,13 +116,10 @@ class AddedTags:
                 kept.
         """
         rules = None if served.rules is None else served.rules.rules
-        if blocked := sorted(
-            {name for name in names if rules and rules.tag_of(name) in rules.blocked}
-        ):
+        found = sort_names(names, served.annotator.vocabulary.names, rules)
+        if blocked := sorted(set(found.blocked)):
             raise ApiError(422, "blocked_tag", f"the model's rules block {some_names(blocked)}")
-        tags = list(dict.fromkeys(names if rules is None else map(rules.tag_of, names)))
-        known = set(served.annotator.vocabulary.names)
-        fresh = [tag for tag in tags if tag not in known]
+        fresh = list(found.fresh)
         if fresh:
             try:
                 text = served.text()
@@ -139,4 +137,4 @@ class AddedTags:
                 append_names(self.feedback, AddedNames(text.source, tuple(fresh), vector_nd))
             except (OSError, pa.ArrowException):
                 raise ApiError(503, "not_kept", "tags cannot be kept at the moment") from None
-        return fresh, [tag for tag in tags if tag in known]
+        return fresh, found.known
