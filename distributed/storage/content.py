@@ -23,7 +23,8 @@ import pyarrow.fs as pafs
 from distributed.storage.files import one_line, resolve
 from distributed.storage.listing import is_hidden, list_tree
 from distributed.storage.resume import digest
-from distributed.storage.s3 import is_s3, list_objects
+from distributed.storage.s3 import is_s3
+from distributed.storage.s3_objects import list_objects
 from drel_core.errors import InputError
 
 _NAMED = 1000  # files that are named one by one

@@ -34,7 +34,7 @@ from typing import Any, Protocol
 
 from distributed.storage.folder import Folder
 from distributed.storage.local_cache import cache_dir, cache_key
-from distributed.storage.s3 import ConditionFailed, S3Object
+from distributed.storage.s3_objects import ConditionFailed, S3Object
 from drel_core.errors import InputError
 
 LOCK = ".lock"
