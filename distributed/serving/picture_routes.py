@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from distributed.serving.answers import SimilarResponse
 from distributed.serving.model import ServedModel
 from distributed.serving.one_row import row_of
 from distributed.serving.picture_folder import PictureFolder
@@ -19,7 +20,6 @@ from distributed.serving.schemas import (
     ApiError,
     NamedSimilarRequest,
     SimilarRequest,
-    SimilarResponse,
     body_schema,
     error_responses,
 )

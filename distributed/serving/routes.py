@@ -13,6 +13,20 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import PlainTextResponse, Response
 from starlette.requests import Request
 
+from distributed.serving.answers import (
+    AddTagsResponse,
+    AnnotateResponse,
+    DriftResponse,
+    ExamplesResponse,
+    FeedbackResponse,
+    InferResponse,
+    MetadataResponse,
+    ModelResponse,
+    NeighboursResponse,
+    Status,
+    TagsResponse,
+    TrialResponse,
+)
 from distributed.serving.metrics import counted, read_exporter
 from distributed.serving.requests import (
     ScoreRequest,
@@ -29,26 +43,14 @@ from distributed.serving.requests import (
 from distributed.serving.responses import ScoredResponse, annotate_json, infer_json
 from distributed.serving.schemas import (
     AddTagsRequest,
-    AddTagsResponse,
     AnnotateQuery,
     AnnotateRequest,
-    AnnotateResponse,
     ApiError,
-    DriftResponse,
-    ExamplesResponse,
     FeedbackRequest,
-    FeedbackResponse,
     GroupName,
     InferRequest,
-    InferResponse,
     Language,
-    MetadataResponse,
-    ModelResponse,
     NamedFeedbackRequest,
-    NeighboursResponse,
-    Status,
-    TagsResponse,
-    TrialResponse,
     body_schema,
     error_responses,
 )
