@@ -12,6 +12,7 @@ from distributed.driver.dry_run import Estimate, find_place, in_steps
 from distributed.driver.look import StoreLook
 from distributed.driver.new_names import NAMED, dry_run_names, has_images, learning_from, names_of
 from distributed.driver.update_config import UpdateConfig
+from distributed.driver.update_rows import FEEDBACK
 from distributed.runtime.progress import Log
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
@@ -48,7 +49,7 @@ def dry_run_update(config: UpdateConfig, log: Log) -> Estimate | None:
             return None
     folder = scratch_folder()  # of rows to rehearse and corrections to learn from
     try:
-        for name in (update.FEEDBACK, LEARNED):
+        for name in (FEEDBACK, LEARNED):
             if out.has(name):
                 out.fetch(name, folder)
         spec = update.plan_of(config, place, info, Folder(str(folder)), log)

@@ -17,7 +17,7 @@ from distributed.data.feedback import feedback_rows
 from distributed.data.replay_buffer import RESERVOIR, fill_reservoir, replay_store
 from distributed.data.survey import StoreSurvey, survey_store
 from distributed.driver.new_tags import StartBy, init_new_tags
-from distributed.driver.update import combined
+from distributed.driver.update_rows import combined
 from distributed.storage.folder import Folder
 from distributed.training import collectives
 from distributed.training.config import TrainConfig, config_from
