@@ -21,6 +21,7 @@ from torch import Tensor
 
 from distributed.bundles.finish import write_card
 from distributed.bundles.locate import CONFIG, find_bundle, local_bundle
+from distributed.bundles.table_parts import TableParts
 from distributed.bundles.write import BundleWriter
 from distributed.data.edited_tags import edited_column
 from distributed.data.feature_store import one_chunk
@@ -29,7 +30,7 @@ from distributed.runtime.progress import Log, saying
 from distributed.storage.folder import Folder
 from distributed.storage.owner import owned
 from distributed.storage.resume import digest
-from drel_core.annotators.drel import prior_of, read_towers, table_file, write_table_part
+from drel_core.annotators.drel import prior_of, read_towers
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.card import CARD
 from drel_core.bundle.format import parse_info, read_info, read_rules, read_vocabulary, write_bundle
@@ -162,17 +163,15 @@ def _write(edits: BundleEdits, folder: Path) -> str:
     info, after = edits.info, edits.after
     about = info.carried
     grown = bool(after.start)
-    parts = int(about.get("table_parts", 0))
     apart = {CONFIG, CARD, "vocabulary.json", VOCABULARY_FILE, RESERVOIR}
     if grown:
-        apart |= {DECISION, KERNEL, TAG_TEXT, *(table_file(part, parts) for part in range(parts))}
+        apart |= {DECISION, KERNEL, TAG_TEXT, *TableParts.of(edits.folder, info).names}
     for path in sorted(edits.folder.iterdir()):
         if path.name not in apart and path.is_file():
             shutil.copyfile(path, folder / path.name)
     vocabulary = Vocabulary(after.names, edits.counts)
     if grown:
-        about["table_parts"] = parts + 1
-        _grow(edits, folder, parts, vocabulary)
+        about["table_parts"] = _grow(edits, folder, vocabulary)
         if (text := TagText.load(folder, len(vocabulary))) and (source := text_source(about)):
             about["text"] = text.describe(source)
     _edit_kept_rows(edits, folder)
@@ -194,14 +193,15 @@ def _write(edits: BundleEdits, folder: Path) -> str:
     return version
 
 
-def _grow(edits: BundleEdits, folder: Path, parts: int, vocabulary: Vocabulary) -> None:
-    """Rows, kernel and decisions with a place for every new tag: that of the tag it starts from."""
+def _grow(edits: BundleEdits, folder: Path, vocabulary: Vocabulary) -> int:
+    """Rows, kernel and decisions with a place for every new tag: that of the tag it starts from.
+
+    Returns:
+        the number of the table's files.
+    """
     start = torch.tensor(edits.after.start)
-    for part in range(parts):
-        name = table_file(part, parts)
-        shutil.copyfile(edits.folder / name, folder / table_file(part, parts + 1))
-    weight_nE, state_n = _rows(edits.folder, parts, start)
-    write_table_part(folder, parts, parts + 1, len(edits.vocabulary), weight_nE, state_n)
+    table = TableParts.of(edits.folder, edits.info)
+    parts = table.write_grown(folder, *table.rows(start))
     if (path := edits.folder / KERNEL).is_file():
         kernel = load_tensors(path)
         for key in ("weight_RT", "share_T"):
@@ -223,6 +223,7 @@ def _grow(edits: BundleEdits, folder: Path, parts: int, vocabulary: Vocabulary) 
         slope = decision.get("slope_T", decision["slope"])
         decision["shift_T"] += _less_sure(edits, slope, vocabulary)
         save_tensors(decision, folder / DECISION, header)
+    return parts
 
 
 def _with_columns(value_T: Tensor, start: Tensor) -> Tensor:
@@ -243,24 +244,6 @@ def _less_sure(edits: BundleEdits, slope: Tensor, vocabulary: Vocabulary) -> Ten
     for _, into in edits.families():
         shift_T[into] -= math.log(len(into))
     return shift_T
-
-
-def _rows(folder: Path, parts: int, tag_n: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Rows ``[n, E]`` of some tags, and their optimiser state where the bundle keeps it."""
-    weights: dict[int, Tensor] = {}
-    states: dict[int, Tensor] = {}
-    for part in range(parts):
-        with open_tensors(folder / table_file(part, parts)) as file:
-            first, weight = int(file.get_tensor("start")), file.get_slice("weight")
-            state = file.get_slice("state") if "state" in file.keys() else None  # noqa: SIM118
-            for tag in set(tag_n.tolist()):
-                if first <= tag < first + weight.get_shape()[0]:
-                    row = slice(tag - first, tag - first + 1)
-                    weights[tag] = weight[row]
-                    if state is not None:
-                        states[tag] = state[row]
-    weight_nE = torch.cat([weights[tag] for tag in tag_n.tolist()])
-    return weight_nE, torch.cat([states[tag] for tag in tag_n.tolist()]) if states else None
 
 
 def _edit_kept_rows(edits: BundleEdits, folder: Path) -> None:

@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from distributed.bundles.finish import write_card
+from distributed.bundles.table_parts import TableParts
 from distributed.bundles.write import BundleWriter
 from distributed.data.canonical_tags import encode_tags
 from distributed.data.feature_store import flat_tags
 from distributed.data.replay_buffer import RESERVOIR
 from distributed.storage.folder import Folder
 from drel_core.annotators.base import Annotator
-from drel_core.annotators.drel import DRELAnnotator, table_file, write_table_part
+from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.card import CARD
 from drel_core.bundle.format import read_vocabulary, write_bundle
 from drel_core.bundle.info import BundleInfo
-from drel_core.bundle.tensor_files import open_tensors
 from drel_core.bundle.text_vectors import TAG_TEXT, TagText, text_source
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.calibration import level
@@ -45,7 +45,6 @@ from drel_core.text.vectors import TextVectors, open_text_vectors
 
 _ROWS, _TAGS = 2000, 1000
 """Images and tags left out that probabilities of unseen tags are learned from."""
-_BLOCK = 65536
 _MADE_ANEW = {CARD, "config.json", "vocabulary.json", TAG_TEXT, KERNEL, DECISION}
 
 
@@ -142,7 +141,7 @@ class NamedTags:
         model.pop("image_dim", None)
         config = ModelConfig(**model)
         direction = config.normalise and config.tag_tower == "none"
-        rows_SE = table_rows(folder, info, tag_S)
+        rows_SE = TableParts.of(folder, info).rows(tag_S)[0]
         fitted = NameMap.fit(text.tags.vector_Td[tag_S].double(), rows_SE, direction)
         return NamedTags(text, fitted, tag_S)
 
@@ -216,23 +215,6 @@ def _hits(table: pa.Table, vocabulary: Vocabulary, tag_S: Tensor) -> Tensor:
     return hit_nS
 
 
-def table_rows(folder: Path, info: BundleInfo, tag_n: Tensor) -> Tensor:
-    """float32 ``[n, E]`` of some tags. No more than a block of the table is in memory."""
-    parts, order_n = int(info.content["table_parts"]), tag_n.argsort()
-    wanted_n, found = tag_n[order_n], []
-    for part in range(parts):
-        with open_tensors(folder / table_file(part, parts)) as file:
-            weight, first = file.get_slice("weight"), int(file.get_tensor("start"))
-            for low in range(0, weight.get_shape()[0], _BLOCK):
-                block_nE = weight[low : low + _BLOCK]
-                here = wanted_n - (first + low)
-                here = here[(here >= 0) & (here < len(block_nE))]
-                if len(here):
-                    found.append(block_nE[here].float())
-    row_nE = torch.cat(found)
-    return row_nE[order_n.argsort()]
-
-
 @dataclass(frozen=True)
 class NewNames:
     """Names for a bundle that has them not, all with text vectors.
@@ -270,18 +252,12 @@ def add_unseen(
     writer = BundleWriter(out)
     writer.clear()
     try:
-        parts = int(info.content["table_parts"])
+        table = TableParts.of(folder, info)
         for path in sorted(folder.iterdir()):
-            if path.name not in _MADE_ANEW and not path.name.startswith("tag_embedding-"):
+            if path.name not in {*_MADE_ANEW, *table.names}:
                 shutil.copyfile(path, writer.folder / path.name)
-        for part in range(parts):
-            shutil.copyfile(
-                folder / table_file(part, parts), writer.folder / table_file(part, parts + 1)
-            )
         row_nE = named.map.rows(new.vector_nd)
-        write_table_part(
-            writer.folder, parts, parts + 1, len(vocabulary), row_nE, torch.zeros(added)
-        )
+        parts = table.write_grown(writer.folder, row_nE, torch.zeros(added))
         vector_Td = torch.cat([named.text.tags.vector_Td, new.vector_nd.half()])
         # The mean stays that of the tags that the model was trained with.
         text = TagText(vector_Td, named.text.tags.mean_d)
@@ -292,7 +268,7 @@ def add_unseen(
         if annotator.decider is not None and scores is not None:
             scores.extended(annotator.decider, count_T, added).save(writer.folder / DECISION)
         grown = vocabulary.extended(new.names, np.zeros(added, dtype=np.int64))
-        about = _about(info, parts + 1, added, text.describe(named.text.source))
+        about = _about(info, parts, added, text.describe(named.text.source))
         version = write_bundle(writer.folder, info.method, grown, about)
         decider = load_bundle(
             writer.folder

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from distributed.bundles.locate import local_bundle
+from distributed.bundles.table_parts import TableParts
 from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 from distributed.training.drel_learner import DRELLearner
-from drel_core.annotators.drel import table_file
 from drel_core.bundle.format import read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.decision.decider import Decider
@@ -58,6 +58,11 @@ class ParentBundle:
     def folder(self) -> Path:
         """The bundle on this machine."""
         return _folder(self.bundle)
+
+    @property
+    def table(self) -> TableParts:
+        """Its rows of tags."""
+        return TableParts(self.folder(), self.table_parts)
 
 
 @lru_cache(maxsize=4)
@@ -120,26 +125,13 @@ def read_rows_of(parent: ParentBundle, start: int, stop: int) -> tuple[Tensor, T
     Raises:
         InputError: the bundle keeps no optimiser state, or a part is out of place.
     """
-    weights: list[Tensor] = []
-    states: list[Tensor] = []
-    folder = parent.folder()
-    for part in range(parent.table_parts):
-        path = folder / table_file(part, parent.table_parts)
-        with safe_open(path, "pt") as file:
-            held = set(file.keys())
-            if "state" not in held:
-                raise InputError(
-                    f"{path}: keeps no optimiser state, so that it cannot be learned on; train it again"
-                )
-            first = int(file.get_tensor("start"))
-            weight = file.get_slice("weight")
-            low, high = max(start, first), min(stop, first + weight.get_shape()[0])
-            if low < high:
-                weights.append(weight[low - first : high - first])
-                states.append(file.get_slice("state")[low - first : high - first])
-    if not weights:
-        return torch.empty(0, 0), torch.empty(0)
-    found = torch.cat(weights)
-    if len(found) != max(0, stop - start):
+    table = parent.table
+    if not table.keep_state:
+        raise InputError(
+            f"{parent.bundle}: keeps no optimiser state of its tags, so that it cannot be learned on; train "
+            "it again"
+        )
+    weight_nE, state_n = table.between(start, stop)
+    if state_n is None or len(weight_nE) != max(0, stop - start):
         raise InputError(f"{parent.bundle}: table rows are missing")
-    return found, torch.cat(states)
+    return weight_nE, state_n

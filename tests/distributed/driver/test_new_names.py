@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from distributed.bundles.locate import find_bundle
-from distributed.bundles.unseen_tags import table_rows
+from distributed.bundles.table_parts import TableParts
 from distributed.data.blocks import load_rows
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
@@ -286,7 +286,8 @@ def test_new_tags_of_images_start_where_their_names_say(
     first_nE = load_tensors(tmp_path / "v1" / NEW_ROWS)["weight"]
     names = read_vocabulary(tmp_path / "v1" / "model").names[-4:]
     info = read_info(tmp_path / "v2" / "model")
-    by_name_nE = table_rows(tmp_path / "v2" / "model", info, torch.arange(TAGS - 4, TAGS))
+    table = TableParts.of(tmp_path / "v2" / "model", info)
+    by_name_nE = table.rows(torch.arange(TAGS - 4, TAGS))[0]
     order = [names.index(name) for name in store.unseen]
     torch.testing.assert_close(first_nE[order], by_name_nE, atol=1e-3, rtol=1e-2)  # float16
     text = read_info(tmp_path / "v1" / "model").content["text"]
