@@ -44,13 +44,12 @@ def init_new_tags(
     random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
     tags on the same images, each by its number of common images over the root of its own count, plus
     a random row, so that no two tags start alike. text: where their names say, as tags without images
-    (``bundles/unseen_tags.py``); those without a text vector at random. Tags that are on enough images
-    start at random all the same, see ``StartBy``.
+    (``bundles/unseen_tags.py``); those without a text vector, and those on enough images (``StartBy``), at
+    random.
     """
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
-    few_n = torch.from_numpy(start.has_few(count_T[parent.num_tags :]))
-    if start.kind == "co-occurring" and bool(few_n.any()):
+    if start.kind == "co-occurring":
         common_nT = _co_occurrence(names, parent.num_tags, selections, columns)
         weight_nT = common_nT @ sparse.diags_array(
             1 / np.sqrt(np.maximum(count_T[: parent.num_tags], 1.0))
@@ -64,9 +63,9 @@ def init_new_tags(
             part = share_nT[:, low:high]
             if part.nnz:
                 mean_nE += part @ read_rows_of(parent, low, high)[0].double().numpy()
-        rows_nE += torch.from_numpy(mean_nE).float() * few_n[:, None]
+        rows_nE += torch.from_numpy(mean_nE).float()
     if start.kind == "text" and start.source:
-        _start_by_name(rows_nE, few_n, parent, start)
+        _start_by_name(rows_nE, torch.from_numpy(count_T[parent.num_tags :]), parent, start)
     with Folder.of(parent.out).writing(NEW_ROWS) as path:
         save_file({"weight": rows_nE.contiguous()}, path)
 
@@ -77,7 +76,7 @@ class StartBy:
 
     Attributes:
         kind: settled.
-        few: with fewer images a tag starts as ``kind`` says, else at random; None: every tag does.
+        few: with fewer images a tag starts where its name says, else at random; None: with any number.
         source: of text vectors; empty where there are none.
         vector_nd: text vectors of the new tags, zeros where a name has none.
     """
@@ -101,10 +100,6 @@ class StartBy:
             vector_nd = file.get_slice("vector")[parent.num_tags :]
         return StartBy(kind, few, text.about["source"], vector_nd)
 
-    def has_few(self, count_n: np.ndarray) -> np.ndarray:
-        """bool ``[n]``: which new tags start as ``kind`` says, by their images."""
-        return np.ones(len(count_n), bool) if self.few is None else count_n < self.few
-
 
 def settled_start(config: UpdateConfig, parent: ParentBundle) -> tuple[Start, int | None]:
     """What ``auto`` means here: kind and ``few`` of ``StartBy``. At a million images rare tags that began
@@ -121,9 +116,11 @@ def start_note(config: UpdateConfig, parent: ParentBundle) -> str:
     return kind if few is None else f"{kind} below {few} images"
 
 
-def _start_by_name(rows_nE: Tensor, few_n: Tensor, parent: ParentBundle, text: StartBy) -> None:
+def _start_by_name(rows_nE: Tensor, count_n: Tensor, parent: ParentBundle, text: StartBy) -> None:
     """Overwrite rows of new tags with few images that have a text vector, in place."""
-    has_n, folder = text.vector_nd.any(1) & few_n, parent.folder()
+    has_n, folder = text.vector_nd.any(1), parent.folder()
+    if text.few is not None:
+        has_n &= count_n < text.few
     if not bool(has_n.any()):
         return
     info, vocabulary = read_info(folder), read_vocabulary(folder)

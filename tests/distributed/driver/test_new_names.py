@@ -17,22 +17,26 @@ import torch
 from distributed.bundles.locate import find_bundle
 from distributed.bundles.table_parts import TableParts
 from distributed.data.blocks import load_rows
+from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.rows import Rows
 from distributed.data.survey import survey_store
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
 from distributed.driver.new_names import read_names
+from distributed.driver.new_tags import StartBy, init_new_tags
 from distributed.driver.update_config import UpdateConfig, UpdateData, UpdateTags
 from distributed.storage.folder import Folder
 from distributed.training.config import TrainConfig, with_option
-from distributed.training.warm_start import NEW_ROWS
+from distributed.training.warm_start import NEW_ROWS, ParentBundle
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
 from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
+from drel_core.model.towers import ModelConfig, init_embedding_rows
+from drel_core.text.vectors import open_text_vectors
 from tests.helpers.named_store import TAGS, TEXT, NamedStore, write_named
 from tests.helpers.training import small_config
 
@@ -295,6 +299,32 @@ def test_new_tags_of_images_start_where_their_names_say(
     updated(folder, tmp_path / "v3", data=UpdateData(new=str(store.later)))
     assert "text" not in read_info(tmp_path / "v3" / "model").content
     assert float((load_tensors(tmp_path / "v3" / NEW_ROWS)["weight"] - first_nE).abs().max()) > 0.1
+
+
+def test_a_tag_of_many_images_starts_at_random(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    """Those of fewer start at their names."""
+    folder, store = trained
+    bundle = folder / "v0" / "model"
+    info, names = read_info(bundle), read_vocabulary(bundle).names
+    parts = int(info.content["table_parts"])
+    parent = ParentBundle(str(bundle), info.version, info.num_tags, parts, str(tmp_path), 0)
+    towers = {key: value for key, value in info.content["model"].items() if key != "image_dim"}
+    every, model = pa.array([*names, *store.unseen]), ModelConfig(**towers)
+    vector_nd = open_text_vectors(str(store.vectors)).vectors(store.unseen)[0]
+    count_T = np.full(TAGS, 9)
+    count_T[-1] = 10
+
+    def rows(few: int | None) -> torch.Tensor:
+        start = StartBy("text", few, str(store.vectors), vector_nd)
+        init_new_tags(parent, every, count_T, [], Columns(), model, start, seed=0)
+        return load_tensors(tmp_path / NEW_ROWS)["weight"]
+
+    named_nE, found_nE = rows(None), rows(10)
+    random_nE = init_embedding_rows(torch.arange(info.num_tags, TAGS), model, 0)
+    assert torch.equal(found_nE[:-1], named_nE[:-1]) and torch.equal(found_nE[-1], random_nE[-1])
+    assert float((named_nE[-1] - random_nE[-1]).abs().max()) > 0.1
 
 
 def test_an_export_says_the_same_of_tags_by_name(

@@ -147,13 +147,6 @@ def test_new_tags_start_near_those_they_occur_with(tmp_path: Path) -> None:
     torch.testing.assert_close(found[0], x + random[0])
     torch.testing.assert_close(found[1], old[2] + random[1])
 
-    count_T[4] = 10  # enough images of its own
-    few = StartBy("co-occurring", few=10)
-    init_new_tags(parent, names, count_T, survey.train, Columns(), config, few, seed=2)
-    found = load_file(tmp_path / NEW_ROWS)["weight"]
-    torch.testing.assert_close(found[0], x + random[0])
-    torch.testing.assert_close(found[1], random[1])
-
 
 def surveyed(path: Path) -> StoreSurvey:
     return survey_store(FeatureStore.open(str(path)), "fail", statistics=False)
