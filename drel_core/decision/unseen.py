@@ -3,13 +3,15 @@
 Their rows come from their names (``model/name_map.py``). How far such scores can be trusted is learned by
 leaving tags out: each tag with images is given the row that it would have if nothing but its name were known,
 and these rows score images whose tags are known. Logistic regression over the pairs, through the model's own
-link from ``z`` to log odds, every tag weighing alike, gives
+link from ``z`` to log odds, gives
 
-    z = a score + e log share + b
+    z = a score + b
 
-of which a is the slope of unseen tags. **What is assumed of how often an unseen tag occurs**: share is the
-geometric mean of the shares of training images of the tags that were left out, so that it is taken to be as
-frequent as a tag of the middle. Rare tags then get probabilities that are too high, frequent ones too low.
+of which a is the slope of unseen tags. **What is assumed of how often an unseen tag occurs**: that it is like
+a tag drawn at random from those that were left out, frequent and rare ones together. The odds are those of
+all their pairs, so that over many unseen tags probabilities come true, while rare tags get too high ones and
+frequent tags too low ones. The images that a bundle keeps have more of rare tags than others have; each tag's
+``z`` is moved by the log of its share in them over its share of the training images while a and b are learned.
 
 Shapes: n images, S tags that were left out, T tags, U unseen ones.
 """
@@ -33,8 +35,8 @@ class UnseenScores:
 
     Attributes:
         slope: a, above 0.
-        shift: e log share + b, at the share that is assumed.
-        count: training images that a tag of that share has, 1 or more.
+        shift: b.
+        count: training images of the middle one of the tags that were left out, 1 or more.
     """
 
     slope: float
@@ -83,44 +85,46 @@ def fit_unseen(
 
     Args:
         score_nS: of each image with each tag by the row that it has if it is left out, without prior.
-        hit_nS: bool, the tag is the image's. The images may have more of rare tags than others have: their
-            own shares tell frequent from rare here.
+        hit_nS: bool, the tag is the image's.
         level_n1: of the images, by all tags of the model (``calibration.level``).
         count_S: int64, training images of the tags.
         rows: training images in all.
         calibration: the model's.
     """
-    share_S = hit_nS.double().mean(0).clamp(min=0.5 / len(hit_nS))
-    log_share_nS = share_S.log().expand(len(hit_nS), -1)
-    slope, on_share, constant = _fit(
-        torch.stack([score_nS.double(), log_share_nS], -1).flatten(0, 1),
+    here_S = hit_nS.double().mean(0).clamp(min=0.5 / len(hit_nS))
+    everywhere_S = count_S.clamp(min=1).double() / max(rows, 1)
+    slope, shift = _fit(
+        score_nS.double().flatten(),
+        (here_S / everywhere_S).log().expand(len(hit_nS), -1).flatten(),
         hit_nS.flatten(),
         level_n1.double().expand(-1, hit_nS.shape[1]).reshape(-1),
         calibration,
     )
     middle = float(count_S.clamp(min=1).double().log().mean().exp())
-    shift = on_share * float(torch.tensor(middle / max(rows, 1)).log()) + constant
     return UnseenScores(max(slope, LEAST_SLOPE), shift, max(1, round(middle)))
 
 
 def _fit(
-    input_mc: Tensor, hit_m: Tensor, level_m: Tensor, calibration: Calibration
-) -> tuple[float, float, float]:
-    """Weights and constant of ``z`` with the highest likelihood of the pairs through the link.
+    score_m: Tensor, moved_m: Tensor, hit_m: Tensor, level_m: Tensor, calibration: Calibration
+) -> tuple[float, float]:
+    """Slope and shift of ``z`` with the highest likelihood of the pairs through the link.
 
     Newton's method with the expected Hessian (Fisher scoring) and a line search, in float64.
+
+    Args:
+        moved_m: what comes on top of ``z``.
     """
-    input_mc = torch.cat([input_mc, torch.ones(len(input_mc), 1, dtype=torch.float64)], 1)
+    input_mc = torch.stack([score_m, torch.ones_like(score_m)], 1)
     hit_m = hit_m.double()
-    weight_c = torch.tensor([float(calibration.slope), 1.0, 0.0], dtype=torch.float64)
-    ridge_cc = 1e-6 * len(hit_m) * torch.eye(3, dtype=torch.float64)
+    start_c = torch.tensor([float(calibration.slope), 0.0], dtype=torch.float64)
+    ridge_cc = 1e-6 * len(hit_m) * torch.eye(2, dtype=torch.float64)
 
     def loss(weight_c: Tensor) -> float:
-        odds_m = calibration.log_odds(input_mc @ weight_c, level_m)
+        odds_m = calibration.log_odds(input_mc @ weight_c + moved_m, level_m)
         return float((torch.nn.functional.softplus(odds_m) - hit_m * odds_m).sum())
 
     def step(weight_c: Tensor) -> Tensor:
-        z_m = input_mc @ weight_c
+        z_m = input_mc @ weight_c + moved_m
         chance_m = calibration.log_odds(z_m, level_m).sigmoid()
         steep_m = calibration.steepness(z_m)
         gradient_c = input_mc.T @ ((chance_m - hit_m) * steep_m)
@@ -128,5 +132,5 @@ def _fit(
         hessian_cc = (input_mc * spread_m1).T @ input_mc + ridge_cc
         return torch.linalg.solve(hessian_cc, gradient_c)
 
-    slope, on_share, constant = descend(loss, step, weight_c).tolist()
-    return slope, on_share, constant
+    slope, shift = descend(loss, step, start_c).tolist()
+    return slope, shift

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from drel_core.decision.calibration import Calibration, extend_by_count
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.score_adjustment import folded
 from drel_core.decision.unseen import UnseenScores, fit_unseen
+from drel_core.scoring.reliability import expected_calibration_error, reliability
 from tests.helpers.bundles import random_decider
 
 COUNT_T = torch.tensor([40, 9, 3, 1, 12])
@@ -19,10 +21,11 @@ def grown() -> Decider:
     return UnseenScores(0.2, -3.0, 5).extended(random_decider(5), COUNT_T, 2)
 
 
-def test_what_was_planted_is_found() -> None:
-    """Pairs drawn with known odds through a link with bends; shares differ between tags."""
+def planted() -> tuple[Calibration, Tensor, Tensor, Tensor, Tensor]:
+    """Calibration, scores, hits, levels and shares: pairs drawn with known odds through a link with bends;
+    tags differ in their shares of images."""
     torch.manual_seed(0)
-    images, tags = 2000, 60
+    images, tags = 4000, 60
     calibration = Calibration(
         torch.tensor([0.6]), torch.zeros(5), torch.tensor([0.9, -0.3, 0.4, 0.2, -0.2])
     )
@@ -31,14 +34,39 @@ def test_what_was_planted_is_found() -> None:
     level_n1 = torch.rand(images, 1)
     z_nS = 0.3 * score_nS + share_S.log() - 0.5
     hit_nS = torch.rand(images, tags) < calibration.log_odds(z_nS, level_n1).sigmoid()
+    return calibration, score_nS, hit_nS, level_n1, hit_nS.double().mean(0)
+
+
+def said(found: UnseenScores, score: Tensor, level: Tensor, calibration: Calibration) -> Tensor:
+    return calibration.log_odds(found.slope * score + found.shift, level).sigmoid()
+
+
+def test_probabilities_come_true_over_all_tags() -> None:
+    calibration, score_nS, hit_nS, level_n1, share_S = planted()
     count_S = (1000 * share_S).round().long()
     found = fit_unseen(score_nS, hit_nS, level_n1, count_S, 1000, calibration)
-    assert abs(found.slope - 0.3) < 0.02
+    assert abs(found.slope - 0.3) < 0.03
     assert found.count == round(float(count_S.double().log().mean().exp()))
-    said = calibration.log_odds(found.slope * score_nS + found.shift, level_n1).sigmoid()
-    middle = (share_S / share_S.log().mean().exp()).log().abs() < 0.3
-    ratio = said[:, middle].double().mean() / hit_nS[:, middle].double().mean()
-    assert 0.8 < float(ratio) < 1.25
+    chance_nS = said(found, score_nS, level_n1, calibration)
+    assert 0.95 < float(chance_nS.sum() / hit_nS.sum()) < 1.05
+    assert expected_calibration_error(reliability(chance_nS, hit_nS)) < 0.02
+
+
+def test_kept_images_that_have_more_of_rare_tags_raise_no_probability() -> None:
+    """As a bundle's reservoir has: images with a rare tag are drawn three times as often."""
+    calibration, score_nS, hit_nS, level_n1, share_S = planted()
+    count_S = (1000 * share_S).round().long()
+    has_rare_n = hit_nS[:, :15].any(1)
+    kept_n = has_rare_n | (torch.rand(len(hit_nS)) < 0.3)
+    kept = score_nS[kept_n], hit_nS[kept_n], level_n1[kept_n]
+
+    def ratio(count_S: Tensor, rows: int) -> float:
+        found = fit_unseen(*kept, count_S, rows, calibration)
+        return float(said(found, score_nS, level_n1, calibration).sum() / hit_nS.sum())
+
+    corrected, as_kept_S = ratio(count_S, 1000), hit_nS[kept_n].sum(0)
+    assert 0.8 < corrected < 1.1
+    assert ratio(as_kept_S, int(kept_n.sum())) > corrected + 0.15
 
 
 def test_old_tags_keep_their_calibration_and_unseen_ones_have_their_own() -> None:
