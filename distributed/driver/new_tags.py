@@ -43,9 +43,9 @@ def init_new_tags(
 
     random: as at the start of training, from (seed, tag id). co-occurring: the mean of the rows of old
     tags on the same images, each by its number of common images over the root of its own count, plus
-    a random row, so that no two tags start alike. text: where their names say, as tags without images
-    (``bundles/unseen_tags.py``); those without a text vector, and those on enough images (``StartBy``), at
-    random.
+    a random row, so that no two tags start alike. text: what their names let expect, which is short
+    (``NameMap.expected``), plus a random row; those without a text vector, and those on enough images
+    (``StartBy``), at random.
     """
     new = np.arange(parent.num_tags, len(names))
     rows_nE = init_embedding_rows(torch.from_numpy(new), model, seed)
@@ -117,7 +117,7 @@ def start_note(config: UpdateConfig, parent: ParentBundle) -> str:
 
 
 def _start_by_name(rows_nE: Tensor, count_n: Tensor, parent: ParentBundle, text: StartBy) -> None:
-    """Overwrite rows of new tags with few images that have a text vector, in place."""
+    """Add to random rows of new tags with few images what their names let expect, in place."""
     has_n, folder = text.vector_nd.any(1), parent.folder()
     if text.few is not None:
         has_n &= count_n < text.few
@@ -127,7 +127,7 @@ def _start_by_name(rows_nE: Tensor, count_n: Tensor, parent: ParentBundle, text:
     kept = BundleText.of(folder, info, vocabulary, text.source)
     if NamedTags.possible(kept, vocabulary):
         named = NamedTags.of(folder, info, vocabulary, kept)
-        rows_nE[has_n] = named.map.rows(text.vector_nd[has_n])
+        rows_nE[has_n] += named.map.expected(text.vector_nd[has_n])
 
 
 def _co_occurrence(

@@ -82,9 +82,9 @@ class UpdateConfig(RunConfig):
     replay_ratio: float = 1.0
     """least number of rehearsed rows for each new one; rows are repeated to reach it"""
     start: Start = "auto"
-    """where new tags start. text: where their names say, by the model's text vectors or those of \
-    --tags.text; co-occurring: near the tags of the same images; random; auto: text for tags with fewer than \
-    10 images where there are text vectors, else random"""
+    """where new tags start. random; text: a random row and what their names let expect, by the model's text \
+    vectors or those of --tags.text; co-occurring: near the tags of the same images; auto: text for tags \
+    with fewer than 10 images where there are text vectors, else random"""
     batch_size: int = AUTO
     """images in a step, over all workers together; 0: as the model was trained; -1: by the numbers of rows, \
     at most that"""

@@ -10,8 +10,9 @@ link from ``z`` to log odds, gives
 of which a is the slope of unseen tags. **What is assumed of how often an unseen tag occurs**: that it is like
 a tag drawn at random from those that were left out, frequent and rare ones together. The odds are those of
 all their pairs, so that over many unseen tags probabilities come true, while rare tags get too high ones and
-frequent tags too low ones. The images that a bundle keeps have more of rare tags than others have; each tag's
-``z`` is moved by the log of its share in them over its share of the training images while a and b are learned.
+frequent tags too low ones. The images that a bundle keeps have more of rare tags than others have. While a
+and b are learned, each tag's ``z`` is moved by the log of its share in them over its share of the training
+images.
 
 Shapes: n images, S tags that were left out, T tags, U unseen ones.
 """

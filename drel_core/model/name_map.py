@@ -70,13 +70,21 @@ class NameMap:
 
     def rows(self, text_nd: Tensor) -> Tensor:
         """float32 ``[n, E]`` of new names' text vectors."""
-        near_nS = ((text_nd.double() @ self.text_Sd.T - 1) / self.width).exp()
-        inverse_SS, mean_S = self._system(self.width, self.ridge)
-        return self._scaled(_through(near_nS, inverse_SS, mean_S) @ self.row_SE)
+        return self._scaled(self._mapped(text_nd))
+
+    def expected(self, text_nd: Tensor) -> Tensor:
+        """float32 ``[n, E]``: as ``rows``, but only as long as the regression makes them. Names explain a
+        small part of rows, so that these are short: the rest is left to images."""
+        return (self._mapped(text_nd) * (self.length or 1.0)).float()
 
     def left_out(self) -> Tensor:
         """float32 ``[S, E]``: what the map would give each of its own tags without that tag."""
         return self._scaled(self._left_out(self.width, self.ridge))
+
+    def _mapped(self, text_nd: Tensor) -> Tensor:
+        near_nS = ((text_nd.double() @ self.text_Sd.T - 1) / self.width).exp()
+        inverse_SS, mean_S = self._system(self.width, self.ridge)
+        return _through(near_nS, inverse_SS, mean_S) @ self.row_SE
 
     def _scaled(self, row_nE: Tensor) -> Tensor:
         if self.length is not None:

@@ -51,3 +51,20 @@ def test_rows_whose_direction_counts_have_the_mean_length() -> None:
     length = row_SE.norm(dim=1).mean().float()
     torch.testing.assert_close(map_.rows(text_Sd[:5]).norm(dim=1), length.expand(5))
     torch.testing.assert_close(map_.left_out().norm(dim=1), length.expand(40))
+
+
+def test_what_names_let_expect_is_shorter_the_less_they_tell() -> None:
+    text_Sd, row_SE = planted(120)
+    told, told_nothing = (
+        NameMap.fit(text_Sd, rows_SE, direction=True)
+        for rows_SE in (
+            row_SE,
+            row_SE[torch.randperm(120, generator=torch.Generator().manual_seed(1))],
+        )
+    )
+    for map_ in (told, told_nothing):
+        expected_nE, row_nE = map_.expected(text_Sd), map_.rows(text_Sd)
+        torch.testing.assert_close(normalize(expected_nE), normalize(row_nE))
+    assert float(told.expected(text_Sd).norm(dim=1).mean()) > 0.9 * float(told.length or 0)
+    spread = told_nothing.expected(text_Sd).norm(dim=1).mean()
+    assert float(spread) < 0.8 * float(told_nothing.length or 0)
