@@ -14,7 +14,8 @@ from distributed.serving.answers import SimilarResponse
 from distributed.serving.model import ServedModel
 from distributed.serving.one_row import row_of
 from distributed.serving.picture_folder import PictureFolder
-from distributed.serving.requests import parse_either, read_body
+from distributed.serving.request_body import read_body
+from distributed.serving.requests import parse_either
 from distributed.serving.routes import Service, no_query
 from distributed.serving.schemas import (
     ApiError,

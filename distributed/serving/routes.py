@@ -28,17 +28,16 @@ from distributed.serving.answers import (
     TrialResponse,
 )
 from distributed.serving.metrics import counted, read_exporter
+from distributed.serving.request_body import header, read_body
 from distributed.serving.requests import (
     ScoreRequest,
     check_fits,
-    header,
     parse_annotate,
     parse_binary,
     parse_either,
     parse_infer,
     parse_json,
     parse_picture,
-    read_body,
 )
 from distributed.serving.responses import ScoredResponse, annotate_json, infer_json
 from distributed.serving.schemas import (
