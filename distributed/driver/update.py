@@ -146,7 +146,7 @@ def _learn(
         begin()
         text = grown_text(parent, spec.survey.names.to_pylist(), out, log, config.tags.text)
         spec = replace(spec, text=text)
-        with saying(log, "placing new tags near those of their images"):
+        with saying(log, "choosing where new tags start"):
             init_new_tags(
                 parent,
                 spec.survey.index,
