@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed.data.tag_values import TagCodes, lookup, sorted_unique
+from distributed.data.tag_values import TagCodes, lookup, places, sorted_unique
 from distributed.storage.files import READ_ERRORS, cannot_be_read, past_short_errors, read_bytes
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
@@ -117,8 +117,7 @@ class CanonicalTags:
         if not self:
             return values, offsets
         text, target, count = self._arrays
-        place_n = pc.fill_null(pc.index_in(values, value_set=text), -1)
-        place_n = place_n.to_numpy(zero_copy_only=False).astype(np.int64)
+        place_n = places(pc.index_in(values, value_set=text))
         changed_n = place_n >= 0
         if not changed_n.any():
             return values, offsets
@@ -137,24 +136,46 @@ class CanonicalTags:
         Args:
             row_n: rows of the texts.
         """
-        # Each different text once, as a row of its own.
-        values, offsets = self.applied(codes.names, np.arange(len(codes.names) + 1))
-        if values is codes.names:
+        names, meanings = self._meanings(codes.names)
+        if meanings is None:
             known_n = codes.code_n >= 0
             pairs = (row_n, codes.code_n)
-            return RuledPairs(values, *(pairs if known_n.all() else (x[known_n] for x in pairs)))
-        encoded = pc.dictionary_encode(values)
-        target = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        names = encoded.dictionary
-        row_m, id_m = Meanings(np.diff(offsets), target, len(names)).pairs(codes.code_n, row_n)
-        found = RuledPairs(names, row_m, id_m)
+            return RuledPairs(names, *(pairs if known_n.all() else (x[known_n] for x in pairs)))
+        found = RuledPairs(names, *meanings.pairs(codes.code_n, row_n))
         return replace(found, undecided=self._undecided(codes, row_n, found))
+
+    def _meanings(self, names: pa.Array) -> tuple[pa.Array, Meanings | None]:
+        """What each of some different texts stands for, by places in them and in those that come to them.
+        None: each for itself."""
+        if not self:
+            return names, None
+        text, target, count = self._arrays
+        place_C = places(pc.index_in(names, value_set=text.cast(names.type)))
+        changed = np.flatnonzero(place_C >= 0)
+        if not len(changed):
+            return names, None
+        place = place_C[changed]
+        count_C = np.ones(len(names), dtype=np.int64)
+        count_C[changed] = count[place]
+        start_C = np.cumsum(count_C) - count_C
+        # Most stand for themselves; of the others alone names are looked up.
+        id_m = np.repeat(np.arange(len(names)), count_C)
+        wanted = target.take(pa.array(_spread((np.cumsum(count) - count)[place], count[place])))
+        wanted = pc.dictionary_encode(wanted.cast(names.type))
+        id_W = places(pc.index_in(wanted.dictionary, value_set=names))
+        come = np.flatnonzero(id_W < 0)
+        id_W[come] = len(names) + np.arange(len(come))
+        id_m[_spread(start_C[changed], count[place])] = id_W[places(wanted.indices)]
+        names = pa.concat_arrays([names, wanted.dictionary.take(pa.array(come))])
+        return names, Meanings(count_C, id_m, len(names))
 
     def _undecided(
         self, codes: TagCodes, row_n: np.ndarray, found: RuledPairs
     ) -> dict[str, np.ndarray]:
         """See ``RuledPairs``."""
         split = self.rules.split
+        if not split:
+            return {}
         number = {tag: place for place, tag in enumerate(split)}
         spelled = {name: number[tag] for name, tag in self.rules.aliases.items() if tag in number}
         whole = _meanings(codes.names, [*number.items(), *spelled.items()], len(split))
@@ -187,7 +208,7 @@ class RuledPairs:
     """Tags of rows after the rules.
 
     Attributes:
-        names: the tags.
+        names: the tags, and texts that no row has after the rules.
         row_m, id_m: pairs of a row and a place in ``names``; one may be there twice.
         undecided: tag that is split to the rows that have it and none of its parts.
     """
@@ -266,7 +287,7 @@ def encode_tags(
 def _meanings(names: pa.Array, of: Sequence[tuple[str, int]], numbers: int) -> Meanings:
     """What each of some different names stands for, given the numbers of texts; most have none."""
     texts = pa.array([text for text, _ in of], names.type)
-    code = pc.fill_null(pc.index_in(texts, value_set=names), -1).to_numpy(zero_copy_only=False)
+    code = places(pc.index_in(texts, value_set=names))
     number = np.array([number for _, number in of], dtype=np.int64)[code >= 0]
     code = code[code >= 0]
     count_C = np.bincount(code, minlength=len(names)).astype(np.int64)

@@ -48,18 +48,19 @@ class TagCodes:
     def of(values: pa.Array) -> TagCodes:
         encoded = pc.dictionary_encode(values)
         names, cleaned = encoded.dictionary, clean_texts(encoded.dictionary)
-        code_n = _places(encoded.indices)
+        code_n = places(encoded.indices)
         if not cleaned.equals(names):
             values = cleaned.take(encoded.indices)
         again = pc.dictionary_encode(cleaned)  # of two texts one may be the other's clean form
         if len(again.dictionary) < len(cleaned):
-            code_n = np.append(_places(again.indices), -1)[code_n]
+            code_n = np.append(places(again.indices), -1)[code_n]
         return TagCodes(values, again.dictionary, code_n)
 
 
-def _places(index: pa.Array) -> np.ndarray:
-    places: np.ndarray = pc.fill_null(index, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return places
+def places(index: pa.Array) -> np.ndarray:
+    """int64; -1 of a null."""
+    found: np.ndarray = pc.fill_null(index, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
 
 
 def sorted_unique(key_n: np.ndarray) -> np.ndarray:
@@ -77,11 +78,11 @@ def lookup(tag_values: pa.Array, names: pa.Array) -> np.ndarray:
     A tag that is not there as it stands is sought in its clean form. In this order, because vocabularies
     that were made earlier may hold other forms.
     """
-    id_n = _places(pc.index_in(tag_values, value_set=names))
+    id_n = places(pc.index_in(tag_values, value_set=names))
     unknown = np.flatnonzero(id_n < 0)
     if len(unknown):
         texts = tag_values.take(pa.array(unknown))
         cleaned = clean_values(texts)
         if cleaned is not texts:
-            id_n[unknown] = _places(pc.index_in(cleaned, value_set=names))
+            id_n[unknown] = places(pc.index_in(cleaned, value_set=names))
     return id_n
