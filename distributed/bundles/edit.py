@@ -22,6 +22,7 @@ from torch import Tensor
 from distributed.bundles.finish import write_card
 from distributed.bundles.locate import CONFIG, find_bundle, local_bundle
 from distributed.bundles.table_parts import TableParts
+from distributed.bundles.unseen_tags import BundleText, NamedTags
 from distributed.bundles.write import BundleWriter
 from distributed.data.edited_tags import edited_column
 from distributed.data.feature_store import one_chunk
@@ -44,6 +45,7 @@ from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider
 from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError
+from drel_core.tag_text import some_names
 
 SPLITTING = ("drel", "wsabie")
 
@@ -151,7 +153,7 @@ def edit_bundle(edits: BundleEdits, out: Folder, log: Log) -> str:
         writer.clear()
         try:
             with saying(log, "writing the model"):
-                version = _write(edits, writer.folder)
+                version = _write(edits, writer.folder, log)
                 writer.finish(version)
         except BaseException:
             shutil.rmtree(writer.folder, ignore_errors=True)
@@ -159,21 +161,22 @@ def edit_bundle(edits: BundleEdits, out: Folder, log: Log) -> str:
     return version
 
 
-def _write(edits: BundleEdits, folder: Path) -> str:
+def _write(edits: BundleEdits, folder: Path, log: Log) -> str:
     info, after = edits.info, edits.after
     about = info.carried
     grown = bool(after.start)
-    apart = {CONFIG, CARD, "vocabulary.json", VOCABULARY_FILE, RESERVOIR}
+    apart = {CONFIG, CARD, "vocabulary.json", VOCABULARY_FILE, RESERVOIR, TAG_TEXT}
     if grown:
-        apart |= {DECISION, KERNEL, TAG_TEXT, *TableParts.of(edits.folder, info).names}
+        apart |= {DECISION, KERNEL, *TableParts.of(edits.folder, info).names}
     for path in sorted(edits.folder.iterdir()):
         if path.name not in apart and path.is_file():
             shutil.copyfile(path, folder / path.name)
     vocabulary = Vocabulary(after.names, edits.counts)
     if grown:
         about["table_parts"] = _grow(edits, folder, vocabulary)
-        if (text := TagText.load(folder, len(vocabulary))) and (source := text_source(about)):
-            about["text"] = text.describe(source)
+    text = _write_text(edits, folder, log)
+    if text is not None and (source := text_source(about)):
+        about["text"] = text.describe(source)
     _edit_kept_rows(edits, folder)
     if after.rules:
         (folder / VOCABULARY_FILE).write_text(after.rules.to_yaml(), encoding="utf-8")
@@ -207,12 +210,6 @@ def _grow(edits: BundleEdits, folder: Path, vocabulary: Vocabulary) -> int:
         for key in ("weight_RT", "share_T"):
             kernel[key] = _with_columns(kernel[key], start)
         save_tensors(kernel, folder / KERNEL)
-    text = TagText.load(edits.folder, len(edits.vocabulary))
-    if text is not None:  # what a name means goes with the row that started from it
-        grown_Td = torch.cat([text.vector_Td, text.vector_Td[start]])
-        with open_tensors(edits.folder / TAG_TEXT) as file:
-            about = file.metadata()
-        replace(text, vector_Td=grown_Td).save(folder / TAG_TEXT, about)
     if (path := edits.folder / DECISION).is_file():
         with open_tensors(path) as file:
             header = file.metadata()
@@ -224,6 +221,56 @@ def _grow(edits: BundleEdits, folder: Path, vocabulary: Vocabulary) -> int:
         decision["shift_T"] += _less_sure(edits, slope, vocabulary)
         save_tensors(decision, folder / DECISION, header)
     return parts
+
+
+def _write_text(edits: BundleEdits, folder: Path, log: Log) -> TagText | None:
+    """Text vectors of the names that tags have now, and rows of tags that are known by name alone. Where a
+    new name has no vector, or their source is not here, that of the old name stays, and a line says so.
+
+    Returns:
+        the vectors; None of a bundle that keeps none.
+    """
+    text = TagText.load(edits.folder, len(edits.vocabulary))
+    if text is None:
+        return None
+    before, names = edits.vocabulary.names, edits.after.names
+    new = [tag for tag, name in enumerate(names) if tag >= len(before) or name != before[tag]]
+    if not new:
+        shutil.copyfile(edits.folder / TAG_TEXT, folder / TAG_TEXT)
+        return text
+    vector_Td = torch.cat([text.vector_Td, text.vector_Td[torch.tensor(edits.after.start).long()]])
+    new_names = [names[tag] for tag in new]
+    try:
+        source = BundleText.of(edits.folder, edits.info, edits.vocabulary)
+        vector_nd, has_n = source.vectors(new_names)
+    except InputError as error:
+        log(f"{some_names(new_names)}: the text vectors of the old names stay ({error})")
+    else:
+        tag_n = torch.tensor(new)[has_n]
+        vector_Td[tag_n] = vector_nd[has_n].to(vector_Td.dtype)
+        if len(tag_n) < len(new):
+            none = [name for name, has in zip(new_names, has_n.tolist(), strict=True) if not has]
+            log(f"{some_names(none)}: no text vector ({source.source}); that of the old name stays")
+        _write_rows_by_name(edits, folder, source, tag_n, vector_nd[has_n])
+    text = replace(text, vector_Td=vector_Td)
+    text.save(folder / TAG_TEXT)
+    return text
+
+
+def _write_rows_by_name(
+    edits: BundleEdits, folder: Path, source: BundleText, tag_n: Tensor, vector_nd: Tensor
+) -> None:
+    """What no image taught has the row that its name gives: by another name it is another row."""
+    count_T = torch.from_numpy(edits.counts)
+    unseen_n = count_T[tag_n] == 0
+    if not unseen_n.any() or not NamedTags.possible(source, edits.vocabulary):
+        return
+    tag_n, vector_nd = tag_n[unseen_n], vector_nd[unseen_n]
+    named = NamedTags.of(edits.folder, edits.info, edits.vocabulary, source)
+    parts = len(
+        list(folder.glob("tag_embedding-*"))
+    )  # of the new bundle, which has no config.json yet
+    TableParts(folder, parts).overwrite(tag_n, named.map.rows(vector_nd))
 
 
 def _with_columns(value_T: Tensor, start: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from drel_core.annotators.drel import table_file, write_table_part
 from drel_core.bundle.info import BundleInfo
-from drel_core.bundle.tensor_files import open_tensors
+from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tensor_files import open_tensors, save_tensors
 
 _BLOCK = 65536
 
@@ -88,6 +89,17 @@ class TableParts:
             end = max(end, self._about(part)[1])
         write_table_part(folder, self.count, self.count + 1, end, weight_nE, state_n)
         return self.count + 1
+
+    def overwrite(self, tag_n: Tensor, weight_nE: Tensor) -> None:
+        """Put other rows in place of those of some tags, in a bundle that is being written."""
+        for part in range(self.count):
+            start, stop, _ = self._about(part)
+            here_n = (tag_n >= start) & (tag_n < stop)
+            if here_n.any():
+                path = self.folder / table_file(part, self.count)
+                held = {name: value.clone() for name, value in load_tensors(path).items()}
+                held["weight"][tag_n[here_n] - start] = weight_nE[here_n].to(held["weight"].dtype)
+                save_tensors(held, path)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """First tag of each block, and the one after its last."""

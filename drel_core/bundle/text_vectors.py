@@ -26,7 +26,7 @@ from drel_core.errors import InputError
 TAG_TEXT = "tag_text.safetensors"
 _COMPARED, _ALIKE = 50, 0.9
 """Tags whose vectors are compared with what a source gives, and the least cosine of the middle one. A tag
-that was renamed or split off keeps the vector of its old name, so that some may differ."""
+that was renamed or split off may keep the vector of its old name, so that some may differ."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from distributed.bundles.edit import BundleEdits, edit_bundle
 from distributed.bundles.locate import find_bundle
 from distributed.bundles.table_parts import TableParts
 from distributed.data.blocks import load_rows
@@ -33,6 +34,7 @@ from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tag_edits import TagEdits
 from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
 from drel_core.model.towers import ModelConfig, init_embedding_rows
@@ -277,6 +279,62 @@ def test_the_rules_of_a_model_hold_for_names(
     after = read_vocabulary(tmp_path / "v1" / "model").names
     assert after[-2:] == (first, third)
     assert (tmp_path / "v1" / "model" / "vocabulary.yaml").exists()
+
+
+def test_a_new_name_has_its_own_vector_and_without_images_its_own_row(
+    trained: tuple[Path, NamedStore], tmp_path: Path
+) -> None:
+    folder, store = trained
+    vectors, table = tmp_path / "vectors.parquet", pq.read_table(store.vectors)
+    random = np.random.default_rng(3).normal(size=(3, TEXT)).astype(np.float32)
+    new = {"name": ["new name", "seen name", "a part"], "vector": list(random)}
+    pq.write_table(pa.concat_tables([table, pa.table(new, schema=table.schema)]), vectors)
+    tags = UpdateTags(new=str(folder / "new.txt"), text=str(vectors))
+    updated(folder, tmp_path / "v1", tags=tags)
+    parent = tmp_path / "v1" / "model"
+    names = read_vocabulary(parent).names
+
+    def edited(out: str, **edits: Any) -> tuple[torch.Tensor, torch.Tensor, str]:
+        lines: list[str] = []
+        made = BundleEdits.of(str(parent), TagEdits(**edits))
+        edit_bundle(made, Folder(str(tmp_path / out)), lines.append)
+        model = tmp_path / out / "model"
+        info, known = read_info(model), len(read_vocabulary(model))
+        assert info.content["text"]["tags"] == known
+        rows = TableParts.of(model, info).rows(torch.arange(known))[0]
+        return (
+            load_tensors(model / "tag_text.safetensors")["vector"].float(),
+            rows,
+            "\n".join(lines),
+        )
+
+    seen, unseen, other, split = 0, len(names) - 1, 1, 2
+    edits = {
+        "rename": {names[seen]: "seen name", names[unseen]: "new name", names[other]: "unheard of"},
+        "split": {names[split]: ("a part", "another part")},
+    }
+    before_Td, before_TE, _ = edited("same", remove=(names[5],))
+    vector_Td, row_TE, said = edited("v2", **edits)
+    wanted_nd = torch.nn.functional.normalize(torch.from_numpy(random), dim=1)
+    torch.testing.assert_close(
+        vector_Td[[unseen, seen, len(names)]], wanted_nd, atol=1e-3, rtol=1e-2
+    )
+    torch.testing.assert_close(vector_Td[[other, len(names) + 1]], before_Td[[other, split]])
+    assert "'unheard of', 'another part': no text vector" in said
+    # What images taught stays; what the name alone gave is given anew.
+    torch.testing.assert_close(row_TE[: unseen - 1], before_TE[: unseen - 1])
+    assert float((row_TE[unseen] - before_TE[unseen]).abs().max()) > 0.05
+    (tmp_path / "again.txt").write_text("new name\n")
+    add = UpdateTags(new=str(tmp_path / "again.txt"), text=str(vectors))
+    updated(folder, tmp_path / "added", tags=add)
+    added = tmp_path / "added" / "model"
+    by_name = TableParts.of(added, read_info(added)).rows(torch.tensor([unseen - 3]))[0][0]
+    torch.testing.assert_close(row_TE[unseen], by_name, atol=1e-3, rtol=1e-2)
+    vectors.unlink()
+    vector_Td, row_TE, said = edited("v3", **edits)
+    assert "the text vectors of the old names stay (" in said
+    torch.testing.assert_close(vector_Td[: len(names)], before_Td)
+    torch.testing.assert_close(row_TE[: len(names)], before_TE)
 
 
 def test_new_tags_of_images_start_where_their_names_say(
