@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from distributed.data.canonical_tags import open_rules
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
 from distributed.data.replay_buffer import RESERVOIR
@@ -20,10 +21,11 @@ from distributed.runtime.worker_range import ONE, Workers
 from distributed.storage.files import write_json
 from distributed.storage.folder import Folder
 from distributed.storage.owner import check_free, owned
-from distributed.storage.resume import CONTENT, claim
+from distributed.storage.resume import CONTENT, Plan, claim
 from distributed.training.config import PICTURE_METHODS
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
+from drel_core.decision.answer_rules import AnswerRules
 from drel_core.decision.kernel import KERNEL
 from drel_core.errors import InputError, TooLargeError
 from jobs.cli import NOTHING, OneLineParser, build, run_job, say
@@ -56,6 +58,14 @@ class CompareImages:
 
 
 @dataclass(kw_only=True)
+class CompareTags:
+    """What holds between tags, for all methods."""
+
+    vocabulary: str = ""
+    """vocabulary.yaml, local or s3://: all methods train and are scored by its rules"""
+
+
+@dataclass(kw_only=True)
 class CompareConfig:
     """What to compare, and on what."""
 
@@ -63,6 +73,8 @@ class CompareConfig:
     """feature stores"""
     images: CompareImages = field(default_factory=CompareImages)
     """stores of pictures"""
+    tags: CompareTags = field(default_factory=CompareTags)
+    """rules of tags"""
     out: str
     """folder for results.json, table.md, table.png, and each method's own folder; the same one resumes"""
     methods: str = ""
@@ -140,6 +152,8 @@ def train_arguments(config: CompareConfig, name: str, seed: int) -> list[str]:
         arguments += ["--svm.max_hours", str(config.max_hours)]
     if config.epochs:
         arguments += ["--epochs", str(config.epochs)]
+    if config.tags.vocabulary:
+        arguments += ["--tags.vocabulary", config.tags.vocabulary]
     for column, given in vars(config.data.columns).items():
         arguments += [f"--data.columns.{column}", given]
     return arguments
@@ -211,7 +225,12 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--methods {','.join(names)}: {without_pictures(config, names[0])}")
     for name in names:  # a wrong name or option is told before hours of training
         if not without_pictures(config, name):
-            parse(train_arguments(config, name, 0))
+            settings, _, _ = parse(train_arguments(config, name, 0))
+            if (own := settings.tags.vocabulary) != config.tags.vocabulary:
+                raise InputError(
+                    f"--methods {name}: it names tags.vocabulary {own}; figures are of one set of tags: give "
+                    "all methods the same by --tags.vocabulary"
+                )
     if given.dry_run:
         plan(config, names, out)
         return
@@ -246,7 +265,7 @@ def plan(config: CompareConfig, names: list[str], out: Folder) -> None:
 
 def compare(config: CompareConfig, names: list[str], out: Folder) -> list[Entry]:
     """Train and score every entry, and write the tables."""
-    columns = config.data.columns
+    columns, rules = config.data.columns, open_rules(config.tags.vocabulary)
     train, test = (
         survey_store(
             FeatureStore.open(path, columns, option),
@@ -254,21 +273,25 @@ def compare(config: CompareConfig, names: list[str], out: Folder) -> list[Entry]
             statistics=False,
             workers=config.workers.least,
             log=say,
+            rules=rules,
         )
         for path, option in ((config.data.train, "--data.train"), (config.data.test, "--data.test"))
     )
     content = {**train.content, **{f"test: {name}": mark for name, mark in test.content.items()}}
+    by = {"tags.vocabulary": rules.digest if rules else ""}
     claim(
         out,
         "compare.json",
-        {"k": config.k, "epochs": config.epochs, CONTENT: content},
+        Plan(
+            {"k": config.k, "epochs": config.epochs, CONTENT: content, **by},
+            unsaid={"tags.vocabulary": ""},
+        ),
         "holds a comparison with another {names} ({values}); choose a new --out",
     )
     vocabulary = Vocabulary(tuple(train.names.to_pylist()), train.count_T)
-    floor = Entry("popularity")
-    floor.runs.append(
-        evaluate_store(PopularityAnnotator(vocabulary), vocabulary, test, columns, config.k)
-    )
+    floor, popularity = Entry("popularity"), PopularityAnnotator(vocabulary)
+    popularity.rules = AnswerRules(rules, vocabulary.names) if rules else None
+    floor.runs.append(evaluate_store(popularity, vocabulary, test, columns, config.k))
     bound = Entry("upper bound", [upper_bound(vocabulary, test, columns, config.k)])
     tried = [attempt(config, name) for name in names]
     for entry in tried:  # pictures come from stores of their own
@@ -280,7 +303,9 @@ def compare(config: CompareConfig, names: list[str], out: Folder) -> list[Entry]
                     f"{floor.runs[0]['tags']}: --images and --data hold different images"
                 )
     entries = [floor, *tried, bound]
-    write_comparison(out, entries, config.data.train, config.data.test, config.k)
+    write_comparison(
+        out, entries, config.data.train, config.data.test, config.k, config.tags.vocabulary
+    )
     return entries
 
 

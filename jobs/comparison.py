@@ -102,14 +102,18 @@ def _mean(values: list[float], form: str) -> str:
     return text if len(values) < 2 else f"{text} ±{format(statistics.stdev(values), form)}"
 
 
-def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k: int) -> None:
-    """Write the three files. ``entries`` begin with the floor and end with the bound."""
+def write_comparison(
+    out: Folder, entries: list[Entry], train: str, test: str, k: int, vocabulary: str = ""
+) -> None:
+    """Write the three files. ``entries`` begin with the floor and end with the bound; ``vocabulary`` is the
+    file whose rules all went by."""
     write_json(
         out.file("results.json"),
         {
             "train": train,
             "test": test,
             "k": k,
+            "vocabulary": vocabulary,
             "methods": [
                 {
                     "name": e.name,
@@ -126,7 +130,7 @@ def write_comparison(out: Folder, entries: list[Entry], train: str, test: str, k
             ],
         },
     )
-    write_text(out.file("table.md"), markdown(entries, train, test, k))
+    write_text(out.file("table.md"), markdown(entries, train, test, k, vocabulary))
     with out.writing("table.png") as path:
         picture(entries, path)
 
@@ -135,7 +139,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def markdown(entries: list[Entry], train: str, test: str, k: int) -> str:
+def markdown(entries: list[Entry], train: str, test: str, k: int, vocabulary: str = "") -> str:
     """The tables as Markdown: quality by each decision, cost, and quality by how often tags occur in
     training."""
     first = next(run for entry in entries for run in entry.runs)
@@ -156,7 +160,8 @@ def markdown(entries: list[Entry], train: str, test: str, k: int) -> str:
         "",
         f"Trained on `{train}`, scored on `{test}`: {first['images']} images, "
         f"{first['tags_scored']} tags scored, top {k} tags an image"
-        + (f", mean of {runs} seeds ± standard deviation." if runs > 1 else "."),
+        + (f", mean of {runs} seeds ± standard deviation." if runs > 1 else ".")
+        + (f" Tags by the rules of `{vocabulary}`." if vocabulary else ""),
         "",
         *_quality(entries, k),
         "",

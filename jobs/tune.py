@@ -145,9 +145,10 @@ def run(config: TrainConfig, space: dict[str, Any], extra: Namespace) -> None:
     write_json(out.file("trials.json"), found.trials)
     write_text(out.file("best.yaml"), best_yaml(best, found.trials[0]["F1"]))
     print(f"best F1 {found.trials[0]['F1']:.3f} on validation: {out / 'best.yaml'}")
+    rules = f"--tags.vocabulary {config.tags.vocabulary} " if config.tags.vocabulary else ""
     print(
         f"train with it  python -m jobs.train --config {out / 'best.yaml'} --data.train PATH "
-        "--out DIR"
+        f"{rules}--out DIR"
     )
     print(f"TensorBoard    tensorboard --logdir {out / TRIALS}")
 
@@ -159,7 +160,8 @@ def best_yaml(config: Any, f1: float) -> str:
     text: str = yaml.safe_dump({name: whole[name] for name in names}, sort_keys=False)
     return (
         f"# jobs.tune: F1 {f1:.4f} on validation rows, of the towers alone. Not in here, because a search\n"
-        "# does not vary them: data, out, seed, kernel, decision, reservoir. jobs.train takes its preset's.\n"
+        "# does not vary them: data, tags, out, seed, kernel, decision, reservoir. jobs.train takes its "
+        "preset's.\n"
         f"{text}"
     )
 

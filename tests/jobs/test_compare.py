@@ -101,6 +101,29 @@ def test_wrong_options_are_told_before_training(
     assert not (tmp_path / "out").exists()
 
 
+def test_all_methods_go_by_one_vocabulary(stores: list[str], tmp_path: Path, job: Job) -> None:
+    """Both spellings are one tag and a blocked one is none, for methods, floor and bound alike."""
+    rules = tmp_path / "vocabulary.yaml"
+    rules.write_text("aliases: {tag-01: tag-00}\nimplies: {tag-02: thing}\nblocked: [tag-03]\n")
+    arguments = [*stores, "--out", tmp_path / "out", "--methods", "knn"]
+    done = job("compare", *arguments, "--tags.vocabulary", rules)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    floor, knn_, bound = (row["runs"][0] for row in found["methods"])
+    # Of twelve tags one is another spelling, one is blocked, and one is implied.
+    assert floor["tags"] == knn_["tags"] == bound["tags"] == 11
+    assert {row["tags_scored"] for row in (floor, knn_, bound)} == {11}
+    assert knn_["F1"] > floor["F1"] + 0.2 and knn_["floor"]["F1"] == floor["F1"]
+    assert found["vocabulary"] == str(rules)
+    assert f"Tags by the rules of `{rules}`." in (tmp_path / "out" / "table.md").read_text()
+    other = job("compare", *arguments)
+    assert other.returncode == 2 and "another tags.vocabulary" in other.stderr
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(f"tags: {{vocabulary: {rules}}}\n")
+    own = job("compare", *stores, "--out", tmp_path / "x", "--methods", f"knn:{preset}")
+    assert own.returncode == 2 and "give all methods the same by --tags.vocabulary" in own.stderr
+
+
 def test_what_cannot_be_done_is_left_out_and_the_others_go_on(
     stores: list[str], tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

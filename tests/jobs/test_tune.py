@@ -13,6 +13,7 @@ import yaml
 
 from distributed.driver.search import SPACE, domains, with_values
 from distributed.training.config import DataConfig, TrainConfig
+from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from jobs.train import parse
 from tests.conftest import Job
@@ -24,10 +25,14 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path, ray_job: Jo
     train = write_planted(tmp_path / "train.parquet", 400, each=2)
     space = tmp_path / "space.yaml"
     space.write_text("optim.lr: {low: 0.0001, high: 0.01, log: true}\nmodel.latent: [16, 32]\n")
+    rules = tmp_path / "vocabulary.yaml"
+    rules.write_text("aliases: {tag-01: tag-00}\nimplies: {tag-02: thing}\nblocked: [tag-03]\n")
     out = tmp_path / "out"
     arguments = [
         "--data.train",
         str(train),
+        "--tags.vocabulary",
+        str(rules),
         "--out",
         str(out),
         "--trials",
@@ -59,6 +64,9 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path, ray_job: Jo
     assert "going on with the trials" in again.stdout
     trials = json.loads((out / "trials.json").read_text("utf-8"))
     assert len(trials) == 3
+    assert f"--data.train PATH --tags.vocabulary {rules} --out DIR" in again.stdout
+    note = json.loads((out / "tune.json").read_text("utf-8"))
+    assert note["tags.vocabulary"] == TagRules.load(rules).digest
     said = line + again.stdout
     reached = [float(f1) for f1 in re.findall(r"validation F1 ([0-9.]+) in", said)]
     assert len(reached) >= 3, said  # one that ended just before the kill may be told again
