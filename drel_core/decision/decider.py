@@ -297,6 +297,6 @@ def learn_decider(
     fitted = fit_calibration(held, share_T)
     seen = fitted.probability_nM, fitted.tag_nM
     gain_T, offset_T = learn_gains(*seen, share_T, count_T, k)
-    cut_T = learn_cuts(*seen, fitted.hit_nM, held.relevant, share_T)
+    cut_T = learn_cuts(*seen, fitted.hit_nM, held.relevant, share_T, count_T)
     table_b2 = reliability(fitted.probability_nM, fitted.hit_nM)
     return Decider(fitted.calibration, gain_T, offset_T, cut_T, table_b2), fitted

@@ -21,11 +21,12 @@ from torch import Tensor
 _NEIGHBOURS = 20
 # as if their mean had been seen on so many training images of its own.
 _PSEUDO_COUNT = 2.0
-_ITERATIONS = 40
+ITERATIONS = 40
+"""Frank-Wolfe steps."""
 # Images over which expected precision and recall are counted: the fewer, the less a rare tag gains.
-_IMAGES = 500
+_IMAGES = 400
 # Gain of every correct prediction, where 1 is the whole precision or recall of one tag.
-_HIT = 0.003
+_HIT = 0.004
 
 
 def learn_gains(
@@ -47,32 +48,54 @@ def learn_gains(
         count_T: training images with each tag.
         k: tags predicted for each image.
     """
-    expected_T = _IMAGES * share_T
-    occurs_T = -torch.expm1(-expected_T)
-    own_T = count_T.double() / (count_T.double() + _PSEUDO_COUNT)
-    order = share_T.argsort(stable=True)
-    scale = _IMAGES / len(probability_nM)
+    statistics = ExpectedStatistics(share_T, count_T, len(probability_nM))
     probability_nM = probability_nM.double()
-    gain_T, offset_T = expected_T.rsqrt(), torch.zeros_like(expected_T)
-    predicted_T, hits_T = torch.zeros_like(expected_T), torch.zeros_like(expected_T)
-    for iteration in range(_ITERATIONS):
+    gain_T, offset_T = statistics.expected_T.rsqrt(), torch.zeros_like(statistics.expected_T)
+    for _ in range(ITERATIONS):
         utility_nM = probability_nM * gain_T[tag_nM] + offset_T[tag_nM]
         place_nk = utility_nM.topk(min(k, utility_nM.shape[1]), dim=1).indices
-        said_m = tag_nM.gather(1, place_nk).flatten()
-        now_predicted_T = torch.bincount(said_m, minlength=len(share_T)).double()
-        chance_m = probability_nM.gather(1, place_nk).flatten()
-        now_hits_T = torch.zeros_like(expected_T).index_add_(0, said_m, chance_m)
-        step = 2 / (iteration + 2)
-        for total_T, now_T in ((predicted_T, now_predicted_T), (hits_T, now_hits_T)):
-            like_T = (
-                expected_T
-                * _neighbourhood(now_T * scale, order)
-                / _neighbourhood(expected_T, order)
-            )
-            drawn_T = own_T * now_T * scale + (1 - own_T) * like_T
-            total_T.lerp_(drawn_T, step)
-        gain_T, offset_T = _slopes(predicted_T, hits_T, expected_T, occurs_T)
+        statistics.move(
+            tag_nM.gather(1, place_nk).flatten(), probability_nM.gather(1, place_nk).flatten()
+        )
+        gain_T, offset_T = statistics.slopes()
+        gain_T += _HIT
     return gain_T.float(), offset_T.float()
+
+
+class ExpectedStatistics:
+    """How often a rule predicts each tag of ``_IMAGES`` images, S, and is right, H; none of them at first.
+
+    Args:
+        share_T: float64, share of images with each tag.
+        count_T: training images with each tag.
+        images: held-out images that the rule is tried on.
+    """
+
+    def __init__(self, share_T: Tensor, count_T: Tensor, images: int) -> None:
+        self.expected_T = _IMAGES * share_T
+        self.occurs_T = -torch.expm1(-self.expected_T)
+        self.predicted_T = torch.zeros_like(self.expected_T)
+        self.hits_T = torch.zeros_like(self.expected_T)
+        self._own_T = count_T.double() / (count_T.double() + _PSEUDO_COUNT)
+        self._order = share_T.argsort(stable=True)
+        self._scale = _IMAGES / images
+        self._moves = 0
+
+    def move(self, tag_m: Tensor, chance_m: Tensor) -> None:
+        """The next Frank-Wolfe step, towards a rule that predicts these tags with these probabilities."""
+        step = 2 / (self._moves + 2)
+        self._moves += 1
+        predicted_T = torch.bincount(tag_m, minlength=len(self.expected_T)).double()
+        hits_T = torch.zeros_like(self.expected_T).index_add_(0, tag_m, chance_m)
+        around_T = _neighbourhood(self.expected_T, self._order)
+        for total_T, now_T in ((self.predicted_T, predicted_T), (self.hits_T, hits_T)):
+            like_T = self.expected_T * _neighbourhood(now_T * self._scale, self._order) / around_T
+            drawn_T = self._own_T * now_T * self._scale + (1 - self._own_T) * like_T
+            total_T.lerp_(drawn_T, step)
+
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """What a hit adds to the F1 of the means, times T, and what a prediction does (0 or less)."""
+        return _slopes(self.predicted_T, self.hits_T, self.expected_T, self.occurs_T)
 
 
 def _slopes(
@@ -87,7 +110,7 @@ def _slopes(
     total = (mean_precision + mean_recall).clamp(min=1e-12)
     on_precision = 2 * (mean_recall / total) ** 2
     on_recall = 2 * (mean_precision / total) ** 2
-    gain_T = on_recall * occurs_T / expected_T + on_precision * ever_T / predicted_T + _HIT
+    gain_T = on_recall * occurs_T / expected_T + on_precision * ever_T / predicted_T
     offset_T = on_precision * precision_T * ((-predicted_T).exp() - ever_T / predicted_T)
     return gain_T, offset_T
 

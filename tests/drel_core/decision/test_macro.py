@@ -14,12 +14,12 @@ from drel_core.decision.macro import _neighbourhood, _slopes, learn_gains
 from drel_core.scoring.topk import topk
 
 
-def expected_f1(said_T: Tensor, hits_T: Tensor, expected_T: Tensor, hit: float) -> Tensor:
-    """F1 of expected mean precision and recall over the tags that occur, times their number, and hits."""
+def expected_f1(said_T: Tensor, hits_T: Tensor, expected_T: Tensor) -> Tensor:
+    """F1 of expected mean precision and recall over the tags that occur, times their number."""
     occurs_T = 1 - (-expected_T).exp()
     precision = (hits_T / said_T * (1 - (-said_T).exp())).sum() / occurs_T.sum()
     recall = (hits_T / expected_T * occurs_T).sum() / occurs_T.sum()
-    return 2 * precision * recall / (precision + recall) * occurs_T.sum() + hit * hits_T.sum()
+    return 2 * precision * recall / (precision + recall) * occurs_T.sum()
 
 
 def test_slopes_are_the_derivatives_of_the_expected_score() -> None:
@@ -27,7 +27,7 @@ def test_slopes_are_the_derivatives_of_the_expected_score() -> None:
     expected_T = torch.rand(6).double() * 5 + 0.1
     said_T = (torch.rand(6).double() * 6 + 0.1).requires_grad_()
     hits_T = (torch.rand(6).double() * 0.9 * said_T.detach()).requires_grad_()
-    expected_f1(said_T, hits_T, expected_T, macro._HIT).backward()
+    expected_f1(said_T, hits_T, expected_T).backward()
     gain_T, offset_T = _slopes(
         said_T.detach(), hits_T.detach(), expected_T, 1 - (-expected_T).exp()
     )
@@ -54,7 +54,7 @@ def test_the_rule_finds_the_best_choice_of_all(monkeypatch: pytest.MonkeyPatch) 
             said_nT[i, list(words)] = 1
         said_T = said_nT.sum(0).double().clamp(min=1e-6)
         hits_T = (said_nT * probability_nT).sum(0).double()
-        return float(expected_f1(said_T, hits_T, share_T * images, 0.0))
+        return float(expected_f1(said_T, hits_T, share_T * images))
 
     pairs = [(a, b) for a in range(tags) for b in range(a)]
     every = sorted(reached(list(choice)) for choice in product(pairs, repeat=images))
