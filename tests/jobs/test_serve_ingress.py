@@ -17,11 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from benchmarks.http_client import Connection, request
 from benchmarks.processes import command_line, descendants
 from distributed.serving.haproxy_guard import haproxy_binary
+from drel_core.bundle.text_vectors import TAG_TEXT, TagText
 from tests.conftest import Job
 from tests.helpers.bundles import write_drel
 from tests.helpers.server import Server, serving, start
@@ -39,7 +43,15 @@ ASKED = request(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    model = write_drel(tmp_path_factory.mktemp("two") / "model")
+    folder = tmp_path_factory.mktemp("two")
+    # With text vectors, so that tags can be added by name.
+    names = [*(f"tag-{tag:02d}" for tag in range(40)), "zebra", "okapi"]
+    vector_nd = np.random.default_rng(0).normal(size=(42, 6)).astype(np.float32)
+    vectors = folder / "vectors.parquet"
+    pq.write_table(pa.table({"name": names, "vector": [*vector_nd]}), vectors)
+    text = TagText.of(torch.nn.functional.normalize(torch.from_numpy(vector_nd[:40]), dim=1))
+    model = write_drel(folder / "model", tags=40, text=text.describe(str(vectors)))
+    text.save(model / TAG_TEXT)
     running = start(model, "--replicas", "2", token=TOKEN)
     try:
         yield running
@@ -88,6 +100,40 @@ class Clients:
     def __exit__(self, *_: object) -> None:
         self.ends = True
         self.thread.join()
+
+
+def test_a_tag_that_is_added_reaches_both_replicas_and_outlasts_them(server: Server) -> None:
+    before = server.ask("/v1/model")[1]["version"]
+    stranger = Server(server.address, server.versions, server.process, token=f"{TOKEN}x")
+    status, answer, _ = stranger.ask("/v1/tags", {"tags": ["okapi"]})
+    assert (status, answer["error"]["code"]) == (401, "unauthorized")
+    status, answer, _ = server.ask("/v1/tags", {"tags": ["zebra"]})
+    assert (status, answer["added"]) == (200, ["zebra"]), answer
+    named = answer["model"]
+    assert named.startswith(f"{before}.names-")
+
+    def versions(times: int) -> set[str]:
+        """By as many connections, so that HAProxy asks both."""
+        return {server.ask("/v1/model")[1]["version"] for _ in range(times)}
+
+    until = time.monotonic() + 60
+    while (found := versions(40)) != {named}:
+        assert time.monotonic() < until, found
+    replicas = processes(server, "ServeReplica:drel")
+    for replica in replicas:  # one after the other, so that none is left that was told
+        os.kill(replica, signal.SIGKILL)
+        until = time.monotonic() + 120
+        while len({*processes(server, "ServeReplica:drel")} - {replica}) < 2:
+            assert time.monotonic() < until
+            assert versions(4) <= {named}
+            time.sleep(0.2)
+    assert not {*processes(server, "ServeReplica:drel")} & {*replicas}
+    for _ in range(5):
+        assert versions(20) == {named}
+        time.sleep(0.5)
+    status, answer, _ = server.ask("/v1/tags?prefix=zeb")
+    assert answer["tags"] == [{"tag": "zebra", "count": 0, "unseen": True}]
+    assert server.ask("/v1/tags?prefix=oka")[1]["tags"] == []
 
 
 def test_a_killed_replica_costs_no_request(server: Server) -> None:
