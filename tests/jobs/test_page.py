@@ -613,11 +613,12 @@ def test_a_new_version_shows_without_a_reload(page: Page) -> None:
         page.until(lambda: page.server.ask("/v1/model")[1]["version"] == first)
 
 
-RULES = """
-aliases: {Hunde: tag-03}
-implies: {tag-03: tag-04, tag-05: tag-04, tag-06: tag-04}
-groups: {"<b>pets</b>": [tag-03, tag-04]}
-names: {tag-03: {en: "<i>dog"}}
+WIDE = "W" * 200
+RULES = f"""
+aliases: {{Hunde: tag-03}}
+implies: {{tag-03: tag-04, tag-05: tag-04, tag-06: tag-04}}
+groups: {{"<b>pets</b>": [tag-03, tag-04], {WIDE}: [tag-00]}}
+names: {{tag-03: {{en: "<i>dog"}}, tag-04: {{en: {WIDE}}}}}
 """
 
 
@@ -640,12 +641,18 @@ def test_rules_of_the_vocabulary_are_seen(page: Page) -> None:
         (why,) = page.texts("#grid .why")
         scores = {tag: score for tag, (score, _, _) in zip(page.tags(), page.bars(), strict=True)}
         said = why.removeprefix("because of ")
-        assert scores["tag-04"] == scores[said]
+        assert scores[WIDE] == scores[said]
         group = Select(page.at("group"))
-        assert [one.text for one in group.options] == ["all tags", "<b>pets</b>"]
+        assert [one.text for one in group.options] == ["all tags", "<b>pets</b>", WIDE]
+        # However long names are, the page is no wider than the window, and a tag takes some lines.
+        assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+        tall = "return Math.max(...[...document.querySelectorAll('#grid .name')].map(e => e.offsetHeight))"
+        assert page.run(tall) < 100
+        (button,) = page.browser.find_elements(By.CSS_SELECTOR, f"#grid .name[title^={WIDE}]")
+        assert button.get_attribute("title") == f"{WIDE}: tag-04: show its neighbours"
         group.select_by_visible_text("<b>pets</b>")
-        page.until(lambda: sorted(page.tags()) == ["<i>dog", "tag-04"])
-        page.until(lambda: sorted(page.tags("#found")) == ["<i>dog", "tag-04"])
+        page.until(lambda: sorted(page.tags()) == ["<i>dog", WIDE])
+        page.until(lambda: sorted(page.tags("#found")) == ["<i>dog", WIDE])
     finally:
         publish(versions, "v1")
         first = load_bundle(versions / "v1").info.version

@@ -4,6 +4,7 @@ import { picture, strip } from "./pictures.js";
 import { ask, latest } from "./scorer.js";
 
 const SHOWN = 10; // tags of a card before "show all"
+const LONG = 60; // characters of a name that may be cut
 const JUDGES = [["add", "accept", "yes", "✓"], ["remove", "reject", "no", "✕"]];
 
 export class Card {
@@ -151,13 +152,14 @@ export class Card {
 
 /** shown: the tag in the language of who reads it. */
 export function tagButton(tag, showNear, shown = tag) {
-  const title = shown === tag ? "show its neighbours" : `${tag}: show its neighbours`;
-  return button({ class: "name", title }, shown, () => showNear(tag));
+  const names = [...new Set([shown, tag])].filter((name) => name !== shown || name.length > LONG);
+  const title = [...names, "show its neighbours"].join(": ");
+  return button({ class: "name", title }, element("span", { class: "clip" }, shown), () => showNear(tag));
 }
 
 /** Why an implied tag is as probable as it is. */
 function becauseOf({ tag, name = tag }) {
-  return element("span", { class: "why quiet", title: "the vocabulary says that one implies the other" },
+  return element("span", { class: "why quiet clip", title: "the vocabulary says that one implies the other" },
     `because of ${name}`);
 }
 
