@@ -3,7 +3,8 @@
 What regularises helps a few thousand images and harms a million, and a million images do not train 30
 times. The rule has one number for both ends, the strength ``s = min(1, 20,000 / rows)``, and was chosen over
 stores of 4,500 to a million rows (docs/log.md). Dropout and noise keep the towers from learning images by
-heart, which is easy where an image has many features: theirs is ``min(s, max(0.2, 8 D / rows))``.
+heart, which is easy where an image has many features: theirs is 8 D / rows, falls faster from 25 rows a
+feature on, to .075, and is at most s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _LEAST = 0.02  # a smaller share of units dropped, or of noise, does nothing and
 
 
 _ROWS_PER_FEATURE = 8  # up to which dropout and noise are in full force
-_NOISE = 0.2  # what stays of them with any number of features
+_ENOUGH_ROWS = 19  # a feature; (19 D / rows)^4 is the smaller one from 25 rows a feature on
+_NOISE = 0.075  # what stays of them with any number of features
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class DataSize:
     @property
     def noise(self) -> float:
         """The strength of dropout and noise."""
-        return min(self.strength, max(_NOISE, _ROWS_PER_FEATURE * self.dim / self.rows))
+        features = self.dim / self.rows
+        falling = min(_ROWS_PER_FEATURE * features, (_ENOUGH_ROWS * features) ** 4)
+        return min(self.strength, max(_NOISE, falling))
 
 
 def _least(share: float) -> float:
