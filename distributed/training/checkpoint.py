@@ -37,6 +37,8 @@ class Cursor:
     Attributes:
         readings: how the epoch's rows were divided among ranks, from which step on.
         first_loss: the mean loss of the run's first steps, as rank 0 saw it.
+        parent_spread: of an update, how far its parent's scores spread on rehearsed rows (``ModelTrainer``);
+            0: not known.
     """
 
     epoch: int = 0
@@ -46,6 +48,7 @@ class Cursor:
     best_epoch: int = -1
     stale_epochs: int = 0
     first_loss: float | None = None
+    parent_spread: float = 0.0
 
 
 def _state(learner: Learner) -> dict[str, Any]:

@@ -282,12 +282,17 @@ class DRELLearner:
         return held, sum(counts[: collectives.rank()])
 
     @torch.no_grad()
-    def spread(self, rows: Rows, block: int = 16384) -> float:
-        """The standard deviation of the towers' scores, over all ranks' rows and all tags; every rank must
-        call."""
+    def spread(self, rows: Rows, tags: int | None = None, block: int = 16384) -> float:
+        """The standard deviation of the towers' scores, over all ranks' rows; every rank must call.
+
+        Args:
+            tags: over so many of the tags, from the first on; None: over all.
+        """
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for _, score_np in self._score_blocks(rows, block):
+        for tag_p, score_np in self._score_blocks(rows, block):
             value_np = score_np.double()
+            if tags is not None:
+                value_np = value_np[:, tag_p < tags]
             sums += torch.stack(
                 [value_np.new_tensor(value_np.numel()), value_np.sum(), value_np.square().sum()]
             )

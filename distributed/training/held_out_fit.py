@@ -87,6 +87,16 @@ def without_probabilities(spec: RunSpec) -> str:
     return f"scores will be no probabilities and tags chosen by top alone: {needed}"
 
 
+def for_spread(
+    decider: Decider, kernel_factor: float | None, before: float, now: float
+) -> tuple[Decider, float | None]:
+    """A decider and the weight of the kernel's evidence, for scores that have come to spread further or less
+    far: as they were where one of the two is not known (0)."""
+    factor = min(max(before / now, 0.1), 10.0) if before and now else 1.0
+    decider = replace(decider, calibration=decider.calibration.steeper(factor))
+    return decider, None if kernel_factor is None else kernel_factor / factor
+
+
 @dataclass(frozen=True)
 class Decided:
     """What held-out rows said.
@@ -109,17 +119,20 @@ class Decided:
 
         More rows make a model surer, of the images that it was fitted to as of all others.
         """
-        factor = min(max(self.spread / spread, 0.1), 10.0) if spread and self.spread else 1.0
-        decider = replace(self.decider, calibration=self.decider.calibration.steeper(factor))
-        kernel_factor = None if self.kernel_factor is None else self.kernel_factor / factor
+        decider, kernel_factor = for_spread(self.decider, self.kernel_factor, self.spread, spread)
         return replace(self, decider=decider, kernel_factor=kernel_factor)
 
     def give(self, learner: DRELLearner) -> None:
         """Let a learner use them."""
-        learner.decider = self.decider.to(learner.device)
-        if learner.kernel is not None and self.kernel_factor is not None:
-            factor = torch.full_like(learner.kernel.factor, self.kernel_factor)
-            learner.kernel = replace(learner.kernel, factor=factor)
+        give(learner, self.decider, self.kernel_factor)
+
+
+def give(learner: DRELLearner, decider: Decider, kernel_factor: float | None) -> None:
+    """Let a learner use a decider, and weigh the evidence of its kernel so where it has one."""
+    learner.decider = decider.to(learner.device)
+    if learner.kernel is not None and kernel_factor is not None:
+        factor = torch.full_like(learner.kernel.factor, kernel_factor)
+        learner.kernel = replace(learner.kernel, factor=factor)
 
 
 def decide_by(
@@ -214,6 +227,19 @@ def _parts(spec: RunSpec) -> tuple[list[RowSelection], list[RowSelection]]:
 def rows_of_both(spec: RunSpec, blocks: BlockSource) -> Rows:
     """This rank's part of some rows that the run and its second fit were both fitted to."""
     _, some = split_rows(_parts(spec)[0], 1, _SPREAD_ROWS, spec.config.seed)
+    return make_reader(spec.config, spec.survey, some, blocks, True).load()
+
+
+def rehearsed_rows(spec: RunSpec, blocks: BlockSource) -> Rows | None:
+    """This rank's part of some rows that an update and its parent were both fitted to; None where it
+    rehearses none."""
+    if spec.parent is None:
+        return None
+    stops = np.cumsum([selection.take for selection in spec.survey.train])
+    older = spec.survey.train[int(np.searchsorted(stops, spec.parent.new_images)) + 1 :]
+    if not older:
+        return None
+    _, some = split_rows(older, 1, _SPREAD_ROWS, spec.config.seed)
     return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 

@@ -22,6 +22,9 @@ from distributed.training.held_out_fit import (
     Decided,
     decide_by,
     decide_by_second_fit,
+    for_spread,
+    give,
+    rehearsed_rows,
     rows_of_both,
     takes_second_fit,
     without_probabilities,
@@ -77,6 +80,7 @@ class ModelTrainer(Trainer[ModelIO]):
         inherited = None if parent is None else inherit(parent, survey)
         if inherited is not None:
             learner.decider = inherited.decider
+            self._measure_parent(learner)
         kernel = None
         if config.kernel.landmarks and not has_room(num_tags):
             self._log(f"{num_tags} tags are too many for a kernel regression: left out")
@@ -110,6 +114,24 @@ class ModelTrainer(Trainer[ModelIO]):
                 decided.give(learner)
                 self.decided = decided
 
+    def _measure_parent(self, learner: DRELLearner) -> None:
+        """Note how far the parent's scores spread. A run that is taken up has it from its checkpoint."""
+        assert self.spec.parent is not None
+        rows = rehearsed_rows(self.spec, self.blocks)
+        if rows is not None and learner.decider is not None and not self.steps_done:
+            self.cursor.parent_spread = learner.spread(rows, self.spec.parent.num_tags)
+
+    def _follow_spread(self, learner: DRELLearner) -> None:
+        """Updates rehearse the same rows again and again, and scores spread further each time. What made them
+        probabilities follows, or a stream of updates would make the model ever surer of the same answers."""
+        rows = rehearsed_rows(self.spec, self.blocks) if self.cursor.parent_spread else None
+        if rows is None or learner.decider is None or self.spec.parent is None:
+            return
+        kernel = learner.kernel
+        now = learner.spread(rows, self.spec.parent.num_tags)
+        factor = None if kernel is None else float(kernel.factor)
+        give(learner, *for_spread(learner.decider, factor, self.cursor.parent_spread, now))
+
     @property
     def _rank_log(self) -> Log | None:
         """For lines of progress; only the first rank says them."""
@@ -121,6 +143,7 @@ class ModelTrainer(Trainer[ModelIO]):
         if self.decided is not None:
             spread = learner.spread(rows_of_both(self.spec, self.blocks))
             self.decided.for_scores(spread).give(learner)
+        self._follow_spread(learner)
         held = self.validation or self.watch
         enough = self.spec.survey.held_rows >= LEAST_ROWS
         if held is None or not enough or not self.spec.config.decision.held_out:

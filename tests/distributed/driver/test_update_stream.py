@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from distributed.bundles.table_parts import TableParts
 from distributed.data.replay_buffer import ReservoirConfig
 from distributed.driver import train, update
 from distributed.driver.in_process import launch
 from distributed.driver.update_config import UpdateConfig, UpdateData
 from distributed.training.config import CheckpointConfig, DataConfig, TrainConfig
 from distributed.training.optim import OptimConfig
+from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
+from drel_core.bundle.format import read_info
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import ModelConfig
@@ -114,6 +117,24 @@ def stream(folder: Path, name: str, **options: Any) -> Path:
     return model
 
 
+def spread(model: Path, rows: Path, tags: int) -> float:
+    """Standard deviation of the towers' scores of a store's rows, for the first tags."""
+    annotator, table = load_bundle(model), pq.read_table(rows)
+    assert isinstance(annotator, DRELAnnotator)
+    flat = table.column("features").combine_chunks().flatten().to_numpy()
+    image_nL = annotator.latents(torch.from_numpy(flat.reshape(len(table), -1).copy()))
+    row_nE, _ = TableParts.of(model, read_info(model)).rows(torch.arange(tags))
+    with torch.inference_mode():
+        tag_nL1 = annotator.model.encode_tags(row_nE, with_metric=True)
+        return float(annotator.model.score(image_nL, tag_nL1).std())
+
+
+def slope(model: Path) -> float:
+    decider = load_bundle(model).decider
+    assert decider is not None
+    return float(decider.calibration.slope)
+
+
 def test_many_small_updates_do_not_drift(begun: Path) -> None:
     old, later = begun / "test-old.parquet", begun / "test-later.parquet"
     before = f1(begun / "v0", old, OLD)
@@ -124,6 +145,13 @@ def test_many_small_updates_do_not_drift(begun: Path) -> None:
     assert before > 0.7
     assert after > 0.97 * before and new > 0.6
     assert forgetful < 0.8 * before, "without rehearsal it forgets: the test can fail"
+    # Scores spread further, update by update; what makes them probabilities follows.
+    assert slope(last) < 0.7 * slope(begun / "v0" / "model")
+    for number in (1, 5, 9):
+        parent, child = (begun / f"kept-{at}" / "model" for at in (number - 1, number))
+        rows, tags = parent / "reservoir.parquet", load_bundle(parent).num_tags
+        wider = spread(child, rows, tags) / spread(parent, rows, tags)
+        assert slope(parent) / slope(child) == pytest.approx(wider, rel=1e-4)
     kept = pq.read_table(last / "reservoir.parquet")
     assert len(kept) == 150
     held = pc.value_counts(pc.list_flatten(kept.column("tags"))).to_pylist()
