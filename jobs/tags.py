@@ -224,14 +224,10 @@ def _check(config: TagsConfig) -> None:
     else:
         effects = effects_of_model(rules, whose.names, whose.count_T)
         where = "of the model's training images; give --data STORE to count implications and groups"
-    print(f"{config.check}: it holds. Images {where}:")
-    print(
-        "\n".join(
-            effect_lines(
-                effects, bool(config.data), _CHECKED if config.limit is None else config.limit
-            )
-        )
-    )
+    print(f"{config.check}: it holds. Counts {where}:")
+    most = _CHECKED if config.limit is None else config.limit
+    lines = effect_lines(effects, bool(config.data), most)
+    print("\n".join(lines) or "no rule that asks for a count")
     for note in rules.check(whose.names):
         print(f"note: {note}")
 

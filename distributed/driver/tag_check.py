@@ -122,14 +122,17 @@ def effect_lines(effects: RuleEffects, counted: bool, limit: int) -> Iterator[st
     most = limit or None
     implied = {f"{shown(a)} -> {shown(b)}": count for (a, b), count in effects.implied.items()}
     plain = lambda counts: {shown(name): count for name, count in counts.items()}  # noqa: E731
-    said = "get the implied tag" if counted else "at most, get the implied tag"
-    left_out = "have the tag and none of its parts, and are left out"
-    left_out = left_out if counted else f"at most, {left_out}"
+    get = "get" if counted else "may get"
+    alone = (
+        " and none of its parts, and are left out"
+        if counted
+        else "; without its parts they are left out"
+    )
     for title, counts in (
         ("aliases: images that have the other spelling", plain(effects.aliases)),
-        (f"implies: images that {said}", implied),
+        (f"implies: images that {get} the implied tag", implied),
         ("blocked: images that lose the tag", plain(effects.blocked)),
-        (f"split: images that {left_out}", plain(effects.split)),
+        (f"split: images that have the tag{alone}", plain(effects.split)),
         ("groups: images with more of its tags than at_most", plain(effects.too_many)),
     ):
         if not counts:
