@@ -85,8 +85,15 @@ def edited_column(
     if not changed_B.any():
         return EditedColumn(column, changed_B, unassigned_B)
     text, row_m = pairs.result(changed_B)
+    count_B = np.bincount(row_m, minlength=len(column))
+    # Rows that had all that their tags imply have what they had.
+    lost_B = np.zeros(len(column), dtype=bool)
+    lost_B[pairs.row_n[pairs.edited_n & ~pairs.stays_n]] = True
+    changed_B &= lost_B | (count_B != np.diff(offset_B))
+    if not changed_B.any():
+        return EditedColumn(column, changed_B, unassigned_B)
     offset_B = np.zeros(len(column) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(row_m, minlength=len(column)), out=offset_B[1:])
+    np.cumsum(count_B, out=offset_B[1:])
     missing = column.is_null() if column.null_count else None
     made = pa.LargeListArray.from_arrays(pa.array(offset_B), text, mask=missing)
     return EditedColumn(_as(made, column.type), changed_B, unassigned_B)
@@ -111,6 +118,8 @@ class _Pairs:
     start_n: np.ndarray
     size_n: np.ndarray
     edited_n: np.ndarray
+    stays_n: np.ndarray
+    """what it becomes holds it as it was written"""
 
     @staticmethod
     def of(values: pa.Array, row_n: np.ndarray, becomes: Becomes) -> _Pairs:
@@ -125,9 +134,10 @@ class _Pairs:
             after.append((text,) if found == (name,) else found)  # as it was written
         size_C = np.array([*map(len, after)], dtype=np.int64)
         edited_C = np.array([found != (text,) for found, text in zip(after, texts, strict=True)])
+        stays_C = np.array([text in found for found, text in zip(after, texts, strict=True)])
         start_C = np.cumsum(size_C) - size_C
         pool = [text for found in after for text in found]
-        each = (start_C[code_n], size_C[code_n], edited_C[code_n])
+        each = (start_C[code_n], size_C[code_n], edited_C[code_n], stays_C[code_n])
         return _Pairs(row_n, code_n, names, pool, *each)
 
     def assign(self, tag: str, assigned: Assigned, image_id: pa.Array, rows: int) -> np.ndarray:
@@ -147,6 +157,7 @@ class _Pairs:
         self.start_n[pair_n] = len(self.pool) + assigned.start[place_n]
         self.size_n[pair_n] = assigned.start[place_n + 1] - assigned.start[place_n]
         self.edited_n[pair_n] = True
+        self.stays_n[pair_n] = False
         self.pool += assigned.part
         return unassigned_B
 

@@ -28,6 +28,28 @@ def test_a_column_without_edited_tags_is_given_back() -> None:
     assert edited_column(column, becomes).column is column
 
 
+def test_a_row_that_had_all_that_its_tags_imply_did_not_change() -> None:
+    implied = {"dog": ("dog", "animal"), "puppy": ("puppy", "dog", "animal")}
+    rows = [
+        ["dog", "animal"],
+        ["animal", "sky", "dog"],
+        ["dog"],
+        ["animal"],
+        ["puppy", "animal"],
+        ["puppy", "dog", "animal", "sky"],
+        [" dog ", "animal"],
+        ["dog", "animal", "animal"],
+    ]
+    found = edited_column(pa.array(rows), lambda tag: implied.get(tag, (tag,)))
+    wanted = [False, False, True, False, True, False, True, True]
+    assert found.changed_B.tolist() == wanted
+    assert [set(row) for row in found.column.to_pylist()] == [
+        {new for tag in row for new in implied.get(tag.strip(), (tag.strip(),))} for row in rows
+    ]
+    column = pa.array(rows[:2])
+    assert edited_column(column, lambda tag: implied.get(tag, (tag,))).column is column
+
+
 def test_parts_of_a_split_tag_go_to_their_images() -> None:
     column = pa.array([["crane", "sky"], ["crane"], ["sky"], ["crane", "dogs"]])
     assigned = Assigned.of(pa.array(["d", "a", "d", "x"]), ["bird", "machine", "machine", "bird"])
