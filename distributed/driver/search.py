@@ -184,6 +184,7 @@ class _Lines(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         last = trial.last_result or {}
+        self._remember(trials, trial)
         self.ended += 1
         values = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
         self.log(
@@ -192,7 +193,17 @@ class _Lines(tune.Callback):
             f"best so far {max(self.reached.values(), default=0.0):.3f}  ({values})"
         )
 
+    def _remember(self, trials: list[Any], trial: Any) -> None:
+        """Count trials that ended before the search was killed: what Tune kept of this callback may be older
+        than what it kept of them."""
+        for one in trials:
+            found = one.metric_analysis.get("F1", {}).get("max")
+            if found is not None:
+                self.reached[one.trial_id] = max(self.reached.get(one.trial_id, 0.0), float(found))
+        self.ended = sum(one.is_finished() for one in trials if one.trial_id != trial.trial_id)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._remember(trials, trial)
         self.ended += 1
         self.log(f"trial {self.ended}/{self.trials} failed: {trial.error_file}")
 

@@ -62,6 +62,7 @@ def test_a_killed_search_goes_on_and_its_best_trains(tmp_path: Path, ray_job: Jo
     again = ray_job("tune", *arguments)
     assert again.returncode == 0, again.stderr
     assert "going on with the trials" in again.stdout
+    assert "trial 3/3" in again.stdout  # those of before count
     trials = json.loads((out / "trials.json").read_text("utf-8"))
     assert len(trials) == 3
     assert f"--data.train PATH --tags.vocabulary {rules} --out DIR" in again.stdout
