@@ -174,7 +174,8 @@ def _write(edits: BundleEdits, folder: Path, log: Log) -> str:
     vocabulary = Vocabulary(after.names, edits.counts)
     if grown:
         about["table_parts"] = _grow(edits, folder, vocabulary)
-    text = _write_text(edits, folder, log)
+    table = TableParts(folder, int(about.get("table_parts", 0)))
+    text = _write_text(edits, table, log)
     if text is not None and (source := text_source(about)):
         about["text"] = text.describe(source)
     _edit_kept_rows(edits, folder)
@@ -223,9 +224,12 @@ def _grow(edits: BundleEdits, folder: Path, vocabulary: Vocabulary) -> int:
     return parts
 
 
-def _write_text(edits: BundleEdits, folder: Path, log: Log) -> TagText | None:
+def _write_text(edits: BundleEdits, table: TableParts, log: Log) -> TagText | None:
     """Text vectors of the names that tags have now, and rows of tags that are known by name alone. Where a
     new name has no vector, or their source is not here, that of the old name stays, and a line says so.
+
+    Args:
+        table: of the new bundle.
 
     Returns:
         the vectors; None of a bundle that keeps none.
@@ -236,7 +240,7 @@ def _write_text(edits: BundleEdits, folder: Path, log: Log) -> TagText | None:
     before, names = edits.vocabulary.names, edits.after.names
     new = [tag for tag, name in enumerate(names) if tag >= len(before) or name != before[tag]]
     if not new:
-        shutil.copyfile(edits.folder / TAG_TEXT, folder / TAG_TEXT)
+        shutil.copyfile(edits.folder / TAG_TEXT, table.folder / TAG_TEXT)
         return text
     vector_Td = torch.cat([text.vector_Td, text.vector_Td[torch.tensor(edits.after.start).long()]])
     new_names = [names[tag] for tag in new]
@@ -251,14 +255,14 @@ def _write_text(edits: BundleEdits, folder: Path, log: Log) -> TagText | None:
         if len(tag_n) < len(new):
             none = [name for name, has in zip(new_names, has_n.tolist(), strict=True) if not has]
             log(f"{some_names(none)}: no text vector ({source.source}); that of the old name stays")
-        _write_rows_by_name(edits, folder, source, tag_n, vector_nd[has_n])
+        _write_rows_by_name(edits, table, source, tag_n, vector_nd[has_n])
     text = replace(text, vector_Td=vector_Td)
-    text.save(folder / TAG_TEXT)
+    text.save(table.folder / TAG_TEXT)
     return text
 
 
 def _write_rows_by_name(
-    edits: BundleEdits, folder: Path, source: BundleText, tag_n: Tensor, vector_nd: Tensor
+    edits: BundleEdits, table: TableParts, source: BundleText, tag_n: Tensor, vector_nd: Tensor
 ) -> None:
     """What no image taught has the row that its name gives: by another name it is another row."""
     count_T = torch.from_numpy(edits.counts)
@@ -267,10 +271,7 @@ def _write_rows_by_name(
         return
     tag_n, vector_nd = tag_n[unseen_n], vector_nd[unseen_n]
     named = NamedTags.of(edits.folder, edits.info, edits.vocabulary, source)
-    parts = len(
-        list(folder.glob("tag_embedding-*"))
-    )  # of the new bundle, which has no config.json yet
-    TableParts(folder, parts).overwrite(tag_n, named.map.rows(vector_nd))
+    table.overwrite(tag_n, named.map.rows(vector_nd))
 
 
 def _with_columns(value_T: Tensor, start: Tensor) -> Tensor:

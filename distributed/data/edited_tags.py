@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from distributed.data.feature_store import flat_tags
 from distributed.data.plain_types import plain
-from distributed.data.tag_values import clean_texts
+from distributed.data.tag_values import clean_texts, places
 
 Becomes = Callable[[str], Sequence[str]]
 """What stands in place of a clean tag: itself, others, or nothing."""
@@ -149,8 +149,7 @@ class _Pairs:
         code = [place for place, name in enumerate(self.names) if name == tag]
         pair_n = np.flatnonzero(np.isin(self.code_n, code))
         row = self.row_n[pair_n]
-        place = pc.index_in(image_id.take(pa.array(row)), value_set=assigned.image_id)
-        place_n = pc.fill_null(place, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        place_n = places(pc.index_in(image_id.take(pa.array(row)), value_set=assigned.image_id))
         unassigned_B = np.zeros(rows, dtype=bool)
         unassigned_B[row[place_n < 0]] = True
         pair_n, place_n = pair_n[place_n >= 0], place_n[place_n >= 0]

@@ -20,7 +20,7 @@ from distributed.data.columns import Columns
 from distributed.data.feature_store import RowGroupSlice, flat_tags, one_chunk, read_table, units_of
 from distributed.data.parquet_files import check_tags, list_files, read_footer
 from distributed.data.plain_types import check_text
-from distributed.data.tag_values import clean_values, sorted_unique
+from distributed.data.tag_values import clean_values, places, sorted_unique
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TagReader:
         found, tagless = [], 0
         for values, offset_B in self.read():
             encoded = values.dictionary_encode()
-            code = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+            code = places(encoded.indices)
             row = np.repeat(np.arange(len(offset_B) - 1), np.diff(offset_B))
             names = encoded.dictionary.cast(pa.large_string())
             empty = pc.equal(names, "").to_numpy(zero_copy_only=False)

@@ -173,45 +173,35 @@ class _Lines(tune.Callback):
     """A line for each trial that ends or is stopped: its best epoch, which is what counts at the end."""
 
     def __init__(self, log: Log, trials: int) -> None:
-        self.log, self.trials, self.ended = log, trials, 0
-        self.reached: dict[str, float] = {}
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-    ) -> None:
-        before = self.reached.get(trial.trial_id, 0.0)
-        self.reached[trial.trial_id] = max(before, float(result.get("F1", 0.0)))
+        self.log, self.trials = log, trials
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         last = trial.last_result or {}
-        self._remember(trials, trial)
-        self.ended += 1
         values = ", ".join(f"{key} {_short(value)}" for key, value in trial.config.items())
         self.log(
-            f"trial {self.ended}/{self.trials}  validation F1 "
-            f"{self.reached.get(trial.trial_id, 0.0):.3f} in {last.get('epoch', 0)} epochs  "
-            f"best so far {max(self.reached.values(), default=0.0):.3f}  ({values})"
+            f"trial {_ended(trials, trial)}/{self.trials}  validation F1 "
+            f"{_reached(trial):.3f} in {last.get('epoch', 0)} epochs  "
+            f"best so far {max(map(_reached, trials)):.3f}  ({values})"
         )
 
-    def _remember(self, trials: list[Any], trial: Any) -> None:
-        """Count trials that ended before the search was killed: what Tune kept of this callback may be older
-        than what it kept of them."""
-        for one in trials:
-            found = one.metric_analysis.get("F1", {}).get("max")
-            if found is not None:
-                self.reached[one.trial_id] = max(self.reached.get(one.trial_id, 0.0), float(found))
-        self.ended = sum(one.is_finished() for one in trials if one.trial_id != trial.trial_id)
-
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._remember(trials, trial)
-        self.ended += 1
-        self.log(f"trial {self.ended}/{self.trials} failed: {trial.error_file}")
+        self.log(f"trial {_ended(trials, trial)}/{self.trials} failed: {trial.error_file}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"trials": self.trials, "ended": self.ended, "reached": self.reached}
+        return {"trials": self.trials}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, log=print)
+
+
+def _ended(trials: list[Any], trial: Any) -> int:
+    """How many trials have ended with this one, also before the search was killed."""
+    return 1 + sum(one.is_finished() for one in trials if one.trial_id != trial.trial_id)
+
+
+def _reached(trial: Any) -> float:
+    """F1 of a trial's best epoch."""
+    return float(trial.metric_analysis.get("F1", {}).get("max", 0.0))
 
 
 def _short(value: Any) -> str:

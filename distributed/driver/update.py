@@ -25,7 +25,6 @@ from distributed.driver.tag_text import grown_text
 from distributed.driver.update_config import UpdateConfig, training_config
 from distributed.driver.update_rows import (
     combined,
-    first_rows,
     known_images,
     new_stores,
     rehearsed_rows,
@@ -151,7 +150,7 @@ def _learn(
                 parent,
                 spec.survey.index,
                 spec.survey.count_T,
-                first_rows(spec.survey.train, parent.new_images),
+                parent.split(spec.survey.train)[0],
                 config.data.columns,
                 spec.config.model,
                 StartBy.of(config, parent, out, text),

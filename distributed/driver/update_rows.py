@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.data.check_rows import Validation
-from distributed.data.feature_store import FeatureStore, RowSelection
+from distributed.data.feature_store import FeatureStore
 from distributed.data.feedback import (
     LEARNED,
     correction_keys,
@@ -269,10 +269,3 @@ def shown_tags(names: pa.Array, parts: Sequence[StoreSurvey]) -> np.ndarray:
     """bool ``[T]``: the tags that some image has."""
     values = pa.chunked_array([part.names for part in parts], pa.string())
     return pc.is_in(names, value_set=values.combine_chunks()).to_numpy(zero_copy_only=False)
-
-
-def first_rows(selections: list[RowSelection], rows: int) -> list[RowSelection]:
-    """The selections of the first rows: new ones come before rehearsed ones, which hold no new tag and would
-    be read as often as they are repeated."""
-    stops = np.cumsum([selection.take for selection in selections])
-    return selections[: int(np.searchsorted(stops, rows)) + 1]

@@ -48,9 +48,8 @@ class Scorer:
             raise InputError(f"a token is required: set {VARIABLE} for the nodes, or token_file")
         require(token)
         sys.setswitchinterval(_SWITCH_SECONDS)
-        _LOG.setLevel(
-            logging.INFO
-        )  # the scorer's own lines: below Serve's level, into Serve's files
+        # The scorer's own lines go into Serve's files, also those that are below Serve's level.
+        _LOG.setLevel(logging.INFO)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config

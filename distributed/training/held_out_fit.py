@@ -230,16 +230,15 @@ def rows_of_both(spec: RunSpec, blocks: BlockSource) -> Rows:
     return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 
-def rehearsed_rows(spec: RunSpec, blocks: BlockSource) -> Rows | None:
+def rows_of_parent(spec: RunSpec, blocks: BlockSource) -> Rows | None:
     """This rank's part of some rows that an update and its parent were both fitted to; None where it
     rehearses none."""
     if spec.parent is None:
         return None
-    stops = np.cumsum([selection.take for selection in spec.survey.train])
-    older = spec.survey.train[int(np.searchsorted(stops, spec.parent.new_images)) + 1 :]
-    if not older:
+    _, rehearsed = spec.parent.split(spec.survey.train)
+    if not rehearsed:
         return None
-    _, some = split_rows(older, 1, _SPREAD_ROWS, spec.config.seed)
+    _, some = split_rows(rehearsed, 1, _SPREAD_ROWS, spec.config.seed)
     return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 

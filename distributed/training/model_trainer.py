@@ -24,8 +24,8 @@ from distributed.training.held_out_fit import (
     decide_by_second_fit,
     for_spread,
     give,
-    rehearsed_rows,
     rows_of_both,
+    rows_of_parent,
     takes_second_fit,
     without_probabilities,
 )
@@ -116,15 +116,16 @@ class ModelTrainer(Trainer[ModelIO]):
 
     def _measure_parent(self, learner: DRELLearner) -> None:
         """Note how far the parent's scores spread. A run that is taken up has it from its checkpoint."""
-        assert self.spec.parent is not None
-        rows = rehearsed_rows(self.spec, self.blocks)
-        if rows is not None and learner.decider is not None and not self.steps_done:
+        if self.steps_done or learner.decider is None or self.spec.parent is None:
+            return
+        rows = rows_of_parent(self.spec, self.blocks)
+        if rows is not None:
             self.cursor.parent_spread = learner.spread(rows, self.spec.parent.num_tags)
 
     def _follow_spread(self, learner: DRELLearner) -> None:
         """Updates rehearse the same rows again and again, and scores spread further each time. What made them
         probabilities follows, or a stream of updates would make the model ever surer of the same answers."""
-        rows = rehearsed_rows(self.spec, self.blocks) if self.cursor.parent_spread else None
+        rows = rows_of_parent(self.spec, self.blocks) if self.cursor.parent_spread else None
         if rows is None or learner.decider is None or self.spec.parent is None:
             return
         kernel = learner.kernel
@@ -143,16 +144,18 @@ class ModelTrainer(Trainer[ModelIO]):
         if self.decided is not None:
             spread = learner.spread(rows_of_both(self.spec, self.blocks))
             self.decided.for_scores(spread).give(learner)
-        self._follow_spread(learner)
         held = self.validation or self.watch
         enough = self.spec.survey.held_rows >= LEAST_ROWS
         if held is None or not enough or not self.spec.config.decision.held_out:
+            self._follow_spread(learner)
             return
         with saying(self._rank_log, "calibration: learning from rows held out"):
             decided = decide_by(self.spec, learner, held.reader.load())
         if decided is not None:
             decided.give(learner)
-        elif self.spec.parent is None:
+            return
+        self._follow_spread(learner)
+        if self.spec.parent is None:
             self._log("calibration: none of the held-out rows has a tag that the model knows")
 
     def _finish(self, prepared_seconds: float, fit_seconds: float) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distributed.bundles.locate import local_bundle
 from distributed.bundles.table_parts import TableParts
+from distributed.data.feature_store import RowSelection
 from distributed.data.survey import StoreSurvey
 from distributed.storage.folder import Folder
 from distributed.training.drel_learner import DRELLearner
@@ -58,6 +59,15 @@ class ParentBundle:
     def folder(self) -> Path:
         """The bundle on this machine."""
         return _folder(self.bundle)
+
+    def split(
+        self, selections: list[RowSelection]
+    ) -> tuple[list[RowSelection], list[RowSelection]]:
+        """Those of new rows, which come first, and those of rehearsed ones, which hold no new tag and are
+        there as often as they are repeated."""
+        stops = np.cumsum([selection.take for selection in selections])
+        new = int(np.searchsorted(stops, self.new_images)) + 1
+        return selections[:new], selections[new:]
 
     @property
     def table(self) -> TableParts:
