@@ -25,7 +25,7 @@ from distributed.training.drel_learner import DRELLearner, PoolConfig
 from distributed.training.optim import OptimConfig, StepResult
 from drel_core.decision.calibration import Calibration
 from drel_core.decision.decider import Decider
-from drel_core.decision.kernel import RidgeSums, log_estimate
+from drel_core.decision.kernel import RidgeSums
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig, TagEmbedding
 from drel_core.model.towers import ModelConfig
@@ -210,8 +210,8 @@ def check_evaluation(checks: Checks, device: torch.device) -> None:
         fitted = sums.solve(0.3, 3.0, len(rows))
         learner.kernel = fitted.head
         held, _ = learner.held_out(rows, fitted)
-        assert held.estimate_nM is not None
-        scores.append(held.score_nM + 3.0 * log_estimate(held.estimate_nM))
+        assert held.evidence_nM is not None
+        scores.append(held.score_nM + 3.0 * held.evidence_nM)
         learner.decider = decider
         metrics.append(learner.evaluate([rows], 5, torch.ones(tags, dtype=torch.bool)))
     checks.close(

@@ -85,7 +85,7 @@ def bundle(
             share_T=torch.full((tags,), 0.01),
             floor=torch.full((1,), 0.5 / landmarks),
             factor=torch.full((1,), 5.0),
-            noise=torch.full((1,), 0.02),
+            noise=torch.full((tags,), 0.015),
         ).save(folder / KERNEL)
     if decides:
         Decider(

@@ -208,8 +208,10 @@ def _grow(edits: BundleEdits, folder: Path, vocabulary: Vocabulary) -> int:
     parts = table.write_grown(folder, *table.rows(start))
     if (path := edits.folder / KERNEL).is_file():
         kernel = load_tensors(path)
-        for key in ("weight_RT", "share_T"):
-            kernel[key] = _with_columns(kernel[key], start)
+        for key in ("weight_RT", "share_T", "noise"):
+            # Older kernels have one noise for all tags, or none.
+            if key in kernel and kernel[key].shape[-1] == len(edits.vocabulary):
+                kernel[key] = _with_columns(kernel[key], start)
         save_tensors(kernel, folder / KERNEL)
     if (path := edits.folder / DECISION).is_file():
         with open_tensors(path) as file:

@@ -20,7 +20,7 @@ from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.decision.decider import Decider
 from drel_core.decision.held_out import CANDIDATES, HeldOut, is_relevant
-from drel_core.decision.kernel import FittedKernel, KernelHead, left_out, log_estimate
+from drel_core.decision.kernel import FittedKernel, KernelHead, left_out
 from drel_core.decision.score_adjustment import AdjustScores, ScoreAdjustment
 from drel_core.model.losses import tag_frequency_weight
 from drel_core.model.pooled_step import LossConfig, PooledBatch, PooledStep
@@ -249,20 +249,21 @@ class DRELLearner:
                 leverage_n1 = kernel.leverage(kernel_nR)
                 relevant_nT = rows.tags.mask(self.num_tags).to(self.device)
         best = torch.empty(len(rows), 0, device=self.device)
-        score, estimate, ids = best, best, best.long()
+        score, evidence, ids = best, best, best.long()
         for tag_p, score_np in self._score_blocks(rows, block):
             order_np = score_np
             if self.kernel is not None and kernel_nR is not None:
                 estimate_np = self.kernel.estimates(kernel_nR, tag_p)
                 if leverage_n1 is not None and relevant_nT is not None:
                     estimate_np = left_out(estimate_np, leverage_n1, relevant_nT[:, tag_p])
-                order_np = score_np + log_estimate(estimate_np.clone()).mul_(self.kernel.factor)
-                estimate = torch.cat([estimate, estimate_np], dim=1)
+                evidence_np = self.kernel.log_estimates(estimate_np, tag_p)
+                order_np = score_np + self.kernel.factor * evidence_np
+                evidence = torch.cat([evidence, evidence_np], dim=1)
             best, place = topk(torch.cat([best, order_np], dim=1), CANDIDATES)
             score = torch.cat([score, score_np], dim=1).gather(1, place)
             ids = torch.cat([ids, tag_p.expand(len(rows), -1)], dim=1).gather(1, place)
             if self.kernel is not None:
-                estimate = estimate.gather(1, place)
+                evidence = evidence.gather(1, place)
         self.model.train()
         tags = rows.tags.to(self.device)
         hit = is_relevant(ids, tags.keys(self.num_tags), self.num_tags)
@@ -277,7 +278,7 @@ class DRELLearner:
             gathered(score),
             gathered(hit.to(torch.uint8)).bool(),
             int(pairs),
-            gathered(estimate) if self.kernel is not None else None,
+            gathered(evidence) if self.kernel is not None else None,
         )
         return held, sum(counts[: collectives.rank()])
 

@@ -40,6 +40,8 @@ from drel_core.scoring.floor import beside_floor
 from drel_core.scoring.metrics import MetricCounts
 
 _SPREAD_ROWS = 1000
+# Code before each tag had its own noise wrote another name: what it learned does not go with these kernels.
+_FACTOR = "evidence_factor"
 
 
 def split_rows(
@@ -208,7 +210,7 @@ def decide_by_second_fit(
             about = {
                 "of": fingerprint,
                 "found": json.dumps(decided.found),
-                "kernel_factor": json.dumps(decided.kernel_factor),
+                _FACTOR: json.dumps(decided.kernel_factor),
                 "spread": json.dumps(decided.spread),
             }
             with out.writing(DECISION) as path:
@@ -275,12 +277,12 @@ def _saved(out: Folder, fingerprint: str, tags: int) -> Decided | None:
                 about = file.metadata() or {}
         except SafetensorError:
             return None
-        if about.get("of") != fingerprint or not {"found", "kernel_factor"} <= about.keys():
+        if about.get("of") != fingerprint or not {"found", _FACTOR} <= about.keys():
             return None
         decider = Decider.load(path.parent, tags)
         if decider is None:
             return None
         factor, found, spread = (
-            json.loads(about.get(name, "0")) for name in ("kernel_factor", "found", "spread")
+            json.loads(about.get(name, "0")) for name in (_FACTOR, "found", "spread")
         )
         return Decided(decider, factor, found, spread)

@@ -47,7 +47,8 @@ def fit_kernel(
 
     With a parent, whose images are not all here, the weights stay near the parent's: what the rows here say
     is added, on landmarks that are fresh rows beside the parent's. Of those as many go as there is no room
-    for, the ones with the smallest weights first.
+    for, the ones with the smallest weights first. Shares, and the noise that follows from them, are of all
+    images, the parent's included.
 
     Args:
         model: standardises the features.
@@ -106,16 +107,21 @@ def fit_kernel(
     factor = config.factor if parent is None else float(parent.factor)
     with saying(log, f"kernel: solving for {len(landmark_Rd):,} landmarks"):
         solved = sums.solve(config.ridge, factor, known, start_RT)
-    if parent is not None and bool((silent_T := _still_silent(parent, count_T)).any()):
-        solved = replace(solved, head=solved.head.silenced(silent_T))
+    if parent is not None:
+        solved = replace(solved, head=_as_parent(solved.head, parent, count_T))
     return replace(solved, shares=shares)
 
 
-def _still_silent(parent: KernelHead, count_T: Tensor) -> Tensor:
-    """bool ``[T]``: the tags that the parent says nothing of, and that still have no image."""
+def _as_parent(head: KernelHead, parent: KernelHead, count_T: Tensor) -> KernelHead:
+    """The same, saying nothing of tags of which the parent says nothing and that still have no image. Where
+    the parent is of an older bundle, without a noise of each tag, its noise: its calibration counts on that.
+    """
+    if not parent.noise_is_of_tags:
+        head = replace(head, noise=parent.noise)
     silent_T = torch.zeros(len(count_T), dtype=torch.bool, device=parent.share_T.device)
     silent_T[: len(parent.share_T)] = parent.silent_T
-    return silent_T & (count_T.to(silent_T.device) == 0)
+    silent_T &= count_T.to(silent_T.device) == 0
+    return head.silenced(silent_T) if bool(silent_T.any()) else head
 
 
 def _shares(

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from drel_core.decision.held_out import HeldOut
-from drel_core.decision.kernel import log_estimate
 
 LEVEL_TAGS = 32
 """The best tags of an image whose log-sum-exp is its level."""
@@ -222,13 +221,13 @@ def fit_calibration(held: HeldOut, share_T: Tensor) -> Fitted:
     hit_m = held.hit_nM.flatten().double()
     log_share_nM = share_T.log()[held.tag_nM]
     columns = [held.score_nM.double(), log_share_nM]
-    if held.estimate_nM is not None:
-        columns.append(log_estimate(held.estimate_nM.double()))
+    if held.evidence_nM is not None:
+        columns.append(held.evidence_nM.double())
     weights = _logistic(columns, hit_m)
     slope, on_share, constant = max(weights[0], _LEAST_SLOPE), weights[1], weights[-1]
     factor = None
     z_nM = slope * columns[0] + on_share * log_share_nM + constant
-    if held.estimate_nM is not None:
+    if held.evidence_nM is not None:
         factor = max(weights[2], 0.0) / slope
         z_nM += slope * factor * columns[2]
     z_nM, order = z_nM.sort(dim=1, descending=True, stable=True)

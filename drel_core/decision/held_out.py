@@ -30,7 +30,8 @@ class HeldOut:
     Args:
         tag_nM: tag ids, best first.
         score_nM: float32 scores of the model.
-        estimate_nM: float32 estimates of the kernel regression; None without one.
+        evidence_nM: float32 logs of the kernel's estimates (``KernelHead.log_estimates``), which still have
+            to be weighed; None without a kernel.
         hit_nM: bool, the tag is relevant to the image.
         relevant: relevant (image, tag) pairs in all, those that are no candidates included.
     """
@@ -39,7 +40,7 @@ class HeldOut:
     score_nM: Tensor
     hit_nM: Tensor
     relevant: int
-    estimate_nM: Tensor | None = None
+    evidence_nM: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tag_nM)

@@ -24,6 +24,7 @@ from drel_core.errors import InputError
 KERNEL = "kernel.safetensors"
 _BLOCK = 1024
 _ERROR = 0.02  # about the error of an estimate
+_LEAST_ERROR, _ERROR_BY_SHARE = 0.01, 0.5  # of a regression: that of a frequent tag is larger
 
 
 @dataclass(kw_only=True)
@@ -69,11 +70,11 @@ class KernelHead:
         sharpness: ``[1]``, ``width / m``.
         weight_RT, share_T: the estimate of tag t is ``kernel @ weight_t + share_t``, about its probability.
         floor: ``[1]``, above 0: half of one training image.
-        factor: ``[1]``: evidence is this times ``log_estimate``.
+        factor: ``[1]``: evidence is this times ``log_estimates``.
         basis_Dd: orthonormal columns, of several features columns times the scale of each; None where
             distances are between all features as they are.
-        noise: ``[1]``: about the error of an estimate, see ``log_estimate``; None in bundles of before, where
-            evidence is ``factor log(max(floor, estimate))``.
+        noise: ``[T]``: about the error of each tag's estimate, see ``log_estimate``. Older bundles have one
+            number for all tags, ``[1]``; or None, and then evidence is ``factor log(max(floor, estimate))``.
     """
 
     landmark_Rd: Tensor
@@ -97,25 +98,35 @@ class KernelHead:
         return gaussian(project(input_BD, self.basis_Dd), self.landmark_Rd, float(self.sharpness))
 
     def evidence(self, kernel_BR: Tensor, tag_n: Tensor | slice) -> Tensor:
-        """``[B, n]`` of some tags: ``factor log_estimate(estimate)``."""
-        estimate_Bn = self.estimates(kernel_BR, tag_n)
+        """``[B, n]`` of some tags: ``factor log_estimates(estimates)``."""
+        return self.log_estimates(self.estimates(kernel_BR, tag_n), tag_n).mul_(self.factor)
+
+    def log_estimates(self, estimate_Bn: Tensor, tag_n: Tensor | slice) -> Tensor:
+        """``[B, n]``: the logs of estimates of some tags, in place; see ``noise``."""
         if self.noise is None:
-            return estimate_Bn.clamp_(min=float(self.floor)).log_().mul_(self.factor)
-        return log_estimate(estimate_Bn, float(self.noise)).mul_(self.factor)
+            return estimate_Bn.clamp_(min=float(self.floor)).log_()
+        noise_n = self.noise[tag_n] if self.noise_is_of_tags else self.noise
+        return log_estimate(estimate_Bn, noise_n)
 
     def estimates(self, kernel_BR: Tensor, tag_n: Tensor | slice) -> Tensor:
         """``[B, n]`` of some tags."""
         return torch.addmm(self.share_T[tag_n], kernel_BR, self.weight_RT[:, tag_n])
 
     @property
-    def _certain(self) -> float:
-        """The estimate whose log, with ``noise``, is 0."""
-        return 1.0 if self.noise is None else 1.0 - float(self.noise)
+    def noise_is_of_tags(self) -> bool:
+        """Each tag has a noise of its own; False in older bundles."""
+        return self.noise is not None and len(self.noise) == len(self.share_T)
+
+    @property
+    def _certain_T(self) -> Tensor:
+        """The estimates whose logs, with ``noise``, are 0."""
+        one_T = torch.ones_like(self.share_T)
+        return one_T if self.noise is None else one_T - self.noise
 
     @property
     def silent_T(self) -> Tensor:
         """bool ``[T]``: the tags that it says nothing of, see ``silenced``."""
-        return (self.share_T - self._certain).abs() < 1e-6
+        return (self.share_T - self._certain_T).abs() < 1e-6
 
     def silenced(self, tag_T: Tensor) -> KernelHead:
         """The same with no evidence of some tags, whatever the image: a weight of 0, and a share whose
@@ -127,7 +138,7 @@ class KernelHead:
         return replace(
             self,
             weight_RT=self.weight_RT.masked_fill(tag_T, 0.0),
-            share_T=self.share_T.masked_fill(tag_T, self._certain),
+            share_T=torch.where(tag_T, self._certain_T, self.share_T),
         )
 
     def grown(self, tags: int) -> KernelHead:
@@ -138,6 +149,9 @@ class KernelHead:
             weight_RT=torch.nn.functional.pad(self.weight_RT, (0, tags)),
             share_T=torch.nn.functional.pad(self.share_T, (0, tags)),
         )
+        if self.noise is not None and self.noise_is_of_tags:
+            none_n = torch.zeros(tags, device=self.noise.device)
+            head = replace(head, noise=torch.cat([self.noise, noise_of(none_n)]))
         return head.silenced(torch.arange(known + tags, device=self.share_T.device) >= known)
 
     @property
@@ -187,29 +201,31 @@ class KernelHead:
                 f"{path}: for {dim} features and {head.weight_RT.shape[1]} tags, but the model has "
                 f"{image_dim} and {num_tags}"
             )
-        single = [
-            head.sharpness,
-            head.floor,
-            head.factor,
-            *([head.noise] if _NOISE in tensors else []),
-        ]
-        fits = all(part is not None and part.shape == (1,) for part in single)
-        if (
-            not fits
-            or head.floor <= 0
-            or (head.noise is not None and head.noise <= 0)
-            or head.share_T.dim() != 1
+        single = (head.sharpness, head.floor, head.factor)
+        fits = all(part.shape == (1,) for part in single) and head.share_T.dim() == 1
+        if not fits or head.floor <= 0:
+            raise InputError(
+                f"{path}: sharpness, floor and factor must be single numbers, floor above 0"
+            )
+        noise = head.noise
+        if noise is not None and (
+            noise.shape not in ((1,), (num_tags,)) or bool((noise <= 0).any())
         ):
             raise InputError(
-                f"{path}: sharpness, floor, factor and noise must be single numbers, floor above 0"
+                f"{path}: noise must be a number above 0 for each of {num_tags} tags, or one for all"
             )
         return head
 
 
-def log_estimate(estimate: Tensor, noise: float = _ERROR) -> Tensor:
+def log_estimate(estimate: Tensor, noise: Tensor | float = _ERROR) -> Tensor:
     """``log(max(0, estimate) + noise)``, in place: the log of an estimate that is nothing but error says
     nothing."""
     return estimate.clamp_(min=0).add_(noise).log_()
+
+
+def noise_of(share_T: Tensor) -> Tensor:
+    """``[T]``: the noise of a regression's tags by their share of training images."""
+    return _LEAST_ERROR + _ERROR_BY_SHARE * share_T
 
 
 _PARTS = ("landmark_Rd", "sharpness", "weight_RT", "share_T", "floor", "factor")
@@ -321,7 +337,7 @@ class RidgeSums:
             one * (0.5 / rows),
             one * factor,
             self.basis_Dd,
-            one * _ERROR,
+            noise_of(self.share_T),
         )
         return FittedKernel(head, factor_RR)
 

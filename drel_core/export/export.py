@@ -160,16 +160,18 @@ def _link(method: str, decider: Decider | None) -> list[float] | None:
 
 
 def _kernel(kernel: KernelHead | None, decider: Decider | None) -> dict[str, float] | None:
-    """How the log of the kernel's estimates enters z: ``factor log(max(least, estimate) + noise)``."""
+    """How the log of the kernel's estimates enters z: ``factor log(max(least, estimate) + noise)``, the noise
+    of each tag beside its weights, or one number here."""
     if kernel is None:
         return None
     slope = 1.0 if decider is None else float(decider.calibration.slope)
-    noise = None if kernel.noise is None else float(kernel.noise)
-    return {
+    how = {
         "factor": float(kernel.factor) * slope,
-        "least": float(kernel.floor) if noise is None else 0.0,
-        "noise": noise or 0.0,
+        "least": float(kernel.floor) if kernel.noise is None else 0.0,
     }
+    if not kernel.noise_is_of_tags:
+        how["noise"] = 0.0 if kernel.noise is None else float(kernel.noise)
+    return how
 
 
 def _write_tags(model: TwoTower, total: int, folder: Path) -> list[str]:
@@ -287,7 +289,8 @@ def _readme(described: dict[str, Any], pictures: bool, has_card: bool) -> str:
         lines.append(f"| image_tower.safetensors | {holds} |")
     if about["kernel"]:
         lines.append(
-            f"| {KERNEL} | regression on landmarks: standardised features, weights, shares |"
+            f"| {KERNEL} | regression on landmarks: standardised features, weights, shares"
+            + (" |" if "noise" in about["kernel"] else ", noise |")
         )
     if about["rules"]:
         lines.append(
@@ -315,9 +318,10 @@ def _further(about: dict[str, Any]) -> list[str]:
     """Formulas of kernel and probability, where the model has them."""
     lines = []
     if (kernel := about["kernel"]) is not None:
+        noise = f"{kernel['noise']:g}" if "noise" in kernel else "noise"
         lines += [
             "    estimate = exp(-sharpness |x - landmark|^2) @ weight + share",
-            "    z = z + {factor:.6g} log(max({least:g}, estimate) + {noise:g})".format(**kernel),
+            f"    z = z + {kernel['factor']:.6g} log(max({kernel['least']:g}, estimate) + {noise})",
         ]
     if (link := about["link"]) is None:
         return [*lines, "    score = z"]

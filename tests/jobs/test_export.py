@@ -118,8 +118,8 @@ def write_svm(folder: Path) -> Path:
     return described(folder, "svm")
 
 
-def with_kernel(folder: Path, decider: Decider | None, noise: float | None) -> Path:
-    """A bundle of DREL with kernel regression; ``noise`` is None in bundles of before."""
+def with_kernel(folder: Path, decider: Decider | None, noise: str) -> Path:
+    """A bundle of DREL with kernel regression; bundles of before have one noise for all tags, or none."""
     generator = torch.Generator().manual_seed(5)
 
     def random(*size: int) -> torch.Tensor:
@@ -135,7 +135,7 @@ def with_kernel(folder: Path, decider: Decider | None, noise: float | None) -> P
         one * 0.01,
         one * 0.7,
         torch.linalg.qr(random(DIM, 4)).Q,
-        None if noise is None else one * noise,
+        {"none": None, "one": one * 0.02, "of each tag": 0.01 + random(TAGS)}[noise],
     )
     head.save(folder / KERNEL)
     return folder
@@ -146,9 +146,11 @@ def bundle_of(kind: str, folder: Path) -> Path:
     kind, _, more = kind.partition("-")
     decider = random_decider(TAGS) if more else None
     if more == "kernel":
-        return with_kernel(folder, decider, noise=0.02)
+        return with_kernel(folder, decider, noise="of each tag")
+    if more == "one noise":
+        return with_kernel(folder, decider, noise="one")
     if more == "floor":
-        return with_kernel(folder, None, noise=None)
+        return with_kernel(folder, None, noise="none")
     if kind in SHAPES:
         method = "wsabie" if kind == "wsabie" else "drel"
         return write_drel(folder, DIM, TAGS, shape=SHAPES[kind], method=method, decider=decider)
@@ -203,6 +205,7 @@ KINDS = (
     *SHAPES,
     "best-decider",
     "best-kernel",
+    "best-one noise",
     "best-floor",
     "wsabie-decider",
     "svm",

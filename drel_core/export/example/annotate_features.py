@@ -50,7 +50,8 @@ def evidence(near_BR: np.ndarray, part: slice) -> np.ndarray:
     """What the kernel regression adds to z of some tags."""
     how = MODEL["kernel"]
     estimate = near_BR @ KERNEL["weight_RT"][:, part] + KERNEL["share_T"][part]
-    return how["factor"] * np.log(np.maximum(estimate, how["least"]) + how["noise"])
+    noise = how["noise"] if "noise" in how else KERNEL["noise"][part]  # of all tags, or of each
+    return how["factor"] * np.log(np.maximum(estimate, how["least"]) + noise)
 
 
 def scores(z: np.ndarray) -> np.ndarray:

@@ -22,8 +22,10 @@ from drel_core.annotators.base import choose, decision_of
 from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import content_version, read_info, read_rules
+from drel_core.bundle.safe_loading import load_tensors
 from drel_core.bundle.tag_edits import TagEdits
 from drel_core.bundle.tag_rules import TagRules
+from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.text_vectors import TAG_TEXT, TagText
 from drel_core.decision.kernel import KernelHead
 from drel_core.errors import InputError
@@ -58,7 +60,7 @@ def bundle(tmp_path: Path) -> Path:
     torch.manual_seed(1)
     one = torch.ones
     parts = (torch.randn(4, DIM), one(1), 0.1 * torch.rand(4, TAGS), torch.rand(TAGS) / 9)
-    KernelHead(*parts, floor=0.01 * one(1), factor=one(1), noise=0.02 * one(1)).save(
+    KernelHead(*parts, floor=0.01 * one(1), factor=one(1), noise=torch.rand(TAGS)).save(
         folder / "kernel.safetensors"
     )
     TagText.of(torch.eye(TAGS)).save(folder / TAG_TEXT)
@@ -139,6 +141,8 @@ def test_parts_start_as_the_tag_that_was_split(bundle: Path, tmp_path: Path) -> 
     folder = tmp_path / "new" / "model"
     kernel = KernelHead.load(folder, DIM, TAGS + 4)
     assert kernel is not None and torch.equal(kernel.weight_RT[:, TAGS], kernel.weight_RT[:, 5])
+    assert kernel.noise is not None
+    assert torch.equal(kernel.noise[TAGS:], kernel.noise[[5, 5, 5, 9]])
     text = TagText.load(folder, TAGS + 4)
     assert text is not None and torch.equal(text.vector_Td[TAGS], text.vector_Td[5])
     assert after.info.content["text"] == {"source": "words.npy", "dim": TAGS, "tags": TAGS + 4}
@@ -147,6 +151,25 @@ def test_parts_start_as_the_tag_that_was_split(bundle: Path, tmp_path: Path) -> 
     again = made(tmp_path / "new", tmp_path / "newer", split={"x": ("x1", "x2")})
     assert again.vocabulary.names[-2:] == ("x1", "x2")
     torch.testing.assert_close(again.tag_TL[-1], after.tag_TL[TAGS])
+
+
+def test_a_tag_of_a_model_with_one_noise_for_all_is_split(bundle: Path, tmp_path: Path) -> None:
+    path = bundle / "kernel.safetensors"
+    save_tensors({**load_tensors(path), "noise": torch.tensor([0.02])}, path)
+    before = load_bundle(bundle)
+    after = made(bundle, tmp_path / "new", split={"tag-05": ("x", "y")})
+    kernel = KernelHead.load(tmp_path / "new" / "model", DIM, TAGS + 2)
+    assert kernel is not None and kernel.noise is not None
+    assert torch.equal(kernel.noise, torch.tensor([0.02]))
+    torch.testing.assert_close(after.tag_TL[TAGS:], after.tag_TL[[5, 5]])
+    features_BD = torch.randn(5, DIM, generator=torch.Generator().manual_seed(2))
+    assert isinstance(before, DRELAnnotator)
+    near_BR = kernel.kernel(before.model.standardised(features_BD))
+    old = KernelHead.load(bundle, DIM, TAGS)
+    assert old is not None
+    evidence_BT = kernel.evidence(near_BR, slice(None))
+    torch.testing.assert_close(evidence_BT[:, :TAGS], old.evidence(near_BR, slice(None)))
+    torch.testing.assert_close(evidence_BT[:, TAGS:], evidence_BT[:, [5, 5]])
 
 
 def test_kept_rows_of_a_split_tag_go(bundle: Path, tmp_path: Path) -> None:

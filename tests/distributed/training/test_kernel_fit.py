@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from distributed.training.config import TrainConfig
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.kernel_fit import fit_kernel
 from drel_core.decision.block_shares import Scale
-from drel_core.decision.kernel import KernelConfig, RidgeSums, log_estimate
+from drel_core.decision.kernel import KernelConfig, RidgeSums
 from tests.helpers.ranks import spawn_ranks
 from tests.helpers.training import surveyed
 
@@ -41,13 +42,13 @@ def work(folder: str, landmarks: int, dims: int, resident: bool) -> list[Tensor]
     mine = load_rows(shard(data.train, world, rank), config.data.columns, data.names)
     stepper.kernel = head
     held, first = stepper.held_out(mine, None, 3)
-    assert held.estimate_nM is not None
-    estimate_nT = torch.zeros_like(held.estimate_nM).scatter_(1, held.tag_nM, held.estimate_nM)
+    assert held.evidence_nM is not None
+    evidence_nT = torch.zeros_like(held.evidence_nM).scatter_(1, held.tag_nM, held.evidence_nM)
     input_nD = stepper.model.standardised(mine.features_BD)
-    expected_nT = head.estimates(head.kernel(input_nD), slice(None))
-    mine_nT = estimate_nT[first : first + len(mine)]
+    expected_nT = head.evidence(head.kernel(input_nD), slice(None)) / head.factor
+    mine_nT = evidence_nT[first : first + len(mine)]
     torch.testing.assert_close(mine_nT, expected_nT, atol=1e-3, rtol=1e-4)
-    order_nM = held.score_nM + log_estimate(held.estimate_nM.clone()) * head.factor
+    order_nM = held.score_nM + held.evidence_nM * head.factor
     assert (order_nM.diff(dim=1) <= 1e-4).all()  # the best candidate is the first
     assert head.landmark_Rd.shape[1] == (dims or data.image_dim)
     return [head.landmark_Rd, head.weight_RT, head.sharpness, mine_nT]
@@ -67,8 +68,14 @@ def test_ranks_together_fit_what_one_fits(tmp_path: Path, landmarks: int, dims: 
         )
 
 
-def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
-    """An older regression of 90 rows of the first 8 tags goes on with this rank's rows."""
+def learn_on(
+    folder: str, landmarks: int, fresh: int, noise: list[float] | None = None
+) -> list[Tensor]:
+    """An older regression of 90 rows of the first 8 tags goes on with this rank's rows.
+
+    Args:
+        noise: the parent's, where its bundle is older than that of each tag; empty where it has none.
+    """
     world, rank = collectives.world_size(), collectives.rank()
     config, data, stepper, reader = at_start(folder, True)
     older = torch.Generator().manual_seed(1)
@@ -77,6 +84,8 @@ def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
     sums = RidgeSums(known_ND[:60], 0.05, relevant_NT.float().mean(0))
     sums.add(known_ND, relevant_NT)
     parent = sums.solve(0.3, 1.0, 90).head
+    if noise is not None:
+        parent = replace(parent, noise=torch.tensor(noise) if noise else None)
     kernel = KernelConfig(landmarks=landmarks, dims=3)  # the parent's basis counts: it has none
     count_T = torch.tensor(data.count_T)
     head = fit_kernel(kernel, stepper.model, reader, count_T, 2, (parent, fresh)).head
@@ -89,6 +98,7 @@ def learn_on(folder: str, landmarks: int, fresh: int) -> list[Tensor]:
         head.floor,
         parent.landmark_Rd,
         fresh_rD,
+        torch.empty(0) if head.noise is None else head.noise,
     ]
 
 
@@ -100,16 +110,25 @@ def test_an_older_regression_is_kept_and_fresh_rows_are_landmarks_beside_it(
 ) -> None:
     ranks = spawn_ranks(2, learn_on, tmp_path, str(tmp_path), landmarks, 20)
     [one] = spawn_ranks(1, learn_on, tmp_path, str(tmp_path), landmarks, 20)
-    marks_RD, weight_RT, share_T, floor, parent_RD, fresh_ND = one
+    marks_RD, weight_RT, share_T, floor, parent_RD, fresh_ND, noise_T = one
     assert len(marks_RD) == len(weight_RT) == kept + added
     parents, rows = parent_RD.tolist(), fresh_ND[:20].tolist()
     assert all(mark in parents for mark in marks_RD[:kept].tolist())
     assert all(mark in rows for mark in marks_RD[kept:].tolist())
     assert float(floor) == pytest.approx(0.5 / (90 + 20))
+    torch.testing.assert_close(noise_T, 0.01 + share_T / 2)  # of all images, these among them
     for other in ranks:
         torch.testing.assert_close(other[0], marks_RD)
         torch.testing.assert_close(other[1], weight_RT, atol=2e-3, rtol=2e-2)
         torch.testing.assert_close(other[2], share_T)
+
+
+@pytest.mark.parametrize("noise", [[0.02], []])
+def test_an_older_regression_keeps_the_noise_its_calibration_was_learned_with(
+    tmp_path: Path, noise: list[float]
+) -> None:
+    [one] = spawn_ranks(1, learn_on, tmp_path, str(tmp_path), 500, 20, noise)
+    assert one[-1].tolist() == pytest.approx(noise)
 
 
 def with_shares(folder: str, shares: list[float], dims: int) -> tuple[list[Tensor], list[float]]:

@@ -386,6 +386,9 @@ def test_settings_of_knn_out_of_range_are_refused(tmp_path: Path, change: dict[s
         (DECISION, {"reliability": torch.full((1000, 2), -1)}),
         (KERNEL, {"noise": torch.zeros(1)}),
         (KERNEL, {"noise": torch.ones(2)}),
+        (KERNEL, {"noise": torch.ones(7)}),
+        (KERNEL, {"noise": torch.ones(6, 1)}),
+        (KERNEL, {"noise": torch.tensor([1.0, 1, 1, 1, 1, 0])}),
     ],
 )
 def test_a_kernel_or_a_decider_that_does_not_fit_is_refused(

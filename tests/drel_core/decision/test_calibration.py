@@ -15,6 +15,7 @@ from drel_core.decision.calibration import (
     level,
 )
 from drel_core.decision.held_out import HeldOut, is_relevant, tag_share
+from drel_core.decision.kernel import log_estimate
 from drel_core.scoring.reliability import expected_calibration_error, reliability, reliability_table
 
 
@@ -38,7 +39,7 @@ def planted(
         score_nT.gather(1, order),
         hit_nT.gather(1, order),
         int(hit_nT.sum()),
-        estimate_nT.gather(1, order) if kernel else None,
+        log_estimate(estimate_nT.gather(1, order)) if kernel else None,
     )
     return held, chance_nT, share_T
 
@@ -109,7 +110,7 @@ def test_degenerate_scores_give_finite_probabilities(kind: str) -> None:
     if kind == "constant":
         score_nM = torch.zeros_like(score_nM)
     fitted = fit_calibration(
-        HeldOut(held.tag_nM, score_nM, held.hit_nM, held.relevant, held.estimate_nM), share_T
+        HeldOut(held.tag_nM, score_nM, held.hit_nM, held.relevant, held.evidence_nM), share_T
     )
     assert torch.isfinite(fitted.probability_nM).all()
     assert float(fitted.calibration.slope) > 0

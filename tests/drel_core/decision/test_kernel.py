@@ -54,7 +54,8 @@ def test_with_every_image_a_landmark_it_is_scikit_learns() -> None:
     other = KernelRidge(alpha=0.3, kernel="rbf", gamma=gamma)
     other.fit(input_ND.double().numpy(), relevant_NT.double().numpy() - share)
     new_BD = torch.randn(20, 6)
-    expected = np.log(np.maximum(other.predict(new_BD.double().numpy()) + share, 0) + 0.02)
+    noise = 0.01 + share / 2
+    expected = np.log(np.maximum(other.predict(new_BD.double().numpy()) + share, 0) + noise)
     found = head.evidence(head.kernel(new_BD), slice(None)).numpy()
     assert found == pytest.approx(1.5 * expected, abs=2e-2)
     some_p = torch.tensor([5, 1])
@@ -195,12 +196,13 @@ def test_distances_of_one_or_no_landmark() -> None:
     assert median_square_distance(two) == pytest.approx(25.0)
 
 
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("noise", ["of each tag", "one", "none"])
 @pytest.mark.parametrize("decides", [False, True])
 def test_a_bundle_with_a_regression_adds_its_evidence(
-    tmp_path: Path, decides: bool, before: bool
+    tmp_path: Path, decides: bool, noise: str
 ) -> None:
-    """``before``: the file of a version that kept no noise, and took the log of the estimate itself."""
+    """``one`` and ``none``: files of versions that had one noise for all tags, and of those that had none and
+    took the log of the estimate itself."""
     folder = write_drel(tmp_path / "model")
     plain = load_bundle(folder)
     assert isinstance(plain, DRELAnnotator)
@@ -212,8 +214,8 @@ def test_a_bundle_with_a_regression_adds_its_evidence(
         0.3,
         0.7,
     )
-    if before:
-        head = replace(head, noise=None)
+    if noise != "of each tag":
+        head = replace(head, noise=torch.full((1,), 0.02) if noise == "one" else None)
     head.save(folder / KERNEL)
     expected_BT = plain.scores(features_BD).clone()
     input_BD = plain.model.standardised(features_BD)
@@ -224,7 +226,8 @@ def test_a_bundle_with_a_regression_adds_its_evidence(
                 for mark in head.landmark_Rd
             ]
             estimate = float(np.dot(near, head.weight_RT[:, t].numpy()) + head.share_T[t])
-            least = max(estimate, 0.5 / 80) if before else max(estimate, 0.0) + 0.02
+            of_tag = 0.01 + float(head.share_T[t]) / 2 if noise == "of each tag" else 0.02
+            least = max(estimate, 0.5 / 80) if noise == "none" else max(estimate, 0.0) + of_tag
             expected_BT[i, t] += 0.7 * np.log(least)
     if decides:
         tags = plain.num_tags
@@ -237,6 +240,29 @@ def test_a_bundle_with_a_regression_adds_its_evidence(
     both = load_bundle(folder)
     torch.testing.assert_close(both.scores(features_BD), expected_BT, atol=1e-3, rtol=1e-3)
     assert (both.annotate(features_BD, 3)[1] == topk(both.scores(features_BD), 3)[1]).all()
+
+
+@pytest.mark.parametrize("noise", ["of each tag", "one", "none"])
+def test_of_tags_without_images_it_says_nothing(tmp_path: Path, noise: str) -> None:
+    folder = write_drel(tmp_path / "model")
+    model = load_bundle(folder)
+    dim, tags = model.image_dim, model.num_tags
+    head = fitted(torch.randn(80, dim), torch.rand(80, tags) > 0.8, torch.randn(9, dim), 0.3)
+    if noise != "of each tag":
+        head = replace(head, noise=torch.full((1,), 0.02) if noise == "one" else None)
+    silent_T = torch.arange(tags) == 2
+    head.silenced(silent_T).save(folder / KERNEL)
+    known = KernelHead.load(folder, dim, tags)
+    assert known is not None and torch.equal(known.silent_T, silent_T)
+    assert known.noise_is_of_tags == (noise == "of each tag")
+    grown = known.grown(3)
+    assert grown.silent_T.tolist() == [*silent_T.tolist(), True, True, True]
+    near_BR = grown.kernel(torch.randn(20, dim))
+    evidence_BT = grown.evidence(near_BR, slice(None))
+    torch.testing.assert_close(evidence_BT[:, grown.silent_T], torch.zeros(20, 4))
+    others_T = torch.nn.functional.pad(~silent_T, (0, 3))
+    expected_BT = head.evidence(near_BR, slice(None))[:, ~silent_T]
+    torch.testing.assert_close(evidence_BT[:, others_T], expected_BT)
 
 
 def test_a_regression_of_other_features_or_tags_is_refused(tmp_path: Path) -> None:
