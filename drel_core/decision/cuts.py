@@ -18,7 +18,7 @@ from drel_core.scoring.reliability import RELIABILITY_BINS
 
 DEPTH = 50
 """Decisions are made over the 50 most probable tags of an image; no image gets more than these."""
-_PAIR = 0.15  # worth of a pair, where 1 is the whole precision or recall of one tag: docs/log.md
+_PAIR = 0.2  # worth of a pair, where 1 is the whole precision or recall of one tag: docs/log.md
 
 
 def learn_cuts(
