@@ -15,7 +15,13 @@ from torch import Tensor
 from distributed.data.rows import Rows
 from distributed.training import collectives
 from distributed.training.hard_tags import find_hard_tags, ramped_count
-from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
+from distributed.training.optim import (
+    OptimConfig,
+    StepResult,
+    average_gradients,
+    data_parallel,
+    sum_counts,
+)
 from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.decision.decider import Decider
@@ -28,6 +34,7 @@ from drel_core.model.sampling import (
     CandidateSampler,
     SamplerName,
     mix_seed,
+    seed_device,
     step_generator,
     tags_outside,
 )
@@ -168,7 +175,7 @@ class DRELLearner:
             progress: share of all steps done, 0 to 1.
             global_batch: images over all ranks; decides which side M is applied to.
         """
-        torch.manual_seed(mix_seed(self.seed, 2, epoch, step, collectives.rank()))
+        seed_device(mix_seed(self.seed, 2, epoch, step, collectives.rank()), self.device)
         features_BD, tags = features_BD.to(self.device), tags.to(self.device)
         pool_P, hard_H = self.draw_pool(tags, epoch, step), None
         with self.optim_config.autocast(self.device):
@@ -192,6 +199,7 @@ class DRELLearner:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.step_module)
         norm = self.optim_config.clip(self.model)
         rate = self.optim_config.step(self.optimiser, progress)
         self.model.limit_norms()

@@ -56,6 +56,18 @@ def tags_outside(num_tags: int, size: int, pool_P: Tensor, generator: torch.Gene
     return tag[pool_P[place] != tag]
 
 
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed the generator that a device draws from unless it is given one.
+
+    torch.manual_seed does so for every kind of device, and where there is no GPU takes a millisecond to note
+    that one would have to be seeded.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def step_generator(seed: int, *place: int) -> torch.Generator:
     """A CPU generator seeded by ``(seed, *place)``, for example by (seed, epoch, step).
 
