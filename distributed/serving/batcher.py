@@ -34,6 +34,8 @@ class Batcher(Generic[Request, Result]):
             batch.
         rows: number of rows of a request.
         max_rows: a batch ends before it would exceed this; a larger request is a batch of its own.
+        answer_now: the result of a request that is alone; None where that takes long: it is handled as a
+            batch then.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Batcher(Generic[Request, Result]):
         handle_batch: Callable[[list[Request]], Awaitable[list[Result]]],
         rows: Callable[[Request], int],
         max_rows: int,
+        answer_now: Callable[[Request], Result | None] | None = None,
     ) -> None:
         self._handle_batch, self._rows, self._max_rows = handle_batch, rows, max_rows
+        self._answer_now, self._answered_now = answer_now, False
         self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
         self._rows_waiting = 0
         self._worker: asyncio.Task[None] | None = None
@@ -52,6 +56,12 @@ class Batcher(Generic[Request, Result]):
     async def submit(self, request: Request) -> Result:
         """The result of a request, once its batch is done."""
         loop = asyncio.get_running_loop()
+        if self._answer_now is not None and self._is_alone:
+            result = self._answer_now(request)
+            if result is not None:
+                self._answered_now = True
+                loop.call_soon(self._next_turn)
+                return result
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((request, future))
         self._rows_waiting += self._rows(request)
@@ -60,6 +70,15 @@ class Batcher(Generic[Request, Result]):
         if self._worker is None:
             self._worker = loop.create_task(self._run())
         return await future
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether a request is the only one, as the last was. What else came in its turn of the loop is not
+        known yet; the second of a turn then waits for the others."""
+        return self._worker is None and self._expected == 1 and not self._answered_now
+
+    def _next_turn(self) -> None:
+        self._answered_now = False
 
     def _next_batch(self) -> list[tuple[Request, asyncio.Future[Result]]]:
         batch: list[tuple[Request, asyncio.Future[Result]]] = []

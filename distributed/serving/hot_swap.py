@@ -22,7 +22,7 @@ from distributed.serving.drift import DriftWatch
 from distributed.serving.model import ServedModel, check_same_rows
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.schemas import ApiError
-from distributed.serving.scoring import Scored, score_batch
+from distributed.serving.scoring import Scored, is_short, score_batch, score_requests
 from distributed.serving.trial import Trial
 from distributed.storage.folder import Folder
 from drel_core.errors import InputError
@@ -57,7 +57,9 @@ class HotSwapModel:
         self.path = ""
         self._served: ServedModel | None = None
         self._queued_rows = 0
-        self._batcher = Batcher(self._score_batch, lambda request: request.rows, max_rows)
+        self._batcher = Batcher(
+            self._score_batch, lambda request: request.rows, max_rows, self._score_now
+        )
         self._beside = Beside(lambda: self._queued_rows == 0, _BESIDE_BYTES)
         self.trial = Trial(load, max_rows, self._beside, self._observe)
         self.drift = DriftWatch(self._beside)
@@ -224,6 +226,15 @@ class HotSwapModel:
         results = await score_batch(self.ready(), requests)
         self._observe(results)
         return results
+
+    def _score_now(self, request: ScoreRequest) -> Scored | ApiError | None:
+        """The answer to a request by itself; None where it takes long."""
+        served = self.ready()
+        if not is_short(served, [request]):
+            return None
+        results = score_requests(served, [request])
+        asyncio.get_running_loop().call_soon(self._observe, results)  # once the answer is out
+        return results[0]
 
     def _observe(self, results: list[Scored | ApiError]) -> None:
         scored = [found for found in results if isinstance(found, Scored)]

@@ -9,10 +9,12 @@ HAProxy leaves open is closed by ``haproxy_guard``.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ DRAIN_SECONDS = 3
 """for HAProxy to learn that a replica goes, before the replica takes no more requests"""
 LONGEST_REPEATED = 128 << 10
 """bytes of a request that HAProxy keeps, head and body, to ask another replica with"""
+_PREFIX, _LOCK = "drel-in-", "lock"
 
 SETTINGS = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -110,7 +113,9 @@ def chosen_ingress(wanted: Ingress | None, host: str) -> Iterator[str]:
         os.environ.setdefault(ready, SETTINGS[ready])
         yield host
     else:
+        _remove_ownerless()
         folder = _folder_of_its_own()
+        held = _hold(folder)
         try:
             os.environ.update(settings(folder, _program(folder)))
             os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] = str(free_port("127.0.0.1", 0))
@@ -118,13 +123,48 @@ def chosen_ingress(wanted: Ingress | None, host: str) -> Iterator[str]:
             yield "127.0.0.1"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
+
+
+def _place() -> str:
+    """Where such folders lie: Serve adds a node's id and a file's name, HAProxy a number, some 90 bytes."""
+    place = tempfile.gettempdir()
+    return place if len(place) < 12 else "/tmp"
 
 
 def _folder_of_its_own() -> str:
     """A new folder of mode 0700."""
-    place = tempfile.gettempdir()
-    # Serve adds a node's id and a file's name, HAProxy a number: some 90 bytes.
-    return tempfile.mkdtemp(prefix="drel-in-", dir=place if len(place) < 12 else "/tmp")
+    return tempfile.mkdtemp(prefix=_PREFIX, dir=_place())
+
+
+def _hold(folder: str) -> int:
+    """Lock a file of a folder for as long as this process lives, so that others know. It gets its name when
+    it is locked."""
+    new = f"{folder}/{_LOCK}.new"
+    held = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    os.rename(new, f"{folder}/{_LOCK}")
+    return held
+
+
+def _remove_ownerless() -> None:
+    """Remove what processes of this user left that were killed. Folders for ``ray start`` have no lock: they
+    stay."""
+    for folder in Path(_place()).glob(f"{_PREFIX}*"):
+        try:
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its process lives
+            continue
+        finally:
+            os.close(lock)
 
 
 def _program(folder: str) -> str:

@@ -134,7 +134,9 @@ def counted(
                 raise
             finally:
                 seconds = time.perf_counter() - started
-                service.metrics.record(route, status, version, seconds)
+                record = service.metrics.record
+                # Once the answer is out: nobody waits for it.
+                asyncio.get_running_loop().call_soon(record, route, status, version, seconds)
 
         return measured
 

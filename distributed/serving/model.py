@@ -40,6 +40,7 @@ from drel_core.decision.decider import Decide
 from drel_core.errors import InputError
 from drel_core.images.backbone import trust_backbone
 from drel_core.scoring.tag_search import DEEPEST, Search
+from drel_core.scoring.topk import NoBestScore
 
 _KEPT_DECISIONS = 64
 
@@ -175,10 +176,14 @@ class ServedModel:
 
     def best(self, features_BD: np.ndarray, k: int) -> Best:
         """The k best tags of each row of float32 features."""
-        (score_Bk, tag_Bk), bad_B = row_by_row(
-            lambda rows_BD: self.annotator.annotate(rows_BD, k), torch.from_numpy(features_BD)
-        )
-        bad = bad_B.numpy() if bad_B.any() else None
+        rows_BD, bad = torch.from_numpy(features_BD), None
+        try:
+            score_Bk, tag_Bk = self.annotator.annotate(rows_BD, k)
+        except NoBestScore:
+            (score_Bk, tag_Bk), bad_B = row_by_row(
+                lambda rows_BD: self.annotator.annotate(rows_BD, k), rows_BD
+            )
+            bad = bad_B.numpy()
         return Best(score_Bk.numpy(), tag_Bk.numpy(), bad_B=bad, features_BD=features_BD)
 
     @property

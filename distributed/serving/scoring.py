@@ -37,11 +37,16 @@ class Scored:
     features_BD: np.ndarray | None = None
 
 
+def is_short(served: ServedModel, requests: list[ScoreRequest]) -> bool:
+    """Whether requests are scored in the event loop."""
+    if any(request.features_BD is None for request in requests):
+        return False
+    return sum(request.rows * served.seconds_of(request) for request in requests) < INLINE_SECONDS
+
+
 async def score_batch(served: ServedModel, requests: list[ScoreRequest]) -> list[Scored | ApiError]:
     """``score_requests``, in a thread where it takes long."""
-    seconds = sum(request.rows * served.seconds_of(request) for request in requests)
-    has_pictures = any(request.features_BD is None for request in requests)
-    if not has_pictures and seconds < INLINE_SECONDS:
+    if is_short(served, requests):
         return score_requests(served, requests)
     return await asyncio.to_thread(score_requests, served, requests)
 

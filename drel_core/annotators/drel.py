@@ -186,7 +186,9 @@ class DRELAnnotator:
 
     def _encode(self, features_BD: Tensor) -> tuple[Tensor, AdjustScores]:
         """Latents ``[B, L]`` of raw features, and the function that adjusts their scores."""
-        return self.latents(features_BD), self._adjustment.for_images(self.model, features_BD)
+        return self._encoder.latents(features_BD), self._adjustment.for_images(
+            self.model, features_BD
+        )
 
 
 def read_towers(folder: Path, info: BundleInfo) -> DREL:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -92,6 +93,25 @@ class Calibration:
     def probability(self, z_BM: Tensor, level_B1: Tensor) -> Tensor:
         """``[B, M]`` of ``z``, which stays as it is."""
         return self.log_odds(z_BM, level_B1).sigmoid_()
+
+    def probability_of_one(self, z_M: np.ndarray, k: int) -> np.ndarray:
+        """``[k]`` of the k best tags of one image: ``probability`` without torch, each of whose operations
+        takes longer to begin than all this takes.
+
+        Args:
+            z_M: its best tags, best first.
+        """
+        a, b, *bends, constant = self._link
+        best_m, z_k = z_M[:LEVEL_TAGS], z_M[:k]
+        with np.errstate(all="ignore"):
+            its_level = float(np.log(np.exp(best_m - best_m[0]).sum()) + best_m[0])
+            odds_k = z_k * a
+            for knot, bend in zip(KNOTS, bends, strict=False):
+                if bend:
+                    odds_k += np.logaddexp(0, z_k - knot, dtype=z_k.dtype) * bend
+            odds_k += its_level * b + constant
+            probability_k: np.ndarray = 1 / (1 + np.exp(-odds_k))
+        return probability_k
 
     def steeper(self, factor: float) -> Calibration:
         """That of scores which are spread ``1 / factor`` times as far."""

@@ -134,6 +134,9 @@ class Decider:
         Args:
             z_BM: of its best tags, best first, by ``Calibration.order``; as many as ``candidates`` says.
         """
+        if len(z_BM) == 1 and z_BM.device.type == "cpu":
+            z_M = z_BM.numpy()[0]
+            return torch.from_numpy(self.calibration.probability_of_one(z_M, k)[None])
         return self.calibration.probability(z_BM[:, :k], level(z_BM))
 
     def all_probabilities(self, z_BT: Tensor) -> Tensor:

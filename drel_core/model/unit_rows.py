@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST = 1e-12  # shorter rows are divided by this
+LEAST_LENGTH = 1e-12
+"""Shorter rows are divided by this."""
 
 
 def unit_rows(value_nL: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class _UnitRows(torch.autograd.Function):
     def forward(ctx: Any, value_nL: Tensor) -> Tensor:
         value_nL = value_nL.float()
         length_n1 = torch.linalg.vector_norm(value_nL, dim=1, keepdim=True)
-        inverse_n1 = length_n1.clamp_(min=_LEAST).reciprocal_()
+        inverse_n1 = length_n1.clamp_(min=LEAST_LENGTH).reciprocal_()
         unit_nL = value_nL * inverse_n1
         ctx.save_for_backward(unit_nL, inverse_n1)
         return unit_nL

@@ -31,8 +31,10 @@ def check_best(score_Bk: Tensor) -> None:
         NoBestScore: the first score of a row is NaN or infinite.
     """
     # Looked at one by one only where there is need: a sum is finite where all parts are, or too large.
-    if score_Bk.numel() and math.isfinite(float(score_Bk[:, 0].sum())):
-        return
+    if score_Bk.numel():
+        first = score_Bk[0, 0] if len(score_Bk) == 1 else score_Bk[:, 0].sum()
+        if math.isfinite(float(first)):
+            return
     bad_B = ~torch.isfinite(score_Bk[:, :1]).all(1)
     if bad_B.any():
         raise NoBestScore(bad_B)
@@ -53,6 +55,14 @@ def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
         empty = score_BT.new_empty(len(score_BT), k)
         return empty, empty.long()
     more_Bk, column_Bk = score_BT.topk(min(k + 1, score_BT.shape[1]), dim=1)
+    if (
+        len(score_BT) == 1
+    ):  # a server's most frequent case: each operation of torch takes longer than this
+        (more,) = more_Bk.tolist()
+        if math.isnan(more[0]):
+            raise NoBestScore(torch.ones(1, dtype=torch.bool, device=score_BT.device))
+        if len(set(more)) == len(more):
+            return more_Bk[:, :k], column_Bk[:, :k]
     bad_B = torch.isnan(more_Bk[:, 0])  # torch.topk takes NaN for the greatest
     if bad_B.any():
         raise NoBestScore(bad_B)
@@ -94,11 +104,12 @@ def topk_blockwise(
         float32 scores and int64 tag ids, both ``[B, min(k, T)]``, best first, ties by lowest id.
     """
 
+    is_one = len(tag_TL) <= block  # a slice takes as long as some of the multiplications
+
     def best_of(part: slice) -> tuple[Tensor, Tensor]:
-        tag_Ln = tag_TL[part].T
-        score_Bn = (
-            image_BL @ tag_Ln if bias_T is None else torch.addmm(bias_T[part], image_BL, tag_Ln)
-        )
+        tag_Ln = (tag_TL if is_one else tag_TL[part]).T
+        bias_n = bias_T if is_one or bias_T is None else bias_T[part]
+        score_Bn = image_BL @ tag_Ln if bias_n is None else torch.addmm(bias_n, image_BL, tag_Ln)
         return topk(score_Bn if adjust is None else adjust(score_Bn, part), k)
 
     best, ids = best_of(slice(0, block))

@@ -122,3 +122,27 @@ def test_a_full_batch_waits_for_nobody() -> None:
         await task
 
     asyncio.run(ask())
+
+
+def test_a_request_alone_is_answered_at_once_and_others_of_its_turn_together() -> None:
+    async def ask() -> None:
+        work = Doubler()
+        alone: list[int] = []
+
+        def now(asked: int) -> int | None:
+            if asked > 100:
+                return None
+            alone.append(asked)
+            return 2 * asked
+
+        batcher = Batcher(work, lambda _: 1, 100, now)
+        assert await batcher.submit(101) == 202  # it takes long
+        assert await batcher.submit(1) == 2
+        assert (work.batches, alone) == ([[101]], [1])
+        await asyncio.sleep(0)
+        await asyncio.gather(*(batcher.submit(n) for n in range(2, 6)))
+        assert (work.batches[1:], alone) == ([[3, 4, 5]], [1, 2])
+        await asyncio.gather(*(batcher.submit(n) for n in range(6, 9)))  # three came before
+        assert (work.batches[2:], alone) == ([[6, 7, 8]], [1, 2])
+
+    asyncio.run(ask())

@@ -211,3 +211,16 @@ def test_a_precision_is_a_share_and_needs_a_threshold() -> None:
         with pytest.raises(ValueError, match="precision"):
             check_precision(how, precision)  # type: ignore[arg-type]
     assert most_tags("macro") == 5 and most_tags("threshold") == DEPTH
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 40.0, 1e30])
+@pytest.mark.parametrize("tags", [1, 5, DEPTH])
+def test_an_image_alone_gets_the_probabilities_that_it_gets_among_others(
+    tags: int, spread: float
+) -> None:
+    decider = random_decider(60)
+    torch.manual_seed(0)
+    z_BM = spread * torch.randn(2, tags).sort(descending=True).values
+    one_1k = decider.probabilities(z_BM[:1], 5)
+    assert one_1k.dtype == torch.float32
+    torch.testing.assert_close(one_1k, decider.probabilities(z_BM, 5)[:1], rtol=1e-5, atol=1e-7)

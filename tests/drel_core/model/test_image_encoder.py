@@ -25,7 +25,7 @@ _BEST = {"activation": "gelu", "latent_activation": False, "linear_path": True, 
         {},
     ],
 )
-@pytest.mark.parametrize("rows", [0, 1, 7])
+@pytest.mark.parametrize("rows", [0, 1, 3, 7])
 def test_latents_are_those_of_the_model(options: dict[str, Any], rows: int) -> None:
     torch.manual_seed(3)
     config = ModelConfig(image_hidden=32, tag_hidden=16, tag_dim=8, latent=24, **options)
