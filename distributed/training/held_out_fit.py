@@ -105,16 +105,19 @@ class Decided:
 
     Attributes:
         decider: calibration and decisions.
-        kernel_factor: the weight of the kernel's evidence; None without a kernel.
+        kernel_factor: the weight of the kernel's evidence; None without a kernel, and where it is left out.
         found: metrics of these rows, the k most probable tags, beside the popularity floor.
         spread: how far the scores that it was learned from spread on ``rows_of_both``; 0 where they are the
             model's own.
+        kernel_gain: the share of the loss that the kernel saves; None without a kernel, and in a run that was
+            taken up.
     """
 
     decider: Decider
     kernel_factor: float | None
     found: dict[str, Any]
     spread: float = 0.0
+    kernel_gain: float | None = None
 
     def for_scores(self, spread: float) -> Decided:
         """What goes with the scores of the finished model, which spread so far on the same rows.
@@ -124,17 +127,28 @@ class Decided:
         decider, kernel_factor = for_spread(self.decider, self.kernel_factor, self.spread, spread)
         return replace(self, decider=decider, kernel_factor=kernel_factor)
 
+    @property
+    def without_kernel(self) -> str:
+        """A line where a kernel was left out; else empty."""
+        if self.kernel_gain is None or self.kernel_factor is not None:
+            return ""
+        saved = f"{max(self.kernel_gain, 0):.1%} of the loss on held-out rows"
+        return f"kernel: left out, it saves {saved} (kernel.least_gain)"
+
     def give(self, learner: DRELLearner) -> None:
         """Let a learner use them."""
         give(learner, self.decider, self.kernel_factor)
 
 
 def give(learner: DRELLearner, decider: Decider, kernel_factor: float | None) -> None:
-    """Let a learner use a decider, and weigh the evidence of its kernel so where it has one."""
+    """Let a learner use a decider, and weigh the evidence of its kernel so; None: it goes without one."""
     learner.decider = decider.to(learner.device)
-    if learner.kernel is not None and kernel_factor is not None:
-        factor = torch.full_like(learner.kernel.factor, kernel_factor)
-        learner.kernel = replace(learner.kernel, factor=factor)
+    if learner.kernel is not None:
+        kernel = learner.kernel
+        learner.kernel = None
+        if kernel_factor is not None:
+            factor = torch.full_like(kernel.factor, kernel_factor)
+            learner.kernel = replace(kernel, factor=factor)
 
 
 def decide_by(
@@ -151,7 +165,8 @@ def decide_by(
     """
     count_T, k = torch.from_numpy(spec.survey.count_T), spec.config.k
     held, start = learner.held_out(rows, kernel)
-    learned = learn_decider(held, count_T, spec.survey.train_rows, k)
+    least_gain = spec.config.kernel.least_gain
+    learned = learn_decider(held, count_T, spec.survey.train_rows, k, least_gain)
     if learned is None:
         return None
     decider, fitted = learned
@@ -162,7 +177,7 @@ def decide_by(
         sum_counts(found, learner.device).result(count_T > 0) for found in (mine, floor)
     )
     found = {**metrics, "floor": floor_metrics, "kind": "rows left out of a fit"}
-    return Decided(decider, fitted.kernel_factor, found)
+    return Decided(decider, fitted.kernel_factor, found, kernel_gain=fitted.kernel_gain)
 
 
 def decide_by_second_fit(
@@ -207,6 +222,8 @@ def decide_by_second_fit(
             log("calibration: none of these rows has a tag that the fit knows; scores stay scores")
         else:
             log(f"calibration: on these rows, {beside_floor(decided.found)}")
+            if decided.without_kernel:
+                log(decided.without_kernel)
             about = {
                 "of": fingerprint,
                 "found": json.dumps(decided.found),

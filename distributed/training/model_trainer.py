@@ -74,7 +74,8 @@ class ModelTrainer(Trainer[ModelIO]):
 
     def _prepare(self, learner: DRELLearner) -> None:
         """Give the learner its kernel regression, where the configuration asks for one, and what a second
-        fit says of its scores. A model that came from another has that one's decider."""
+        fit says of its scores. A model that came from another has that one's decider, and a kernel if that
+        one has."""
         config, survey, parent = self.spec.config, self.spec.survey, self.spec.parent
         num_tags = len(survey.count_T)
         inherited = None if parent is None else inherit(parent, survey)
@@ -84,7 +85,7 @@ class ModelTrainer(Trainer[ModelIO]):
         kernel = None
         if config.kernel.landmarks and not has_room(num_tags):
             self._log(f"{num_tags} tags are too many for a kernel regression: left out")
-        elif config.kernel.landmarks:
+        elif config.kernel.landmarks and (inherited is None or inherited.kernel is not None):
             older = None
             if parent is not None and inherited is not None and inherited.kernel is not None:
                 older = inherited.kernel, parent.new_images
@@ -153,6 +154,8 @@ class ModelTrainer(Trainer[ModelIO]):
             decided = decide_by(self.spec, learner, held.reader.load())
         if decided is not None:
             decided.give(learner)
+            if decided.without_kernel:
+                self._log(decided.without_kernel)
             return
         self._follow_spread(learner)
         if self.spec.parent is None:
@@ -175,7 +178,8 @@ class ModelTrainer(Trainer[ModelIO]):
         }
         if config.kernel.landmarks or takes_second_fit(self.spec):
             figures["decision_seconds"] = round(prepared_seconds, 2)
-        if self.shares is not None:
+        kept = isinstance(self.learner, DRELLearner) and self.learner.kernel is not None
+        if self.shares is not None and kept:
             figures["kernel_shares"] = self.shares
         if self.validation is not None:
             figures["validation"] = {"F1": cursor.best_f1, "epoch": cursor.best_epoch + 1}

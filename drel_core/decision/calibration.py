@@ -219,37 +219,45 @@ class Fitted:
 
     Attributes:
         kernel_factor: what the log of kernel estimates is multiplied by before it is added to scores; None
-            without a kernel.
+            without a kernel, and where it says too little beside the scores.
+        kernel_gain: the share of the loss without the kernel that it saves; None without one.
         tag_nM, hit_nM: the candidates in order of their probability.
         probability_nM: float64.
     """
 
     calibration: Calibration
     kernel_factor: float | None
+    kernel_gain: float | None
     tag_nM: Tensor
     hit_nM: Tensor
     probability_nM: Tensor
 
 
-def fit_calibration(held: HeldOut, share_T: Tensor) -> Fitted:
+def fit_calibration(held: HeldOut, share_T: Tensor, least_gain: float = 0.0) -> Fitted:
     """Fit both steps to held-out images.
 
     Args:
         held: of which something can be learned, see ``HeldOut.says_nothing``.
         share_T: float64, see ``tag_share``.
+        least_gain: the share of the loss that the kernel must save, else it is left out: it then hardly
+            orders the tags of an image better, and would cost each image its distances to all landmarks.
     """
     hit_m = held.hit_nM.flatten().double()
     log_share_nM = share_T.log()[held.tag_nM]
     columns = [held.score_nM.double(), log_share_nM]
+    weights, loss = _logistic(columns, hit_m)
+    factor = gain = None
     if held.evidence_nM is not None:
-        columns.append(held.evidence_nM.double())
-    weights = _logistic(columns, hit_m)
+        evidence_nM = held.evidence_nM.double()
+        both, loss_of_both = _logistic([*columns, evidence_nM], hit_m)
+        gain = 1 - loss_of_both / loss
+        if gain >= least_gain and both[2] > 0:
+            weights = both
+            factor = both[2] / max(both[0], _LEAST_SLOPE)
     slope, on_share, constant = max(weights[0], _LEAST_SLOPE), weights[1], weights[-1]
-    factor = None
     z_nM = slope * columns[0] + on_share * log_share_nM + constant
-    if held.evidence_nM is not None:
-        factor = max(weights[2], 0.0) / slope
-        z_nM += slope * factor * columns[2]
+    if factor is not None:
+        z_nM += slope * factor * evidence_nM
     z_nM, order = z_nM.sort(dim=1, descending=True, stable=True)
     hit_nM = held.hit_nM.gather(1, order)
     link = _fit_link(z_nM, hit_nM)
@@ -261,6 +269,7 @@ def fit_calibration(held: HeldOut, share_T: Tensor) -> Fitted:
     return Fitted(
         calibration,
         factor,
+        gain,
         held.tag_nM.gather(1, order),
         hit_nM,
         calibration.probability(z_nM, level(z_nM)),
@@ -274,9 +283,8 @@ def _fit_link(z_nM: Tensor, hit_nM: Tensor) -> list[float]:
     at_g = torch.linspace(-20, 20, 401, dtype=torch.float64)  # beyond its ends the slope stays
     for count in range(len(KNOTS), -1, -1):
         knots = KNOTS[:count]
-        a, b, *bends, constant = _logistic(
-            [z_nM, level_nM, *(softplus(z_nM - knot) for knot in knots)], hit_m
-        )
+        bent = [softplus(z_nM - knot) for knot in knots]
+        (a, b, *bends, constant), _ = _logistic([z_nM, level_nM, *bent], hit_m)
         slope_g = torch.full_like(at_g, a)
         for knot, bend in zip(knots, bends, strict=True):
             slope_g += bend * (at_g - knot).sigmoid()
@@ -285,8 +293,8 @@ def _fit_link(z_nM: Tensor, hit_nM: Tensor) -> list[float]:
     return [1.0, *[0.0] * (len(KNOTS) + 2)]
 
 
-def _logistic(columns: list[Tensor], hit_m: Tensor) -> list[float]:
-    """Weights of a logistic regression on the columns, and then its constant.
+def _logistic(columns: list[Tensor], hit_m: Tensor) -> tuple[list[float], float]:
+    """Weights of a logistic regression on the columns, then its constant; and its loss.
 
     Newton's method with a line search, in float64.
     """
@@ -310,8 +318,8 @@ def _logistic(columns: list[Tensor], hit_m: Tensor) -> list[float]:
         hessian_cc = (input_mc * spread_m1).T @ input_mc + ridge_cc
         return torch.linalg.solve(hessian_cc, gradient_c)
 
-    found: list[float] = descend(loss, step, weight_c).tolist()
-    return found
+    weight_c = descend(loss, step, weight_c)
+    return weight_c.tolist(), loss(weight_c)
 
 
 def descend(

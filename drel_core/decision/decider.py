@@ -282,7 +282,7 @@ def _passes(probability_BM: Tensor, tag_BM: Tensor, cut_T: Tensor | None) -> Ten
 
 
 def learn_decider(
-    held: HeldOut, count_T: Tensor, rows: int, k: int
+    held: HeldOut, count_T: Tensor, rows: int, k: int, least_gain: float = 0.0
 ) -> tuple[Decider, Fitted] | None:
     """Learn calibration, gains and cuts from held-out images, with what the calibration says of them.
 
@@ -290,6 +290,7 @@ def learn_decider(
         count_T: int64, training images with each tag.
         rows: training images in all.
         k: tags an image that ``macro`` is learned for.
+        least_gain: see ``fit_calibration``.
 
     Returns:
         None where held-out images say nothing.
@@ -297,7 +298,7 @@ def learn_decider(
     if held.says_nothing:
         return None
     share_T = tag_share(count_T, rows)
-    fitted = fit_calibration(held, share_T)
+    fitted = fit_calibration(held, share_T, least_gain)
     seen = fitted.probability_nM, fitted.tag_nM
     gain_T, offset_T = learn_gains(*seen, share_T, count_T, k)
     cut_T = learn_cuts(*seen, fitted.hit_nM, held.relevant, share_T, count_T)

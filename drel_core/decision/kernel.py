@@ -46,6 +46,9 @@ class KernelConfig:
     factor: float = 1.0
     """weight of the log of its estimates, which is added to the towers' score, until held-out rows say how \
     much they count"""
+    least_gain: float = 0.02
+    """share of the loss on held-out rows that it must save, else it is left out: it costs each image its \
+    distances to all landmarks; 0: it stays unless it does harm"""
 
     def __post_init__(self) -> None:
         for name in ("landmarks", "dims"):
@@ -59,6 +62,8 @@ class KernelConfig:
         for name in ("width", "ridge", "factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"kernel.{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.least_gain < 1:
+            raise ValueError(f"kernel.least_gain is {self.least_gain}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NamedStore]
     store = write_named(folder / "store")
     config: TrainConfig = small_config(store.train, folder / "v0", epochs=8)
     config = with_option(config, "kernel.landmarks", 100)
+    config = with_option(config, "kernel.least_gain", 0.0)
     config = replace(
         config, model=replace(config.model, tag_tower="none", metric="none", tag_bias=False)
     )

@@ -74,7 +74,7 @@ def work(folder: str) -> object:
     config, data = surveyed(Path(folder) / str(collectives.world_size()) / str(collectives.rank()))
     config.out = str(Path(folder) / "shared" / str(collectives.world_size()))
     Path(config.out).mkdir(exist_ok=True, parents=True)
-    config.kernel.landmarks = 100
+    config.kernel.landmarks, config.kernel.least_gain = 100, 0.0
     decided, learner = learn(config, data, "a", [])
     decided.give(learner)
     assert learner.kernel is not None and learner.decider is not None
@@ -215,7 +215,7 @@ def test_left_out_estimates_are_those_of_a_fit_without_the_row(tmp_path: Path) -
 
 def test_scores_that_spread_twice_as_far_get_half_the_slope(tmp_path: Path) -> None:
     config, data = surveyed(tmp_path)
-    config.kernel.landmarks = 100
+    config.kernel.landmarks, config.kernel.least_gain = 100, 0.0
     first, learner = learn(config, data, "a", [])
     spread = learner.spread(every_row(config, data))
     assert spread > 0
@@ -261,3 +261,19 @@ def spread_of_half(folder: str) -> float:
     half = len(rows) // 3  # ranks need not have equally many
     part = slice(0, half) if rank == 0 else slice(half, len(rows))
     return learner.spread(Rows(rows.features_BD[part], rows.tags[part]))
+
+
+def test_a_kernel_that_saves_too_little_is_left_out_and_a_line_says_so(tmp_path: Path) -> None:
+    config, data = surveyed(tmp_path)
+    config.kernel.landmarks, config.kernel.least_gain = 100, 0.9
+    said: list[str] = []
+    decided, learner = learn(config, data, "a", said)
+    assert decided.kernel_factor is None and decided.kernel_gain is not None
+    assert [line for line in said if line.startswith("kernel: left out, it saves ")]
+    assert learner.kernel is not None
+    decided.give(learner)
+    assert learner.kernel is None
+    # A run that is taken up does not ask again.
+    again, learner = learn(config, data, "a", [])
+    again.give(learner)
+    assert again.kernel_factor is None and learner.kernel is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from drel_core.decision.calibration import (
     Calibration,
@@ -20,10 +23,11 @@ from drel_core.scoring.reliability import expected_calibration_error, reliabilit
 
 
 def planted(
-    images: int = 400, tags: int = 30, seed: int = 0, kernel: bool = True
+    images: int = 400, tags: int = 30, seed: int = 0, kernel: bool = True, blur: float = 0.0
 ) -> tuple[HeldOut, torch.Tensor, torch.Tensor]:
     """Scores that say too much, move up and down with the image, and know nothing of frequency; with them
-    the true probabilities of the candidates and the shares of the tags."""
+    the true probabilities of the candidates and the shares of the tags. What is blurred in the scores the
+    kernel can tell."""
     generator = torch.Generator().manual_seed(seed)
     share_T = (0.3 / torch.arange(1, tags + 1)).double()
     signal_nT = torch.randn(images, tags, generator=generator).double() * 1.5
@@ -32,7 +36,8 @@ def planted(
     hit_nT = torch.rand(images, tags, generator=generator) < chance_nT
     shift_n1 = torch.randn(images, 1, generator=generator).double()
     estimate_nT = (chance_nT + 0.02 * torch.randn(images, tags, generator=generator)).float()
-    score_nT = (3 * (signal_nT + 0.3 * shift_n1)).float()
+    blur_nT = blur * torch.randn(images, tags, generator=generator).double()
+    score_nT = (3 * (signal_nT + 0.3 * shift_n1 + blur_nT)).float()
     order = score_nT.argsort(dim=1, descending=True)
     held = HeldOut(
         order,
@@ -49,22 +54,26 @@ def test_the_regression_agrees_with_scikit_learn() -> None:
     score = generator.normal(size=2400) * 3
     share = np.log(generator.uniform(0.01, 0.5, 2400))
     hit = generator.random(2400) < 1 / (1 + np.exp(-(0.6 * score - 1.5 + 0.4 * share)))
-    found = _logistic([torch.tensor(score), torch.tensor(share)], torch.tensor(hit).double())
+    found, loss = _logistic([torch.tensor(score), torch.tensor(share)], torch.tensor(hit).double())
     other = LogisticRegression(C=1e6, tol=1e-8).fit(np.stack([score, share], 1), hit)
     assert found == pytest.approx([*other.coef_[0], other.intercept_[0]], abs=2e-3)
+    chance = other.predict_proba(np.stack([score, share], 1))
+    assert loss == pytest.approx(log_loss(hit, chance, normalize=False), rel=1e-4)
 
 
 @pytest.mark.parametrize("kernel", [True, False])
 def test_fitted_probabilities_are_as_often_right_as_they_say(kernel: bool) -> None:
-    held, _, share_T = planted(kernel=kernel)
+    blur = 1.0 if kernel else 0.0
+    held, _, share_T = planted(images=1000, kernel=kernel, blur=blur)
     fitted = fit_calibration(held, share_T)
     assert (fitted.kernel_factor is None) == (not kernel)
+    assert (fitted.kernel_gain is None) == (not kernel)
     table = reliability(fitted.probability_nM, fitted.hit_nM)
     assert expected_calibration_error(table) < 0.02
-    new, chance_nT, _ = planted(seed=1, kernel=kernel)
+    new, chance_nT, _ = planted(seed=1, kernel=kernel, blur=blur)
     again = fit_calibration(new, share_T)
     true_nM = chance_nT.gather(1, again.tag_nM)
-    assert float((again.probability_nM - true_nM).abs().mean()) < (0.03 if kernel else 0.05)
+    assert float((again.probability_nM - true_nM).abs().mean()) < (0.02 if kernel else 0.05)
     rows = reliability_table(table)
     assert sum(row["pairs"] for row in rows) == int(table[50:, 0].sum())
     assert all(0.05 <= row["probability"] <= 1 and 0 <= row["right"] <= 1 for row in rows)
@@ -114,7 +123,22 @@ def test_degenerate_scores_give_finite_probabilities(kind: str) -> None:
     )
     assert torch.isfinite(fitted.probability_nM).all()
     assert float(fitted.calibration.slope) > 0
-    assert fitted.kernel_factor is not None and fitted.kernel_factor >= 0
+    assert fitted.kernel_factor is None or fitted.kernel_factor > 0
+
+
+def test_a_kernel_that_says_next_to_nothing_more_is_left_out() -> None:
+    held, _, share_T = planted()
+    fitted = fit_calibration(held, share_T, least_gain=0.02)
+    assert fitted.kernel_gain is not None and 0 <= fitted.kernel_gain < 0.02
+    assert fitted.kernel_factor is None
+    alone = fit_calibration(replace(held, evidence_nM=None), share_T)
+    assert torch.equal(alone.calibration.link, fitted.calibration.link)
+    assert torch.equal(alone.probability_nM, fitted.probability_nM)
+    useful, _, _ = planted(blur=1.0)
+    for some, least in ((useful, 0.02), (held, 0.0)):
+        kept = fit_calibration(some, share_T, least)
+        assert kept.kernel_gain is not None and kept.kernel_gain > least
+        assert kept.kernel_factor is not None and kept.kernel_factor > 0
 
 
 def test_new_values_are_means_of_tags_of_like_count() -> None:
