@@ -29,7 +29,6 @@ from distributed.training import collectives
 from distributed.training.drel_learner import DRELLearner, PoolConfig
 from distributed.training.optim import OptimConfig
 from distributed.training.sharded_table import ShardedTagEmbedding
-from distributed.training.shared_memory import none_shared
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
 from drel_core.model.towers import DREL, ModelConfig
@@ -65,10 +64,8 @@ class Measured:
     pool: float
 
 
-@none_shared()
 def take_steps(sizes: Sizes, steps: int, warm: int = 3) -> Measured:
-    """Steps of the preset ``best`` on this rank, of random images and tags. What ranks send goes over TCP, as
-    between machines."""
+    """Steps of the preset ``best`` on this rank, of random images and tags."""
     rank, world = collectives.rank(), collectives.world_size()
     config = ModelConfig(
         image_hidden=sizes.image_hidden,

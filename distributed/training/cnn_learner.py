@@ -15,13 +15,7 @@ from torch import Tensor, nn
 
 from distributed.data.rows import Rows
 from distributed.training import collectives
-from distributed.training.optim import (
-    OptimConfig,
-    StepResult,
-    average_gradients,
-    data_parallel,
-    sum_counts,
-)
+from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from drel_core.annotators.cnn import CNN, CNNConfig, CNNLoss, augment, cnn_loss
 from drel_core.model.pooled_step import StepStats
 from drel_core.model.sampling import mix_seed, step_generator
@@ -91,7 +85,6 @@ class CNNLearner:
         weight = collectives.sum_over_ranks(sums.weight).clamp(min=1e-12)
         self.optimiser.zero_grad(set_to_none=True)
         (sums.loss * (collectives.world_size() / weight)).backward()
-        average_gradients(self.scorer)
         norm = self.optim_config.clip(self.model)
         self.optim_config.step(self.optimiser, progress)
         loss = sums.loss.detach()

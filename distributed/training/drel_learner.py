@@ -15,13 +15,7 @@ from torch import Tensor
 from distributed.data.rows import Rows
 from distributed.training import collectives
 from distributed.training.hard_tags import find_hard_tags, ramped_count
-from distributed.training.optim import (
-    OptimConfig,
-    StepResult,
-    average_gradients,
-    data_parallel,
-    sum_counts,
-)
+from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.decision.decider import Decider
@@ -199,7 +193,6 @@ class DRELLearner:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        average_gradients(self.step_module)
         norm = self.optim_config.clip(self.model)
         rate = self.optim_config.step(self.optimiser, progress)
         self.model.limit_norms()

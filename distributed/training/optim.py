@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed.training import collectives
-from distributed.training.shared_memory import shared_memory
 from drel_core.bf16 import fast_bf16
 from drel_core.model.pooled_step import StepStats
 from drel_core.scoring.metrics import MetricCounts
@@ -126,23 +125,12 @@ class StepResult:
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module, such that ``average_gradients`` makes its gradients the mean over ranks."""
-    if collectives.is_alone() or (device.type == "cpu" and shared_memory() is not None):
+    """The module with its gradients averaged over ranks; itself on one rank."""
+    if collectives.is_alone():
         return module
     ids = [device.index or 0] if device.type == "cuda" else None
     options: dict[str, Any] = {"device_ids": ids, _SYNC_BUFFERS: False}
     return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
-
-
-def average_gradients(module: nn.Module) -> None:
-    """After the backward pass of a module that ``data_parallel`` gave."""
-    if isinstance(module, DistributedDataParallel):  # which has done it meanwhile
-        return
-    learned = [p for p in module.parameters() if p.requires_grad]
-    for parameter in learned:
-        if parameter.grad is None:  # images of other ranks may reach it
-            parameter.grad = torch.zeros_like(parameter)
-    collectives.average([p.grad for p in learned if p.grad is not None])
 
 
 def sum_counts(found: MetricCounts, device: torch.device) -> MetricCounts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from distributed.training.cnn_learner import CNNLearner
 from distributed.training.drel_learner import DRELLearner, PoolConfig
 from distributed.training.optim import OptimConfig
 from distributed.training.sharded_table import ShardedTagEmbedding
-from distributed.training.shared_memory import none_shared
 from drel_core.annotators.cnn import CNNConfig
 from drel_core.model.pooled_step import LossConfig
 from drel_core.model.tag_embedding import TableConfig
@@ -211,23 +209,3 @@ def test_a_network_from_pictures_is_the_same_at_any_world_size(tmp_path: Path, m
         for losses, state in spawn_ranks(world, work_cnn, tmp_path, method, backbone):
             torch.testing.assert_close(losses, one_losses, atol=1e-5, rtol=1e-5)
             assert_equal_state(state, one, 2e-4)
-
-
-def work_four_steps(share: bool) -> list[torch.Tensor]:
-    with nullcontext() if share else none_shared():
-        stepper = make(LOSSES["smooth"], POOLS["hard"])
-        take_steps(stepper, 0, 4)
-    return [*stepper.model.state_dict().values(), stepper.table.local.weight_nE]
-
-
-def test_steps_in_shared_memory_are_the_same_bits_as_over_tcp(tmp_path: Path) -> None:
-    shared, sent = (spawn_ranks(2, work_four_steps, tmp_path, share) for share in (True, False))
-    for of_rank, expected in zip(shared, sent, strict=True):
-        for value, other in zip(of_rank, expected, strict=True):
-            assert torch.equal(value, other)
-
-
-def test_the_result_over_tcp_is_the_same_at_any_world_size(tmp_path: Path) -> None:
-    one, three = (spawn_ranks(world, work_four_steps, tmp_path, False) for world in (1, 3))
-    for value, other in zip(one[0][:-1], three[0][:-1], strict=True):
-        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5)
