@@ -156,6 +156,7 @@ class ModelTrainer(Trainer[ModelIO]):
             decided.give(learner)
             if decided.without_kernel:
                 self._log(decided.without_kernel)
+                self.found = held.look()  # what was found before was found with it
             return
         self._follow_spread(learner)
         if self.spec.parent is None:
