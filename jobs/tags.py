@@ -18,12 +18,14 @@ from distributed.driver.tag_check import effect_lines, effects_of_model, rule_ef
 from distributed.driver.tag_edit_files import edits_of, read_assigned, read_edits
 from distributed.driver.tag_suggest import Text, kept_rows, suggest, suggestions_text, tag_latents
 from distributed.driver.tag_view import shown, summary, tag_lines, text_lines
+from distributed.runtime.progress import counted
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder, check_file
 from drel_core.bundle.format import read_rules, read_vocabulary
 from drel_core.bundle.tag_edits import TagEdits
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
+from drel_core.tag_text import some_names
 from jobs.cli import NOTHING, OneLineParser, build, piped, run_job, say
 
 REPEATED = ("--merge", "--rename", "--remove", "--split")
@@ -235,6 +237,12 @@ def _check(config: TagsConfig) -> None:
 def _suggest(config: TagsConfig) -> None:
     if config.out is not None:
         check_file(config.out, "--out", "suggested.yaml")
+        file = Folder.of(config.out)
+        if file.parent.has(file.name):
+            raise InputError(
+                f"{config.out}: --out is there already, and may have been cut down by hand; give another "
+                "file, or delete this one"
+            )
     whose = _Whose.of(config)
     names, latent_TL, where, columns = whose.living, None, config.data, config.columns
     about = f"{whose.title} and {where}" if config.model else whose.title
@@ -359,6 +367,11 @@ def _edit_store(config: TagsConfig, dry: bool) -> None:
     if changes.unassigned:
         print(
             f"{changes.unassigned:,} images keep a tag that is split: {config.assign} has no part for them"
+        )
+    if changes.unknown:
+        print(
+            f"{config.assign}: {counted(len(changes.unknown), 'image')} that the store does not have: "
+            f"{some_names(changes.unknown)}"
         )
     if dry:
         say(NOTHING)

@@ -13,7 +13,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distributed.data.columns import Columns
@@ -22,6 +24,7 @@ from distributed.data.feature_store import one_chunk
 from distributed.data.parquet_files import WRITING
 from distributed.data.plain_types import is_list, is_text, plain
 from distributed.data.tag_reader import TagReader
+from distributed.data.tag_values import places
 from distributed.ingest.parts import CODEBOOK, IMAGE_HASH, read_part, work_folder, write_table
 from distributed.ingest.report import Overview, write_report
 from distributed.runtime.progress import Log, Progress
@@ -31,6 +34,7 @@ from distributed.storage.owner import owned
 from distributed.storage.resume import read_note, write_note
 from distributed.storage.s3 import unreachable
 from drel_core.errors import InputError
+from drel_core.tag_text import some_names
 
 MANIFEST = "manifest.json"
 _VOCABULARY, _REJECTED = "vocabulary.parquet", "rejected.parquet"
@@ -49,6 +53,12 @@ class StoreEdits:
     becomes: Becomes
     split: Sequence[tuple[str, Assigned]] = ()
 
+    @property
+    def assigned_ids(self) -> pa.Array:
+        """The different images that have parts."""
+        ids = [parts.image_id.cast(pa.string()) for _, parts in self.split]
+        return pa.chunked_array(ids, pa.string()).unique().drop_null()
+
 
 @dataclass
 class StoreChanges:
@@ -59,6 +69,7 @@ class StoreChanges:
         changed: rows that have other tags now.
         bare: of these, rows that have no tag now.
         unassigned: rows that keep a tag that is split, because no part is assigned to them.
+        unknown: images that parts are assigned to and that the store has not.
         files: of each file its name, rows, bytes and hash.
     """
 
@@ -66,6 +77,7 @@ class StoreChanges:
     changed: int = 0
     bare: int = 0
     unassigned: int = 0
+    unknown: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -79,7 +91,8 @@ def edit_store(
         about: what the new manifest says of the edits.
 
     Raises:
-        InputError: ``out`` holds something, or the store cannot be read.
+        InputError: ``out`` holds something, or the store cannot be read or has none of the images that parts
+            are assigned to.
     """
     target = Folder.of(out)
     check_out(path, target)
@@ -104,15 +117,48 @@ def check_out(path: str, target: Folder) -> None:
 
 
 def dry_edit(path: str, columns: Columns, edits: StoreEdits) -> StoreChanges:
-    """What ``edit_store`` would change; nothing is written and no features are read."""
+    """What ``edit_store`` would change; nothing is written and no features are read.
+
+    Raises:
+        InputError: the store has none of the images that parts are assigned to.
+    """
     changes = StoreChanges()
     reader = TagReader.open(path, columns)
+    known = _Known(edits.assigned_ids)
     wanted = [columns.tags, *([columns.image_id] if edits.split else [])]
     for address, _ in reader.files:
         with _parquet(address) as file:
             for group in range(file.metadata.num_row_groups):
-                _edited(file.read_row_group(group, columns=wanted), columns, edits, changes)
+                _edited(file.read_row_group(group, columns=wanted), columns, edits, changes, known)
+    changes.unknown = known.missing(path)
     return changes
+
+
+class _Known:
+    """Which of some images a store has."""
+
+    def __init__(self, ids: pa.Array) -> None:
+        self._ids = ids
+        self._there = np.zeros(len(ids), dtype=bool)
+
+    def look(self, image_id: pa.Array) -> None:
+        """At some rows of the store."""
+        place_B = places(pc.index_in(image_id.cast(pa.string()), value_set=self._ids))
+        self._there[place_B[place_B >= 0]] = True
+
+    def missing(self, path: str) -> list[str]:
+        """Those that it has not, in the order in which they were given.
+
+        Raises:
+            InputError: it has none.
+        """
+        found: list[str] = self._ids.filter(pa.array(~self._there)).to_pylist()
+        if found and len(found) == len(self._ids):
+            raise InputError(
+                f"{path}: no image_id of it is in the file of --assign ({some_names(found, 3)}); write ids "
+                "as the store has them"
+            )
+        return found
 
 
 @contextmanager
@@ -148,18 +194,19 @@ def _edit(
     about: dict[str, Any],
     log: Log,
 ) -> StoreChanges:
-    changes = StoreChanges()
+    changes, known = StoreChanges(), _Known(edits.assigned_ids)
     progress = Progress(log, f"writing {store.name}", reader.images, "rows")
     for address, _ in reader.files:
         name = name_below(address, reader.path) or Folder.of(reader.path).name
         folder, _, last = name.rpartition("/")
         place = store / folder if folder else store
         with place.writing(last) as local:
-            _rewrite(address, str(local), columns, edits, changes, progress.step)
+            _rewrite(address, str(local), columns, edits, changes, known, progress.step)
             with open(local, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             rows, size = pq.read_metadata(local).num_rows, local.stat().st_size
         changes.files.append({"name": name, "rows": rows, "bytes": size, "sha256": digest})
+    changes.unknown = known.missing(reader.path)
     _describe(Folder.of(reader.path), columns, store, changes, about)
     return changes
 
@@ -177,6 +224,7 @@ def _rewrite(
     columns: Columns,
     edits: StoreEdits,
     changes: StoreChanges,
+    known: _Known,
     step: Callable[[int], None],
 ) -> None:
     """One file, a row group at a time; other columns as they are."""
@@ -187,7 +235,7 @@ def _rewrite(
         with pq.ParquetWriter(into, schema, write_page_checksum=True, **_layout(file)) as writer:
             for group in range(file.metadata.num_row_groups):
                 table = past_short_errors(lambda group=group: file.read_row_group(group))  # type: ignore[misc]
-                made = _edited(table, columns, edits, changes)
+                made = _edited(table, columns, edits, changes, known)
                 table = table.set_column(place, schema.field(place), made)
                 writer.write_table(table, row_group_size=max(1, len(table)))
                 step(len(table))
@@ -199,11 +247,13 @@ def _tags_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _edited(
-    table: pa.Table, columns: Columns, edits: StoreEdits, changes: StoreChanges
+    table: pa.Table, columns: Columns, edits: StoreEdits, changes: StoreChanges, known: _Known
 ) -> pa.Array:
     """The tags column of a row group after edits, which are counted."""
     before = one_chunk(table.column(columns.tags))
     ids = one_chunk(table.column(columns.image_id)) if edits.split else None
+    if ids is not None:
+        known.look(ids)
     found = edited_column(before, edits.becomes, ids, edits.split)
     changes.images += len(table)
     changes.changed += int(found.changed_B.sum())

@@ -139,6 +139,16 @@ def test_edits_of_a_store(store: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert number == str(sum(one != other for one, other in zip(rows, made, strict=True)))
     assert not any("tag-00" in row for row in made)
     assert sum("tag-05" in row for row in made) == 1
+    assign.write_text(
+        "\n".join(["image_id,tag", *lines, "Image-1,one", "b.jpg,one", "b.jpg,other"])
+    )
+    dry = run(capsys, *edits, "--assign", assign, "--dry_run")
+    assert f"{assign}: 2 images that the store does not have: 'Image-1', 'b.jpg'" in dry
+    assign.write_text("image_id,tag\nb.jpg,one\n")
+    for more in (["--dry_run"], ["--out", tmp_path / "none"]):
+        said = refused(*edits, "--assign", assign, *more)
+        assert "no image_id of it is in the file of --assign ('b.jpg')" in said
+    assert not (tmp_path / "none").exists()
     assign.write_text("image_id,tag\nimage-1,onee\n")
     assert "row 2: 'onee' is no part" in refused(
         *edits, "--assign", assign, "--out", tmp_path / "x"
@@ -191,6 +201,9 @@ def test_suggestions_are_a_file_that_holds(
     said = run(capsys, "--data", path, "--suggest", "--out", out)
     assert "1 other spellings" in said and TagRules.load(out).tag_of("Tag-00") == "tag-00"
     assert "it holds" in run(capsys, "--data", path, "--check", out)
+    out.write_text("# cut down by hand\n")
+    assert "is there already" in refused("--data", path, "--suggest", "--out", out)
+    assert out.read_text() == "# cut down by hand\n"
 
 
 def test_an_edited_model_learns_on_and_is_exported(
