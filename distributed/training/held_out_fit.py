@@ -165,7 +165,8 @@ def decide_by(
     """
     count_T, k = torch.from_numpy(spec.survey.count_T), spec.config.k
     held, start = learner.held_out(rows, kernel)
-    least_gain = spec.config.kernel.least_gain
+    # An update's rows are few, and what it leaves out no later one gets back: the parent's kernel stays.
+    least_gain = spec.config.kernel.least_gain if spec.parent is None else 0.0
     learned = learn_decider(held, count_T, spec.survey.train_rows, k, least_gain)
     if learned is None:
         return None

@@ -240,7 +240,8 @@ def fit_calibration(held: HeldOut, share_T: Tensor, least_gain: float = 0.0) -> 
         held: of which something can be learned, see ``HeldOut.says_nothing``.
         share_T: float64, see ``tag_share``.
         least_gain: the share of the loss that the kernel must save, else it is left out: it then hardly
-            orders the tags of an image better, and would cost each image its distances to all landmarks.
+            orders the tags of an image better, and would cost each image its distances to all landmarks; with
+            0 it stays.
     """
     hit_m = held.hit_nM.flatten().double()
     log_share_nM = share_T.log()[held.tag_nM]
@@ -251,9 +252,9 @@ def fit_calibration(held: HeldOut, share_T: Tensor, least_gain: float = 0.0) -> 
         evidence_nM = held.evidence_nM.double()
         both, loss_of_both = _logistic([*columns, evidence_nM], hit_m)
         gain = 1 - loss_of_both / loss
-        if gain >= least_gain and both[2] > 0:
+        if gain >= least_gain:
             weights = both
-            factor = both[2] / max(both[0], _LEAST_SLOPE)
+            factor = max(both[2], 0.0) / max(both[0], _LEAST_SLOPE)
     slope, on_share, constant = max(weights[0], _LEAST_SLOPE), weights[1], weights[-1]
     z_nM = slope * columns[0] + on_share * log_share_nM + constant
     if factor is not None:

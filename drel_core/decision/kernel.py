@@ -48,7 +48,7 @@ class KernelConfig:
     much they count"""
     least_gain: float = 0.02
     """share of the loss on held-out rows that it must save, else it is left out: it costs each image its \
-    distances to all landmarks; 0: it stays unless it does harm"""
+    distances to all landmarks; 0: it stays. An update keeps that of its parent"""
 
     def __post_init__(self) -> None:
         for name in ("landmarks", "dims"):
