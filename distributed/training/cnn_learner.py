@@ -18,7 +18,7 @@ from distributed.training import collectives
 from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
 from drel_core.annotators.cnn import CNN, CNNConfig, CNNLoss, augment, cnn_loss
 from drel_core.model.pooled_step import StepStats
-from drel_core.model.sampling import mix_seed, step_generator
+from drel_core.model.sampling import mix_seed, seed_device, step_generator
 from drel_core.scoring.metrics import MetricCounts
 from drel_core.scoring.tag_lists import TagLists
 
@@ -73,7 +73,7 @@ class CNNLearner:
     ) -> StepResult:
         """Learn from this rank's part of a global batch (it may be empty)."""
         place = (epoch, step, collectives.rank())
-        torch.manual_seed(mix_seed(self.seed, 2, *place))
+        seed_device(mix_seed(self.seed, 2, *place), self.device)
         tags = tags.to(self.device)
         pixels_B3SS = self.model.pixels(features_BD.to(self.device))
         generator = step_generator(self.seed, 5, *place)

@@ -143,12 +143,11 @@ class Decided:
 def give(learner: DRELLearner, decider: Decider, kernel_factor: float | None) -> None:
     """Let a learner use a decider, and weigh the evidence of its kernel so; None: it goes without one."""
     learner.decider = decider.to(learner.device)
-    if learner.kernel is not None:
-        kernel = learner.kernel
+    kernel = learner.kernel
+    if kernel_factor is None:
         learner.kernel = None
-        if kernel_factor is not None:
-            factor = torch.full_like(kernel.factor, kernel_factor)
-            learner.kernel = replace(kernel, factor=factor)
+    elif kernel is not None:
+        learner.kernel = replace(kernel, factor=torch.full_like(kernel.factor, kernel_factor))
 
 
 def decide_by(

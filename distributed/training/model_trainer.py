@@ -82,13 +82,12 @@ class ModelTrainer(Trainer[ModelIO]):
         if inherited is not None:
             learner.decider = inherited.decider
             self._measure_parent(learner)
-        kernel = None
+        kernel = older = None
+        if parent is not None and inherited is not None and inherited.kernel is not None:
+            older = inherited.kernel, parent.new_images
         if config.kernel.landmarks and not has_room(num_tags):
             self._log(f"{num_tags} tags are too many for a kernel regression: left out")
-        elif config.kernel.landmarks and (inherited is None or inherited.kernel is not None):
-            older = None
-            if parent is not None and inherited is not None and inherited.kernel is not None:
-                older = inherited.kernel, parent.new_images
+        elif config.kernel.landmarks and (parent is None or older is not None):
             kernel = fit_kernel(
                 config.kernel,
                 learner.model,

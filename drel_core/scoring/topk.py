@@ -55,9 +55,8 @@ def topk(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
         empty = score_BT.new_empty(len(score_BT), k)
         return empty, empty.long()
     more_Bk, column_Bk = score_BT.topk(min(k + 1, score_BT.shape[1]), dim=1)
-    if (
-        len(score_BT) == 1
-    ):  # a server's most frequent case: each operation of torch takes longer than this
+    # One row is a server's most frequent case: each operation of torch takes longer than this.
+    if len(score_BT) == 1:
         (more,) = more_Bk.tolist()
         if math.isnan(more[0]):
             raise NoBestScore(torch.ones(1, dtype=torch.bool, device=score_BT.device))

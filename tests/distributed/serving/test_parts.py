@@ -261,6 +261,7 @@ def test_requests_with_other_decisions_are_scored_together(
         return await asyncio.gather(*map(held.score, requests))
 
     answers = asyncio.run(together())
+    assert sum(batches) in (21, 24)  # the first may be answered at once
     assert max(batches) >= 21  # one alone at most, the others together
     annotator = ServedModel(str(path)).annotator
     several = set()
