@@ -23,6 +23,7 @@ from distributed.data.shard_layout import ShardLayout
 from distributed.storage.resume import check_same
 from distributed.training import collectives
 from distributed.training.learner import Learner
+from distributed.training.score_moments import ScoreMoments
 from drel_core.errors import InputError
 from drel_core.version import written_by
 
@@ -37,8 +38,8 @@ class Cursor:
     Attributes:
         readings: how the epoch's rows were divided among ranks, from which step on.
         first_loss: the mean loss of the run's first steps, as rank 0 saw it.
-        parent_spread: of an update, how far its parent's scores spread on rehearsed rows (``ModelTrainer``);
-            0: not known.
+        parent_scores: of an update, where its parent's scores lie on rehearsed rows (``ModelTrainer``); None:
+            not known.
     """
 
     epoch: int = 0
@@ -48,7 +49,7 @@ class Cursor:
     best_epoch: int = -1
     stale_epochs: int = 0
     first_loss: float | None = None
-    parent_spread: float = 0.0
+    parent_scores: ScoreMoments | None = None
 
 
 def _state(learner: Learner) -> dict[str, Any]:
@@ -115,4 +116,7 @@ def load(folder: Path, learner: Learner, fingerprint: Mapping[str, Any]) -> Curs
     learner.model.load_state_dict(state["model"])
     set_optimizer_state_dict(learner.model, learner.optimiser, state["optimiser"])
     readings = [ShardLayout(**reading) for reading in meta["cursor"].pop("readings")]
-    return Cursor(**meta["cursor"], readings=readings)
+    parent = meta["cursor"].pop("parent_scores", None)
+    meta["cursor"].pop("parent_spread", None)  # of before: without the mean it says too little
+    parent_scores = None if parent is None else ScoreMoments(**parent)
+    return Cursor(**meta["cursor"], readings=readings, parent_scores=parent_scores)

@@ -16,6 +16,7 @@ from distributed.data.rows import Rows
 from distributed.training import collectives
 from distributed.training.hard_tags import find_hard_tags, ramped_count
 from distributed.training.optim import OptimConfig, StepResult, data_parallel, sum_counts
+from distributed.training.score_moments import ScoreMoments
 from distributed.training.sharded_table import ShardedTagEmbedding
 from drel_core.annotators.drel import write_table_part, write_towers
 from drel_core.decision.decider import Decider
@@ -284,8 +285,8 @@ class DRELLearner:
         return held, sum(counts[: collectives.rank()])
 
     @torch.no_grad()
-    def spread(self, rows: Rows, tags: int | None = None, block: int = 16384) -> float:
-        """The standard deviation of the towers' scores, over all ranks' rows; every rank must call.
+    def moments(self, rows: Rows, tags: int | None = None, block: int = 16384) -> ScoreMoments:
+        """Mean and deviation of the towers' scores, over all ranks' rows; every rank must call.
 
         Args:
             tags: over so many of the tags, from the first on; None: over all.
@@ -300,7 +301,8 @@ class DRELLearner:
             )
         self.model.train()
         count, total, squares = collectives.sum_over_ranks(sums).tolist()
-        return math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+        mean = total / count
+        return ScoreMoments(mean, math.sqrt(max(squares / count - mean**2, 0.0)))
 
     @property
     def adjustment(self) -> ScoreAdjustment:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from distributed.training.divergence import check_finite
 from distributed.training.drel_learner import DRELLearner
 from distributed.training.optim import sum_counts
 from distributed.training.run_spec import RunSpec
+from distributed.training.score_moments import ScoreMoments, for_moments
 from drel_core.annotators.popularity import floor_counts
 from drel_core.decision.decider import DECISION, Decider, learn_decider
 from drel_core.decision.held_out import LEAST_ROWS
@@ -39,9 +40,10 @@ from drel_core.model.sampling import mix_seed
 from drel_core.scoring.floor import beside_floor
 from drel_core.scoring.metrics import MetricCounts
 
-_SPREAD_ROWS = 1000
+_ROWS_OF_BOTH = 1000
 # Code before each tag had its own noise wrote another name: what it learned does not go with these kernels.
-_FACTOR = "evidence_factor"
+# So did code that knew how far scores spread and not where they lie.
+_FACTOR, _SCORES = "evidence_factor", "score_moments"
 
 
 def split_rows(
@@ -89,16 +91,6 @@ def without_probabilities(spec: RunSpec) -> str:
     return f"scores will be no probabilities and tags chosen by top alone: {needed}"
 
 
-def for_spread(
-    decider: Decider, kernel_factor: float | None, before: float, now: float
-) -> tuple[Decider, float | None]:
-    """A decider and the weight of the kernel's evidence, for scores that have come to spread further or less
-    far: as they were where one of the two is not known (0)."""
-    factor = min(max(before / now, 0.1), 10.0) if before and now else 1.0
-    decider = replace(decider, calibration=decider.calibration.steeper(factor))
-    return decider, None if kernel_factor is None else kernel_factor / factor
-
-
 @dataclass(frozen=True)
 class Decided:
     """What held-out rows said.
@@ -107,8 +99,8 @@ class Decided:
         decider: calibration and decisions.
         kernel_factor: the weight of the kernel's evidence; None without a kernel, and where it is left out.
         found: metrics of these rows, the k most probable tags, beside the popularity floor.
-        spread: how far the scores that it was learned from spread on ``rows_of_both``; 0 where they are the
-            model's own.
+        scores: where those that it was learned from lie on ``rows_of_both``; None where they are the model's
+            own.
         kernel_gain: the share of the loss that the kernel saves; None without a kernel, and in a run that was
             taken up.
     """
@@ -116,15 +108,15 @@ class Decided:
     decider: Decider
     kernel_factor: float | None
     found: dict[str, Any]
-    spread: float = 0.0
+    scores: ScoreMoments | None = None
     kernel_gain: float | None = None
 
-    def for_scores(self, spread: float) -> Decided:
-        """What goes with the scores of the finished model, which spread so far on the same rows.
+    def for_scores(self, scores: ScoreMoments) -> Decided:
+        """What goes with the scores of the finished model, which lie there on the same rows.
 
         More rows make a model surer, of the images that it was fitted to as of all others.
         """
-        decider, kernel_factor = for_spread(self.decider, self.kernel_factor, self.spread, spread)
+        decider, kernel_factor = for_moments(self.decider, self.kernel_factor, self.scores, scores)
         return replace(self, decider=decider, kernel_factor=kernel_factor)
 
     @property
@@ -216,7 +208,7 @@ def decide_by_second_fit(
         left_out = make_reader(own, survey, held, blocks, True).load()
         decided = decide_by(spec, second, left_out, kernel)
     if decided is not None:
-        decided = replace(decided, spread=second.spread(rows_of_both(spec, blocks)))
+        decided = replace(decided, scores=second.moments(rows_of_both(spec, blocks)))
     if collectives.rank() == 0:
         if decided is None:
             log("calibration: none of these rows has a tag that the fit knows; scores stay scores")
@@ -228,7 +220,7 @@ def decide_by_second_fit(
                 "of": fingerprint,
                 "found": json.dumps(decided.found),
                 _FACTOR: json.dumps(decided.kernel_factor),
-                "spread": json.dumps(decided.spread),
+                _SCORES: json.dumps(asdict(decided.scores) if decided.scores else None),
             }
             with out.writing(DECISION) as path:
                 decided.decider.save(path, about)
@@ -245,7 +237,7 @@ def _parts(spec: RunSpec) -> tuple[list[RowSelection], list[RowSelection]]:
 
 def rows_of_both(spec: RunSpec, blocks: BlockSource) -> Rows:
     """This rank's part of some rows that the run and its second fit were both fitted to."""
-    _, some = split_rows(_parts(spec)[0], 1, _SPREAD_ROWS, spec.config.seed)
+    _, some = split_rows(_parts(spec)[0], 1, _ROWS_OF_BOTH, spec.config.seed)
     return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 
@@ -257,7 +249,7 @@ def rows_of_parent(spec: RunSpec, blocks: BlockSource) -> Rows | None:
     _, rehearsed = spec.parent.split(spec.survey.train)
     if not rehearsed:
         return None
-    _, some = split_rows(rehearsed, 1, _SPREAD_ROWS, spec.config.seed)
+    _, some = split_rows(rehearsed, 1, _ROWS_OF_BOTH, spec.config.seed)
     return make_reader(spec.config, spec.survey, some, blocks, True).load()
 
 
@@ -294,12 +286,10 @@ def _saved(out: Folder, fingerprint: str, tags: int) -> Decided | None:
                 about = file.metadata() or {}
         except SafetensorError:
             return None
-        if about.get("of") != fingerprint or not {"found", _FACTOR} <= about.keys():
+        if about.get("of") != fingerprint or not {"found", _FACTOR, _SCORES} <= about.keys():
             return None
         decider = Decider.load(path.parent, tags)
         if decider is None:
             return None
-        factor, found, spread = (
-            json.loads(about.get(name, "0")) for name in (_FACTOR, "found", "spread")
-        )
-        return Decided(decider, factor, found, spread)
+        factor, found, scores = (json.loads(about[name]) for name in (_FACTOR, "found", _SCORES))
+        return Decided(decider, factor, found, ScoreMoments(**scores) if scores else None)

@@ -22,7 +22,6 @@ from distributed.training.held_out_fit import (
     Decided,
     decide_by,
     decide_by_second_fit,
-    for_spread,
     give,
     rows_of_both,
     rows_of_parent,
@@ -32,6 +31,7 @@ from distributed.training.held_out_fit import (
 from distributed.training.kernel_fit import fit_kernel, has_room
 from distributed.training.learner import Learner
 from distributed.training.run_spec import RunSpec
+from distributed.training.score_moments import for_moments
 from distributed.training.trainer import RunIO, Trainer
 from distributed.training.warm_start import inherit
 from drel_core.annotators.base import TrainedAnnotator
@@ -115,23 +115,23 @@ class ModelTrainer(Trainer[ModelIO]):
                 self.decided = decided
 
     def _measure_parent(self, learner: DRELLearner) -> None:
-        """Note how far the parent's scores spread. A run that is taken up has it from its checkpoint."""
+        """Note where the parent's scores lie. A run that is taken up has it from its checkpoint."""
         if self.steps_done or learner.decider is None or self.spec.parent is None:
             return
         rows = rows_of_parent(self.spec, self.blocks)
         if rows is not None:
-            self.cursor.parent_spread = learner.spread(rows, self.spec.parent.num_tags)
+            self.cursor.parent_scores = learner.moments(rows, self.spec.parent.num_tags)
 
-    def _follow_spread(self, learner: DRELLearner) -> None:
+    def _follow_scores(self, learner: DRELLearner) -> None:
         """Updates rehearse the same rows again and again, and scores spread further each time. What made them
         probabilities follows, or a stream of updates would make the model ever surer of the same answers."""
-        rows = rows_of_parent(self.spec, self.blocks) if self.cursor.parent_spread else None
+        rows = rows_of_parent(self.spec, self.blocks) if self.cursor.parent_scores else None
         if rows is None or learner.decider is None or self.spec.parent is None:
             return
         kernel = learner.kernel
-        now = learner.spread(rows, self.spec.parent.num_tags)
+        now = learner.moments(rows, self.spec.parent.num_tags)
         factor = None if kernel is None else float(kernel.factor)
-        give(learner, *for_spread(learner.decider, factor, self.cursor.parent_spread, now))
+        give(learner, *for_moments(learner.decider, factor, self.cursor.parent_scores, now))
 
     @property
     def _rank_log(self) -> Log | None:
@@ -142,12 +142,12 @@ class ModelTrainer(Trainer[ModelIO]):
         """Learn decisions from rows that the run held out, where there are any; make those of a second fit
         ready for the model, which is finished."""
         if self.decided is not None:
-            spread = learner.spread(rows_of_both(self.spec, self.blocks))
-            self.decided.for_scores(spread).give(learner)
+            scores = learner.moments(rows_of_both(self.spec, self.blocks))
+            self.decided.for_scores(scores).give(learner)
         held = self.validation or self.watch
         enough = self.spec.survey.held_rows >= LEAST_ROWS
         if held is None or not enough or not self.spec.config.decision.held_out:
-            self._follow_spread(learner)
+            self._follow_scores(learner)
             return
         with saying(self._rank_log, "calibration: learning from rows held out"):
             decided = decide_by(self.spec, learner, held.reader.load())
@@ -157,7 +157,7 @@ class ModelTrainer(Trainer[ModelIO]):
                 self._log(decided.without_kernel)
                 self.found = held.look()  # what was found before was found with it
             return
-        self._follow_spread(learner)
+        self._follow_scores(learner)
         if self.spec.parent is None:
             self._log("calibration: none of the held-out rows has a tag that the model knows")
 

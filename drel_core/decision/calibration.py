@@ -113,10 +113,11 @@ class Calibration:
             probability_k: np.ndarray = 1 / (1 + np.exp(-odds_k))
         return probability_k
 
-    def steeper(self, factor: float) -> Calibration:
-        """That of scores which are spread ``1 / factor`` times as far."""
+    def moved(self, factor: float, offset: float) -> Calibration:
+        """That of scores ``s`` where ``factor s + offset`` are like those that this one was learned from."""
         slope_T = None if self.slope_T is None else self.slope_T * factor
-        return replace(self, slope=self.slope * factor, slope_T=slope_T)
+        shift_T = self.shift_T + self.slope_of(slice(None)) * offset
+        return replace(self, slope=self.slope * factor, shift_T=shift_T, slope_T=slope_T)
 
     def extended(self, old_count_T: Tensor, count_T: Tensor) -> Calibration:
         """That of a vocabulary that grew at its end, or got images of tags that had none: see

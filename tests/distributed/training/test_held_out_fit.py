@@ -3,7 +3,7 @@ again."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,27 +213,32 @@ def test_left_out_estimates_are_those_of_a_fit_without_the_row(tmp_path: Path) -
         torch.testing.assert_close(found_T, expected_T.clamp(min=0), rtol=1e-2, atol=2e-3)
 
 
-def test_scores_that_spread_twice_as_far_get_half_the_slope(tmp_path: Path) -> None:
+def test_scores_that_lie_elsewhere_and_spread_further_have_the_same_probabilities(
+    tmp_path: Path,
+) -> None:
     config, data = surveyed(tmp_path)
     config.kernel.landmarks, config.kernel.least_gain = 100, 0.0
     first, learner = learn(config, data, "a", [])
-    spread = learner.spread(every_row(config, data))
-    assert spread > 0
+    scores = learner.moments(every_row(config, data))
+    assert scores.deviation > 0
     assert learner.model.log_scale is not None
     with torch.no_grad():
         learner.model.log_scale += np.log(1.25)  # biases are still 0
-    assert learner.spread(every_row(config, data)) == pytest.approx(1.25 * spread)
+    further = learner.moments(every_row(config, data))
+    assert further.deviation == pytest.approx(1.25 * scores.deviation)
+    assert further.mean == pytest.approx(1.25 * scores.mean, rel=1e-4)
     assert first.kernel_factor is not None
-    second = replace(first, spread=spread).for_scores(1.25 * spread)
+    moved = replace(further, mean=further.mean + 3)
+    second = replace(first, scores=scores).for_scores(moved)
     assert second.kernel_factor == pytest.approx(1.25 * first.kernel_factor)
     # The same orders and probabilities come from the scores that spread further.
     score_BT = torch.randn(5, len(data.count_T))
     one, other = first.decider.calibration, second.decider.calibration
     z_BT = one.order(score_BT.clone(), slice(None))
-    torch.testing.assert_close(z_BT, other.order(1.25 * score_BT, slice(None)))
+    torch.testing.assert_close(z_BT, other.order(1.25 * score_BT + 3, slice(None)))
 
 
-def test_a_spread_is_of_all_ranks_rows(tmp_path: Path) -> None:
+def test_moments_are_of_all_ranks_rows(tmp_path: Path) -> None:
     config, data = surveyed(tmp_path)
     torch.manual_seed(0)
     learner = build_drel_learner(config, data, CPU)
@@ -243,9 +248,10 @@ def test_a_spread_is_of_all_ranks_rows(tmp_path: Path) -> None:
     tag_TL1 = learner.model.encode_tags(
         learner.table.rows(torch.arange(len(data.count_T))), with_metric=True
     )
-    expected = float(learner.model.score(image_NL, tag_TL1).detach().double().std(correction=0))
-    assert learner.spread(rows) == pytest.approx(expected, rel=1e-5)
-    one, other = spawn_ranks(2, spread_of_half, tmp_path, str(tmp_path))
+    score_NT = learner.model.score(image_NL, tag_TL1).detach().double()
+    expected = float(score_NT.mean()), float(score_NT.std(correction=0))
+    assert astuple(learner.moments(rows)) == pytest.approx(expected, rel=1e-5)
+    one, other = spawn_ranks(2, moments_of_half, tmp_path, str(tmp_path))
     assert one == other == pytest.approx(expected, rel=1e-5)
 
 
@@ -253,14 +259,15 @@ def every_row(config: TrainConfig, data: StoreSurvey) -> Rows:
     return load_rows(data.train, config.data.columns, data.names)
 
 
-def spread_of_half(folder: str) -> float:
+def moments_of_half(folder: str) -> tuple[float, float]:
     config, data = surveyed(Path(folder) / str(collectives.rank()))
     rows, rank = every_row(config, data), collectives.rank()
     torch.manual_seed(0)
     learner = build_drel_learner(config, data, CPU)
     half = len(rows) // 3  # ranks need not have equally many
     part = slice(0, half) if rank == 0 else slice(half, len(rows))
-    return learner.spread(Rows(rows.features_BD[part], rows.tags[part]))
+    found = learner.moments(Rows(rows.features_BD[part], rows.tags[part]))
+    return found.mean, found.deviation
 
 
 def test_a_kernel_that_saves_too_little_is_left_out_and_a_line_says_so(tmp_path: Path) -> None:
