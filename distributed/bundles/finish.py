@@ -28,6 +28,7 @@ from drel_core.bundle.tensor_files import save_tensors
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.decider import DECISION, Decider, learn_decider
 from drel_core.decision.held_out import LEAST_ROWS, best_of_all
+from drel_core.decision.kernel import KERNEL
 from drel_core.scoring.reliability import expected_calibration_error
 from drel_core.scoring.tag_lists import TagLists
 
@@ -102,6 +103,7 @@ def write_card(folder: Path, vocabulary: Vocabulary, rows: int, decider: Decider
         None if table_b2 is None else expected_calibration_error(table_b2),
         pq.read_metadata(kept).num_rows if kept.is_file() else 0,
         read_rules(folder),
+        (folder / KERNEL).is_file(),
     )
     text = model_card(read_info(folder), vocabulary, facts)
     (folder / CARD).write_text(text, encoding="utf-8")

@@ -78,6 +78,7 @@ class CardFacts:
         calibration_error: expected calibration error on the rows that the calibration was fitted to.
         kept_rows: training rows that the bundle holds for updates.
         rules: of tags.
+        kernel: the bundle has one.
     """
 
     rows: int
@@ -85,6 +86,7 @@ class CardFacts:
     calibration_error: float | None = None
     kept_rows: int = 0
     rules: TagRules = field(default_factory=TagRules)
+    kernel: bool = True
 
 
 def model_card(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> str:
@@ -375,6 +377,8 @@ def _settings(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Ite
         yield from ("| option | value |", "|---|---|")
         yield from (f"| `--{name}` | {plain(value)} |" for name, value in known)
         yield ""
+    if dict(known).get("kernel.landmarks") and not facts.kernel:
+        yield from ("The kernel was left out: held-out rows showed too little gain.", "")
     seconds, workers = info.train.get("seconds"), info.train.get("workers")
     if seconds is not None and workers is not None:
         yield f"It took {seconds:,.0f} s with {_counted(int(workers), 'worker')}. " + _EVERY

@@ -103,6 +103,15 @@ def rendered(markdown: str) -> Elements:
     return Elements(parser.render(markdown))
 
 
+@pytest.mark.parametrize(
+    ("landmarks", "kernel", "says"), [(90, False, 1), (90, True, 0), (0, False, 0)]
+)
+def test_a_kernel_that_was_left_out_is_said_to_be(landmarks: int, kernel: bool, says: int) -> None:
+    card = card_of(described(config={"kernel": {"landmarks": landmarks}}), kernel=kernel)
+    assert f"| `--kernel.landmarks` | {landmarks} |" in card
+    assert card.count("The kernel was left out") == says
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_strangers_text_is_shown_and_not_read(text: str) -> None:
     for around in ("| {} | b |\n|---|---|\n| {} | c |\n", "- {}\n", "So {}.\n"):
