@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from distributed.driver.in_process import launch
 from jobs.train import main
 from tests.helpers.stores import write_planted
@@ -21,3 +23,10 @@ def test_the_model_as_printed_passes_the_popularity_floor_in_seconds(tmp_path: P
     found = json.loads((out / "metrics.json").read_text("utf-8"))
     assert found["F1"] > 0.3 > 5 * found["floor"]["F1"]
     assert found["oF1"] > 3 * found["floor"]["oF1"]
+    # Its probabilities are learned from another fit, whose scores lie elsewhere: as many pairs are right as
+    # are expected to be.
+    bins = [row for row in found["reliability"] if row["pairs"]]
+    expected, right = (
+        sum(row["pairs"] * row[name] for row in bins) for name in ("probability", "right")
+    )
+    assert expected == pytest.approx(right, rel=0.25)
