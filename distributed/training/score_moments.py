@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from drel_core.decision.decider import Decider
 
 _MOST = 10.0
+"""Times that scores may be scaled: beyond it one of two models has hardly learned."""
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,7 @@ def _settings(info: BundleInfo, vocabulary: Vocabulary, facts: CardFacts) -> Ite
         yield from (f"| `--{name}` | {plain(value)} |" for name, value in known)
         yield ""
     if dict(known).get("kernel.landmarks") and not facts.kernel:
-        yield from ("The kernel was left out: held-out rows showed too little gain.", "")
+        yield from ("The kernel was left out.", "")
     seconds, workers = info.train.get("seconds"), info.train.get("workers")
     if seconds is not None and workers is not None:
         yield f"It took {seconds:,.0f} s with {_counted(int(workers), 'worker')}. " + _EVERY
