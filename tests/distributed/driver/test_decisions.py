@@ -194,14 +194,18 @@ def test_an_update_keeps_the_decisions_of_old_tags(tmp_path: Path) -> None:
     after = known(tmp_path, "v2")
     assert load_bundle(tmp_path / "v2").vocabulary.names[12] == "zebra"
     assert torch.equal(after.calibration.link, before.calibration.link)
+    # Scores lie elsewhere after an update, those of all tags together.
+    moved_T = after.calibration.shift_T[:12] - before.calibration.shift_T
+    torch.testing.assert_close(moved_T, moved_T[:1].expand(12), rtol=0, atol=1e-5)
+    assert float(moved_T.abs().max()) < 0.1
     assert before.cut_T is not None and after.cut_T is not None
     for old_T, new_T in (
-        (before.calibration.shift_T, after.calibration.shift_T),
+        (before.calibration.shift_T + moved_T, after.calibration.shift_T),
         (before.gain_T, after.gain_T),
         (before.offset_T, after.offset_T),
         (before.cut_T, after.cut_T),
     ):
-        assert torch.equal(new_T[:12], old_T)
+        torch.testing.assert_close(new_T[:12], old_T, rtol=0, atol=1e-6)
         # Twelve tags are all of its neighbours in order of count.
         assert new_T[12] == pytest.approx(float(old_T.mean()))
 
@@ -215,16 +219,14 @@ def test_an_update_that_holds_rows_out_learns_decisions_anew(tmp_path: Path) -> 
     assert (after.calibration.link != before.calibration.link).any()
 
 
-def test_what_a_second_fit_taught_follows_the_spread_of_the_finished_models_scores(
+def test_what_a_second_fit_taught_follows_where_the_finished_models_scores_lie(
     tmp_path: Path,
 ) -> None:
     learn(tmp_path, planted_table(600), validation=0.0, epochs=20)
     out = tmp_path / "v1"
     with safe_open(out / DECISION, "pt") as file:
-        about = file.metadata()
-        learned = float(file.get_tensor("slope"))
-    spread = json.loads(about["spread"])
-    assert spread > 0
+        scores = json.loads(file.metadata()["score_moments"])
+        learned_slope, learned_shift_T = file.get_tensor("slope"), file.get_tensor("shift_T")
     # Of all rows, where those of both fits are four fifths of them.
     annotator = load_bundle(out)
     assert isinstance(annotator, DRELAnnotator) and annotator.decider is not None
@@ -233,8 +235,13 @@ def test_what_a_second_fit_taught_follows_the_spread_of_the_finished_models_scor
     image_NL = annotator.model.encode_images(features_ND, with_metric=False).detach()
     z_NT = image_NL @ annotator.tag_TL.T + annotator.bias_T
     calibration = annotator.decider.calibration
-    score_NT = (z_NT - calibration.shift_T) / calibration.slope
-    own = float(score_NT.double().std(correction=0))
-    ratio = float(calibration.slope) / learned
-    assert ratio == pytest.approx(spread / own, rel=0.05)
-    assert abs(ratio - 1) > 0.1, "two fits whose scores spread alike show nothing"
+    score_NT = ((z_NT - calibration.shift_T) / calibration.slope).double()
+    factor = float(calibration.slope / learned_slope)
+    assert factor == pytest.approx(
+        scores["deviation"] / float(score_NT.std(correction=0)), rel=0.05
+    )
+    assert abs(factor - 1) > 0.1, "two fits whose scores spread alike show nothing"
+    # A score at the mean has the same place in the order of tags as one at the mean of the other fit.
+    own_T = calibration.slope * float(score_NT.mean()) + calibration.shift_T
+    its_T = learned_slope * scores["mean"] + learned_shift_T
+    torch.testing.assert_close(own_T, its_T, rtol=0, atol=0.05)
