@@ -1,5 +1,5 @@
-"""Exceptions that jobs show as one line: the user's input is wrong, or a training came to nothing; and what
-an error says of a disk."""
+"""Exceptions that jobs show as one line: the user's input is wrong, a training came to nothing, or this
+machine is too busy; and what an error says of a disk."""
 
 from __future__ import annotations
 
@@ -32,10 +32,21 @@ class TooLargeError(InputError):
     """
 
 
+class NoRowsError(InputError):
+    """No row of a store can be used."""
+
+
 class Diverged(RuntimeError):
     """Training ended in values that are no numbers: jobs print it as one line and exit with code 1.
 
     The message says what to change. Trying again from a checkpoint does not help.
+    """
+
+
+class MachineBusy(RuntimeError):
+    """This machine did not get something ready in time: jobs print it as one line and exit with code 1.
+
+    The same command may do later.
     """
 
 

@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from distributed.runtime.signals import Stopped, stop_at_once, wish_to_stop
 from drel_core.did_you_mean import did_you_mean
-from drel_core.errors import Diverged, InputError, behind, disk_fault
+from drel_core.errors import Diverged, InputError, MachineBusy, behind, disk_fault
 from jobs import end_at_once
 
 _CREDENTIALS = re.compile(r"\b(\w+)://[^/\s@]+@")
@@ -358,7 +358,7 @@ def run_job(main: Callable[[list[str]], None], goes_on: bool = True) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except Diverged as error:
+    except (Diverged, MachineBusy) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BaseException as error:

@@ -73,5 +73,5 @@ class Columns:
 
 
 def sibling_option(option: str, name: str) -> str:
-    """``--data.NAME`` where the store is ``--data.train``, ``--NAME`` where it is ``--data``."""
-    return f"--data.{name}" if option.startswith("--data.") else f"--{name}"
+    """``--data.NAME`` of a store that is ``--data.train`` or feedback; ``--NAME`` of ``--data``."""
+    return f"--data.{name}" if option.startswith(("--data.", "--from_feedback")) else f"--{name}"

@@ -34,7 +34,7 @@ from distributed.data.row_hash import is_short
 from distributed.runtime.progress import Log, Progress, counted, saying
 from distributed.runtime.tasks import INLINE_BYTES, map_units
 from drel_core.bundle.tag_rules import TagRules
-from drel_core.errors import InputError
+from drel_core.errors import InputError, NoRowsError
 from drel_core.tag_text import some_names
 
 OnBadRow = Literal["fail", "skip"]
@@ -167,7 +167,8 @@ def merge_surveys(
         rules: with which the units were surveyed.
 
     Raises:
-        InputError: bad rows with ``fail``; no row is left.
+        InputError: bad rows with ``fail``.
+        NoRowsError: no row is left.
     """
     ordered = sorted(surveys, key=lambda s: (s.unit.path, s.unit.file_row))
     rows = sum(len(survey.id_hash) for survey in ordered)
@@ -208,11 +209,13 @@ def merge_surveys(
         undecided.update({tag: len(rows) for tag, rows in survey.undecided.items() if len(rows)})
         undecided_rows += len(set().union(*(rows.tolist() for rows in survey.undecided.values())))
     if not train:
-        raise InputError(
+        held_rows = sum(selection.take for selection in validation)
+        less = f", or less of {sibling_option(store.option, 'validation')}" if held_rows else ""
+        raise NoRowsError(
             f"{store.path}: no row is left to use: of {store.num_rows} rows {tagless} have no tags, "
             + (f"{undecided_rows} a split tag and no part, " if undecided_rows else "")
-            + f"{len(skipped)} are bad, {sum(r.take for r in validation)} are held out for validation; give "
-            f"{store.option} rows that have tags"
+            + f"{len(skipped)} are bad, {held_rows} are held out for validation; give "
+            f"{store.option} rows that have tags{less}"
         )
     table = pa.table(
         {
@@ -326,7 +329,7 @@ def survey_store(
         rules: of tags; names and counts are of what they make of the store's.
 
     Raises:
-        InputError: see ``merge_surveys``.
+        InputError, NoRowsError: see ``merge_surveys``.
     """
     options = SurveyOptions(
         store.columns, store.image_dim, validation, statistics, power, dims=store.dims

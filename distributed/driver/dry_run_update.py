@@ -39,7 +39,7 @@ def dry_run_update(config: UpdateConfig, log: Log) -> Estimate | None:
             return None
         if out.has(f"{NAMED}/config.json"):
             place, info = learning_from(names, place, info, out, log)
-    for path, option in ((config.data.new, "--data"), (config.data.replay, "--data.replay")):
+    for path, option in ((config.data.new, "--data.new"), (config.data.replay, "--data.replay")):
         store = FeatureStore.open(path, config.data.columns, option) if path else None
         if store is not None and store.num_bytes > INLINE_BYTES:
             log(f"{path}: {store.num_rows:,} rows, D = {store.image_dim}")

@@ -162,8 +162,8 @@ def _learn(
 def _with_columns(config: UpdateConfig, info: BundleInfo) -> UpdateConfig:
     """The features columns that the model reads, unless others are named."""
     data = config.data
-    stores = {"--data": data.new, "--data.replay": data.replay, "--data.test": data.test}
-    option, path = next(((name, path) for name, path in stores.items() if path), ("--data", ""))
+    stores = {"--data.new": data.new, "--data.replay": data.replay, "--data.test": data.test}
+    option, path = next(((name, path) for name, path in stores.items() if path), ("--data.new", ""))
     return replace(
         config, data=replace(data, columns=bundle_columns(info, path, data.columns, option))
     )

@@ -40,7 +40,7 @@ from distributed.training.watch import watch_plan
 from drel_core.bundle.format import read_info, read_vocabulary
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.tag_rules import TagRules
-from drel_core.errors import InputError
+from drel_core.errors import InputError, NoRowsError
 from drel_core.tag_text import some_names
 
 FEEDBACK = "feedback.parquet"
@@ -61,7 +61,7 @@ def new_stores(
     """
     stores = []
     if config.data.new:
-        store = FeatureStore.open(config.data.new, config.data.columns, "--data", part="train")
+        store = FeatureStore.open(config.data.new, config.data.columns, "--data.new", part="train")
         check_same_features(
             info.features,
             config.model,
@@ -184,6 +184,8 @@ def rehearsed_rows(
     """The older rows to rehearse: those of ``--data.replay``, else those that the bundle keeps and ``new``
     does not have; None where there are none.
 
+    Of few that the bundle keeps, all can be held out for validation, or have no tag under new rules.
+
     Raises:
         InputError: the store of ``--data.replay`` does not fit.
     """
@@ -193,7 +195,10 @@ def rehearsed_rows(
         check_same_blocks(store, read_info(bundle).blocks)
         return survey_rows(store, config, training, rules)
     kept = replay_store(bundle, config.data.columns, out, new)
-    return None if kept is None else survey_rows(kept, config, training, rules)
+    try:
+        return None if kept is None else survey_rows(kept, config, training, rules)
+    except NoRowsError:
+        return None
 
 
 def combined(

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from distributed.storage.s3 import shared_environment
-from drel_core.errors import InputError
+from drel_core.errors import InputError, MachineBusy
 
 RAY_STARTS = 15.0
 """Seconds until a Ray of this machine and its workers run, on two cores; 12 to 19 were seen."""
@@ -37,7 +37,12 @@ def local_ray() -> bool:
 
 
 def start_ray(workers: int) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine.
+
+    Raises:
+        InputError: the cluster cannot be joined.
+        MachineBusy: Ray takes too long to start here.
+    """
     if ray.is_initialized():
         return
     # Ray Train would send each line a second time through its logger.
@@ -155,4 +160,12 @@ def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "8000")
     # One logical CPU above the workers, so that Ray Data's reads always find a place.
     cpus = max(os.cpu_count() or 1, workers) + 1
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    try:
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    except Exception as error:  # of no type of its own
+        if "timed out during startup" not in str(error):
+            raise
+        raise MachineBusy(
+            "Ray did not start on this machine in the 30 s that it gives itself: other programs keep the "
+            "processors busy, or memory is short. Give the same command again when less runs"
+        ) from None
