@@ -51,19 +51,22 @@ def _name(edit: str, text: str, given: str) -> str:
     return name
 
 
-def _edits(rows: Sequence[tuple[str, str, str]]) -> TagEdits:
+def _edits(rows: Sequence[tuple[str, str, str]], places: Sequence[str] = ()) -> TagEdits:
+    """Of (edit, tag, what it becomes), and the place where each is written."""
     found: dict[str, dict[str, list[str]]] = {edit: {} for edit in EDITS}
-    for edit, tag, other in rows:
+    for number, (edit, tag, other) in enumerate(rows):
         others = found[edit].setdefault(tag, [])
         if others and edit != "split":
+            at = f"{places[number]}: " if places else ""
             same = f"{tag}={other}" if other else tag
-            raise InputError(f"--{edit} {same}: {tag!r} is in two edits; keep one")
+            raise InputError(f"{at}--{edit} {same}: {tag!r} is in two edits; keep one")
         others.append(other)
     return TagEdits(
         {tag: others[0] for tag, others in found["merge"].items()},
         {tag: others[0] for tag, others in found["rename"].items()},
         tuple(found["remove"]),
         {tag: tuple(others) for tag, others in found["split"].items()},
+        {tag: place for (_, tag, _), place in zip(rows, places, strict=False)},
     )
 
 
@@ -75,7 +78,7 @@ def read_edits(path: str) -> TagEdits:
         InputError: it cannot be read, or a line is no edit.
     """
     table = _columns(path, ["edit", "tag", "to"])
-    rows = []
+    rows, places = [], []
     for number, row in enumerate(
         zip(*(column.to_pylist() for column in table.columns), strict=True), 2
     ):
@@ -89,7 +92,8 @@ def read_edits(path: str) -> TagEdits:
             needs = "a tag and nothing else" if edit == "remove" else "a tag and what it becomes"
             raise InputError(f"{path} row {number}: {edit} needs {needs}")
         rows.append((edit, tag, other))
-    return _edits(rows)
+        places.append(f"{path} row {number}")
+    return _edits(rows, places)
 
 
 def read_assigned(path: str, edits: TagEdits) -> list[tuple[str, Assigned]]:

@@ -8,7 +8,7 @@ because the rules beside the vocabulary say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from drel_core.bundle.tag_rules import RuleError, TagGroup, TagRules
 from drel_core.did_you_mean import did_you_mean
@@ -26,12 +26,14 @@ class TagEdits:
         rename: tag to its new name.
         remove: tags that are to be neither learned nor said.
         split: tag to the tags that it becomes; where it is one of them it stays, else it goes.
+        places: of a tag that an edit is about, where that edit is written; errors say it.
     """
 
     merge: Mapping[str, str] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
     split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.merge or self.rename or self.remove or self.split)
@@ -64,35 +66,72 @@ class TagEdits:
                 raise InputError(f"{edit}: {tag!r} is blocked; take it out of `blocked` first")
             if tag not in known:
                 raise InputError(f"{edit}: there is no tag {tag!r}{_near(tag, known)}")
-        merge = _followed(self.merge)
+        merge = self._followed_merges()
         for tag, into in self.merge.items():
             if into in (*self.remove, *self.split):
                 what = "removed" if into in self.remove else "split"
                 raise InputError(
-                    f"--merge {tag}={into}: {into!r} is {what} by the same command; merge into a tag that "
+                    f"{self._merge(tag)}: {into!r} is {what} by the same command; merge into a tag that "
                     "stays"
                 )
         self._check_new(known, rules)
-        renamed = {tag: self.rename.get(into, into) for tag, into in merge.items()}
-        return TagEdits(renamed, self.rename, self.remove, self.split)
+        return replace(
+            self, merge={tag: self.rename.get(into, into) for tag, into in merge.items()}
+        )
 
     def _check_once(self) -> None:
         seen: set[str] = set()
         for tag in self.sources():
             if tag in seen:
-                raise InputError(f"{tag!r} is in two edits; give one command for each")
+                raise InputError(
+                    f"{self._at(tag)}{tag!r} is in two edits; give one command for each"
+                )
             seen.add(tag)
+
+    def _at(self, tag: str) -> str:
+        return f"{self.places[tag]}: " if tag in self.places else ""
+
+    def _merge(self, tag: str) -> str:
+        return f"{self._at(tag)}--merge {tag}={self.merge[tag]}"
+
+    def _rename(self, tag: str) -> str:
+        return f"{self._at(tag)}--rename {tag}={self.rename[tag]}"
+
+    def _split(self, tag: str) -> str:
+        return f"{self._at(tag)}--split {tag}={','.join(self.split[tag])}"
 
     def _named(self) -> Iterable[tuple[str, str]]:
         for tag, into in self.merge.items():
-            yield f"--merge {tag}={into}", tag
-            yield f"--merge {tag}={into}", into
-        for tag, new in self.rename.items():
-            yield f"--rename {tag}={new}", tag
+            yield self._merge(tag), tag
+            yield self._merge(tag), into
+        for tag in self.rename:
+            yield self._rename(tag), tag
         for tag in self.remove:
-            yield f"--remove {tag}", tag
-        for tag, parts in self.split.items():
-            yield f"--split {tag}={','.join(parts)}", tag
+            yield f"{self._at(tag)}--remove {tag}", tag
+        for tag in self.split:
+            yield self._split(tag), tag
+
+    def _followed_merges(self) -> dict[str, str]:
+        """Each merged tag with the one at the end of its chain.
+
+        Raises:
+            InputError: a chain is a circle.
+        """
+        found = {}
+        for first, into in self.merge.items():
+            if into == first:
+                raise InputError(f"{self._merge(first)}: a tag cannot be merged into itself")
+            chain = [first]
+            while into in self.merge:
+                chain.append(into)
+                into = self.merge[into]
+                if into in chain:
+                    shown = " -> ".join([*chain, into][:6])
+                    raise InputError(
+                        f"{self._at(first)}--merge: a circle ({shown}); one of them must stay"
+                    )
+            found[first] = into
+        return found
 
     def _check_new(self, known: set[str], rules: TagRules) -> None:
         """New names must be new, and different."""
@@ -120,9 +159,9 @@ class TagEdits:
 
     def _new_names(self) -> Iterable[tuple[str, str, str]]:
         for tag, new in self.rename.items():
-            yield tag, new, f"--rename {tag}={new}"
+            yield tag, new, self._rename(tag)
         for tag, parts in self.split.items():
-            edit = f"--split {tag}={','.join(parts)}"
+            edit = self._split(tag)
             if len(set(parts)) < len(parts):
                 raise InputError(f"{edit}: names a part twice")
             if len(parts) < 2:
@@ -153,27 +192,6 @@ def _near(tag: str, known: set[str]) -> str:
         return did_you_mean(tag, known)
     near = next((name for name in sorted(known) if name.casefold() == tag.casefold()), None)
     return f"; did you mean {near}?" if near else ""
-
-
-def _followed(merge: Mapping[str, str]) -> dict[str, str]:
-    """Each tag with the one at the end of its chain.
-
-    Raises:
-        InputError: a chain is a circle.
-    """
-    found = {}
-    for first, into in merge.items():
-        if into == first:
-            raise InputError(f"--merge {first}={into}: a tag cannot be merged into itself")
-        chain = [first]
-        while into in merge:
-            chain.append(into)
-            into = merge[into]
-            if into in chain:
-                shown = " -> ".join([*chain, into][:6])
-                raise InputError(f"--merge: a circle ({shown}); one of them must stay")
-        found[first] = into
-    return found
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,12 @@ def test_edits_of_a_file(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
         ("edit,tag,to\nmerge,dogs,dog\njoin,dog,cat\n", "row 3: edit is 'join'"),
         ("edit,tag,to\nremove,dog,cat\n", "row 2: remove needs a tag and nothing else"),
         ("edit,tag,to\nmerge,dog,\n", "row 2: merge needs a tag and what it becomes"),
-        ("edit,tag,to\nmerge,dog,cat\nmerge,dog,no\n", "'dog' is in two edits"),
+        ("edit,tag,to\nmerge,dog,cat\nmerge,dog,no\n", "row 3: --merge dog=no: 'dog' is in two"),
+        ("edit,tag,to\nmerge,dog,cat\nremove,dog,\n", "row 3: 'dog' is in two edits"),
+        ("edit,tag,to\nremove,no,\nmerge,dgo,cat\n", "row 3: --merge dgo=cat: there is no tag"),
+        ("edit,tag,to\nmerge,dog,cat\nmerge,cat,dog\n", "row 2: --merge: a circle (dog -> cat"),
+        ("edit,tag,to\nremove,no,\nrename,dog,cat\n", "row 3: --rename dog=cat: there is a tag"),
+        ("edit,tag,to\nsplit,crane,bird\n", "row 2: --split crane=bird: give two parts or more"),
     ):
         file.write_text(text)
         assert says in refused("--model", model, "--edits", file, "--out", tmp_path / "other")
