@@ -184,12 +184,12 @@ class TagRules:
         def note(found: Iterable[str], text: str, guess: bool = False) -> None:
             missing = sorted(set(found))
             if missing:
-                like = ""
+                shown = [repr(name) for name in missing[:_NAMED]]
                 if guess and len(known) <= 20_000:  # comparing with more takes seconds
-                    like = did_you_mean(missing[0], known)
-                shown = ", ".join(repr(name) for name in missing[:_NAMED])
+                    like = did_you_mean(missing[0], known).removeprefix("; ")
+                    shown[0] += f" ({like})" if like else ""
                 more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-                notes.append(f"{text}: {shown}{more}{like}")
+                notes.append(f"{text}: {', '.join(shown)}{more}")
 
         blocked = set(self.blocked)
         note(

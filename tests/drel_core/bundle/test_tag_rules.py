@@ -176,7 +176,7 @@ def test_notes_on_what_a_vocabulary_does_not_have():
     assert notes == [
         "tags of the vocabulary that the rules call other spellings: 'dogs'",
         "tags of the vocabulary that are blocked: 'nsfw'",
-        "implies: no tags of the vocabulary: 'animal', 'living', 'pet'; did you mean anima?",
+        "implies: no tags of the vocabulary: 'animal' (did you mean anima?), 'living', 'pet'",
         "groups: season: no tags of the vocabulary: 'autumn', 'summer', 'winter'",
         "split: no tags of the vocabulary: 'bird crane', 'machine crane'",
     ]
