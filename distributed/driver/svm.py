@@ -20,7 +20,7 @@ from distributed.data.blocks import load_rows
 from distributed.data.columns import Columns
 from distributed.data.rows import Rows
 from distributed.data.survey import StoreSurvey
-from distributed.runtime.progress import Log, duration, saying
+from distributed.runtime.progress import Log, TimeLeft, duration, saying
 from distributed.runtime.ray_session import local_ray, start_ray
 from distributed.runtime.tasks import map_on_ray
 from distributed.storage.folder import Folder
@@ -209,17 +209,16 @@ def fit_svm(spec: RunSpec, kept: Folder, log: Log) -> tuple[SVMAnnotator, HeldOu
     work = partial(_fit_batch, ray.put(features_ND), ray.put(tag_NT), config, seed, sample_n)
     del features_ND, tag_NT
     todo = batches_left(num_tags, {start: len(machines) for start, machines in done.items()}, size)
-    started = last = time.perf_counter()
-    fitted = 0
+    last = time.perf_counter()
+    fitted, time_left = 0, TimeLeft(left)
     for batch, machines in map_on_ray(work, todo):
         done[batch.start] = machines
         save_batch(kept, batch, machines)
         fitted += len(batch)
+        time_left.note(fitted)
         now = time.perf_counter()
         if now - last >= 3:
-            log(
-                f"tags {fitted}/{left}  left {duration((now - started) * (left - fitted) / fitted)}"
-            )
+            log(f"tags {fitted}/{left}{time_left.text(fitted)}")
             last = now
     ordered = [machine for start in sorted(done) for machine in done[start]]
     annotator = SVMAnnotator.of(ordered, survey.mean_D, survey.std_D)

@@ -24,7 +24,7 @@ from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore, RowGroupSlice, one_chunk, read_table
 from distributed.data.picture_columns import PictureColumns
 from distributed.inference.annotate_part import AnnotatePlan, PartAnnotator, part_name
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, TimeLeft
 from distributed.runtime.ray_session import MALLOC, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.content import content_of_each
@@ -90,18 +90,17 @@ def _run(
         log(f"{len(groups) - len(todo)} of {len(groups)} files are there already")
     started = logged_at = time.perf_counter()
     total = sum(unit.rows for number in todo for unit in groups[number])
-    rows, left_out = 0, []
+    rows, left_out, left = 0, [], TimeLeft(total)
     steps = _here if store.num_bytes <= INLINE_BYTES else _on_ray
     for answer in steps(plan, groups, todo, workers):
         rows += answer["rows"] + len(answer["bad"])
         left_out += answer["bad"]
+        left.note(rows)
         now = time.perf_counter()
         if now - logged_at > _LOG_SECONDS:
             logged_at = now
             rate = rows / (now - started)
-            log(
-                f"{rows:,} of {total:,} rows  {rate:,.0f} rows/s  left {(total - rows) / rate:,.0f} s"
-            )
+            log(f"{rows:,} of {total:,} rows  {rate:,.0f} rows/s{left.text(rows)}")
     for path, row, reason in sorted(left_out)[:20]:
         log(f"left out: {path}: row {row}: {reason}")
     seconds = time.perf_counter() - started

@@ -19,7 +19,7 @@ from distributed.ingest.assemble import RandomSplit, assemble
 from distributed.ingest.extraction.base import Extraction, extract
 from distributed.ingest.parts import CODEBOOK, PartPlan, part_name, work_folder
 from distributed.ingest.sources.base import Source
-from distributed.runtime.progress import Log, counted
+from distributed.runtime.progress import Log, TimeLeft, counted
 from distributed.runtime.quiet_start import start_quiet_ray
 from distributed.storage.content import content_of
 from distributed.storage.folder import Folder
@@ -333,14 +333,14 @@ def _extract(
     """Write the missing parts, with a line of progress every few seconds."""
     started = last = time.perf_counter()
     rows = gone = done = 0
+    left = TimeLeft(len(todo))
     for answer in extract(source, extraction, plan, todo):
         rows, gone, done = rows + answer["rows"], gone + answer["rejected"], done + 1
+        left.note(done)
         now = time.perf_counter()
         if now - last >= 3 or done == len(todo):
             rate = (rows + gone) / (now - started)
-            left = int((now - started) * (len(todo) - done) / done)
             log(
-                f"part {done}/{len(todo)}  {rows} rows  {gone} rejected  {rate:,.0f} rows/s  "
-                f"left {left // 60}:{left % 60:02d}"
+                f"part {done}/{len(todo)}  {rows} rows  {gone} rejected  {rate:,.0f} rows/s{left.text(done)}"
             )
             last = now

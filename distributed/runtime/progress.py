@@ -32,6 +32,38 @@ def size_of(count: float) -> str:
     return f"{count / 1e3:,.0f} kB"
 
 
+class TimeLeft:
+    """How long the rest of a work takes, by the pace since its first piece was done: until then processes
+    start and files are opened.
+
+    Args:
+        total: how much there is to do.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.total = total
+        self._first: tuple[float, float] | None = None
+
+    def note(self, done: float) -> None:
+        """So much is done; to be called after each piece."""
+        if self._first is None and done:
+            self._first = time.monotonic(), done
+
+    def text(self, done: float) -> str:
+        """``  left 0:35``, to be put behind a line; empty as long as there is no pace."""
+        self.note(done)
+        rest = max(0, self.total - done)
+        if not rest:
+            return f"  left {duration(0)}"
+        began, before = self._first or (0.0, done)
+        seconds = time.monotonic() - began
+        if done <= before or seconds < _PACE_SECONDS:
+            return ""
+        return f"  left {duration(seconds * rest / (done - before))}"
+
+
+_PACE_SECONDS = 1.0
+"""From the first piece on, until a pace is worth telling: pieces of several workers come together."""
 QUIET = 6.0
 """Seconds of a part before it says anything: short runs say nothing of their parts."""
 EVERY = 5.0
@@ -51,17 +83,18 @@ class Progress:
     def __init__(self, log: Log | None, what: str, total: int, unit: str) -> None:
         self.log, self.what, self.total, self.unit = log, what, total, unit
         self.done = 0
-        self.started = time.monotonic()
-        self.due = self.started + QUIET
+        self.left = TimeLeft(total)
+        self.due = time.monotonic() + QUIET
 
     def step(self, count: int = 1) -> None:
         """So much more is done."""
         self.done += count
+        self.left.note(self.done)
         now = time.monotonic()
         if self.log is None or now < self.due or not self.done:
             return
-        left = (now - self.started) * max(0, self.total - self.done) / self.done
-        self.log(f"{self.what}  {self.done:,}/{self.total:,} {self.unit}  left {duration(left)}")
+        left = self.left.text(self.done)
+        self.log(f"{self.what}  {self.done:,}/{self.total:,} {self.unit}{left}")
         self.due = now + EVERY
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from distributed.runtime.progress import Log
+from distributed.runtime.progress import Log, TimeLeft
 from distributed.training import collectives
 from distributed.training.divergence import LossCourse
 from distributed.training.optim import StepResult
@@ -44,8 +44,9 @@ class MetricsLogger:
         )
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.images = 0
-        self.started = self.last = time.perf_counter()
-        self.first_step = first_step
+        self.last = time.perf_counter()
+        self.first_step, self.taken = first_step, 0
+        self.left = TimeLeft(steps - first_step)
         self.total_images = 0
         self.total_triplets = 0.0
         self.quality = ""  # what the last look at rows showed
@@ -64,6 +65,8 @@ class MetricsLogger:
         )
         self.images += images
         self.total_images += images
+        self.taken += 1
+        self.left.note(self.taken)
 
     def due(self) -> bool:
         """Rank 0's clock; only rank 0 prints, with its own sums, so no collective is needed."""
@@ -81,8 +84,6 @@ class MetricsLogger:
         seconds = now - self.last
         images = self.images / seconds
         self.total_triplets += triplets * world
-        done = (global_step - self.first_step) / max(1, self.steps - self.first_step)
-        left = (now - self.started) * (1 - done) / max(done, 1e-9)
         mean_loss = loss / max(weight, 1e-12)
         if self.writer is not None:
             for name, value in {
@@ -97,8 +98,8 @@ class MetricsLogger:
                 self.writer.add_scalar(name, value, global_step)
             self.log(
                 f"epoch {epoch + 1}/{self.epochs}  step {global_step}/{self.steps}  "
-                f"loss {mean_loss:.4f}{self.quality}  {images:,.0f} images/s  "
-                f"left {int(left) // 60}:{int(left) % 60:02d}"
+                f"loss {mean_loss:.4f}{self.quality}  {images:,.0f} images/s"
+                f"{self.left.text(global_step - self.first_step)}"
             )
             self.course.line(mean_loss, global_step)
             if self.unmoved and not self.warned and global_step < self.steps:

@@ -16,7 +16,7 @@ from distributed.driver import train
 from distributed.driver.in_process import launch
 from distributed.inference.evaluate import evaluate_store
 from distributed.runtime import progress
-from distributed.runtime.progress import Progress, saying, size_of
+from distributed.runtime.progress import Progress, TimeLeft, saying, size_of
 from distributed.training.build import build_drel_learner, make_reader
 from distributed.training.kernel_fit import fit_kernel
 from drel_core.annotators.popularity import PopularityAnnotator
@@ -31,6 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part takes long."""
     monkeypatch.setattr(progress, "QUIET", 0.0)
     monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "_PACE_SECONDS", 0.0)
 
 
 def test_a_short_part_says_nothing() -> None:
@@ -55,6 +56,20 @@ def test_a_long_part_says_how_far_it_is_and_how_long_still(monkeypatch: pytest.M
         "survey  20,000/40,000 rows  left 0:08",
         "survey  40,000/40,000 rows  left 0:00",
     ]
+
+
+def test_the_time_left_is_told_by_the_pace_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    left = TimeLeft(1000)
+    said = []
+    # Half a minute until processes run; the pieces of two workers come together.
+    for seconds, done in ((30, 10), (30.1, 20), (31, 110), (35, 510), (40, 1000)):
+        now[0] = float(seconds)
+        said.append(left.text(done))
+    assert said == ["", "", "  left 0:08", "  left 0:04", "  left 0:00"]
+    assert TimeLeft(1).text(1) == "  left 0:00"
+    assert TimeLeft(5).text(0) == ""
 
 
 def test_what_has_no_steps_says_how_long_it_takes_so_far(impatient: None) -> None:
