@@ -22,7 +22,7 @@ from distributed.runtime.progress import counted
 from distributed.storage.files import write_json, write_text
 from distributed.storage.folder import Folder, check_file
 from drel_core.bundle.format import read_rules, read_vocabulary
-from drel_core.bundle.tag_edits import TagEdits
+from drel_core.bundle.tag_edits import TagEdits, coming_back
 from drel_core.bundle.tag_rules import TagRules
 from drel_core.errors import InputError
 from drel_core.tag_text import some_names
@@ -307,6 +307,8 @@ def _edit_model(config: TagsConfig, dry: bool) -> None:
         print(f"new tag {shown(part)} (id {place[part]})")
     if rules is not None:
         print(f"rules of {config.vocabulary} take the place of the model's")
+        if back := coming_back(made.after.names, read_rules(made.folder), made.after.rules):
+            print(f"WARNING: {config.vocabulary}: {back}")
     if dry:
         say(NOTHING)
         return

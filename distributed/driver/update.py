@@ -44,6 +44,7 @@ from drel_core.annotators.load import load_bundle
 from drel_core.bundle.format import CODEBOOK, read_info, read_rules
 from drel_core.bundle.info import BundleInfo
 from drel_core.bundle.safe_loading import load_tensors
+from drel_core.bundle.tag_edits import coming_back
 from drel_core.errors import InputError
 
 METHODS = ("drel", "wsabie")
@@ -205,9 +206,12 @@ def plan_of(
     if config.data.validation:
         log(f"{survey.validation_rows} rows are held out for validation")
     _log_skipped(log, surveys)
-    if rules is not None and config.tags.vocabulary:
-        for note in rules.check(survey.names.to_pylist()):
-            log(f"{config.tags.vocabulary}: {note}")
+    if rules is not None and given:
+        names = survey.names.to_pylist()
+        for note in rules.check(names):
+            log(f"{given}: {note}")
+        if back := coming_back(names, read_rules(bundle), rules):
+            log(f"WARNING: {given}: {back}")
     return RunSpec(
         config=training,
         survey=survey,

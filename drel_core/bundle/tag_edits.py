@@ -14,6 +14,7 @@ from drel_core.bundle.tag_rules import RuleError, TagGroup, TagRules
 from drel_core.did_you_mean import did_you_mean
 from drel_core.errors import InputError
 
+_SHOWN = 5
 _COMPARED = 20_000  # names: comparing with more takes seconds
 
 
@@ -184,6 +185,29 @@ class TagEdits:
         if tag in self.remove:
             return ()
         return self.split.get(tag, (tag,))
+
+
+def coming_back(names: Iterable[str], before: TagRules, after: TagRules) -> str:
+    """A line on tags of a model that its rules ``before`` keep out of answers and ``after`` do not; empty
+    where there are none."""
+
+    def kept_out(rules: TagRules, name: str) -> str:
+        if name in rules.split:
+            return "split"
+        if name in rules.blocked:
+            return "blocked"
+        return f"means {rules.aliases[name]!r}" if name in rules.aliases else ""
+
+    why = {name: kept_out(before, name) for name in names}
+    found = [name for name, reason in why.items() if reason and not kept_out(after, name)]
+    if not found:
+        return ""
+    shown = ", ".join(f"{name!r} ({why[name]})" for name in found[:_SHOWN])
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return (
+        f"these tags are answers again, which the model's own rules keep out: {shown}{more}; put its rules "
+        "into the file if they should stay out"
+    )
 
 
 def _near(tag: str, known: set[str]) -> str:

@@ -175,6 +175,17 @@ def test_a_vocabulary_file_is_put_into_a_store_and_a_model(
     assert read_rules(tmp_path / "model-2" / "model").tag_of("hound") == "dog"
     assert "another spelling" not in run(capsys, "--model", tmp_path / "model-2")
     assert "also hound" in run(capsys, "--model", tmp_path / "model-2", "--prefix", "hou")
+    run(capsys, "--model", model, "--merge", "dogs=dog", "--out", tmp_path / "merged")
+    back = (
+        "--model",
+        tmp_path / "merged",
+        "--vocabulary",
+        file,
+        "--out",
+        tmp_path / "b",
+        "--dry_run",
+    )
+    assert "answers again" in run(capsys, *back) and "'dogs' (means 'dog')" in run(capsys, *back)
 
 
 def test_a_file_is_checked(

@@ -165,6 +165,28 @@ def test_feedback_is_read_by_the_rules(begun: Path) -> None:
     assert set(tags[animal["image_id"]]) == expected
 
 
+def test_a_file_that_lets_tags_back_in_says_which(begun: Path) -> None:
+    edits = TagEdits(merge={"tag-06": "tag-07"}, split={"tag-05": ("x", "y")})
+    edit_bundle(BundleEdits.of(str(begun / "v0"), edits), Folder(str(begun / "edited")), print)
+    new = str(write_store(begun / "back.parquet", 60, first=1800))
+
+    def warned(out: str, rules: TagRules) -> list[str]:
+        lines: list[str] = []
+        config = UpdateConfig(
+            model=str(begun / "edited"),
+            data=UpdateData(new=new),
+            tags=UpdateTags(vocabulary=rules_file(begun, rules)),
+            out=str(begun / out),
+            epochs=1,
+        )
+        update.run(config, lines.append, launcher=launch)
+        return [line for line in lines if "answers again" in line]
+
+    (said,) = warned("v5", RULES)
+    assert said.startswith("WARNING") and "'tag-05' (split), 'tag-06' (means 'tag-07')" in said
+    assert warned("v6", read_rules(begun / "edited" / "model")) == []
+
+
 def test_what_still_carries_a_tag_that_was_split_is_left_out_with_a_warning(begun: Path) -> None:
     edits = BundleEdits.of(str(begun / "v0"), TagEdits(split={"tag-05": ("x", "y")}))
     edit_bundle(edits, Folder(str(begun / "split")), print)
