@@ -105,8 +105,9 @@ def show_samples(config: TrainConfig) -> None:
             f"{names[tag]}{'*' if tag in true else ''} {score:.0%}"
             for score, tag in zip(*predicted, strict=True)
         ]
-        wanted = ", ".join(names[tag] for tag in true[:6])
-        print(f"  {int(chosen[row]):4d}  {wanted[:48]:48}  ->  {', '.join(marked)}")
+        wanted = ", ".join(names[tag] for tag in true)
+        wanted = wanted if len(wanted) <= 48 else f"{wanted[:47]}…"
+        print(f"  {int(chosen[row]):4d}  {wanted:48}  ->  {', '.join(marked)}")
 
 
 def what_next(out: Path) -> str:

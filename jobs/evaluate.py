@@ -63,7 +63,9 @@ def main(arguments: list[str]) -> None:
     check_scored(metrics, config.data)
     metrics["train"] = annotator.info.train
     print(format_table([("popularity", metrics["floor"]), (annotator.name, metrics)]))
-    print(f"{metrics['images']} images, {metrics['tags_scored']} tags scored, top {metrics['k']}")
+    print(
+        f"{metrics['images']} images, {metrics['tags_scored']} tags scored, {metrics['k']} tags an image"
+    )
     print(format_decisions(metrics))
     if annotator.name != "popularity" and not beats_floor(metrics):
         check = first_check(metrics["k"], metrics["tags"])

@@ -114,12 +114,14 @@ def _for_replicas(config: ScorerConfig, has_token: bool) -> ScorerConfig:
 
 def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Path) -> None:
     """Run the scorer until a signal asks for its end."""
+    from distributed.runtime.progress import saying
     from distributed.runtime.ray_session import local_ray, start_ray
     from distributed.serving.ingress import chosen_ingress
 
     with chosen_ingress(http.ingress, http.host) as replica_host:
-        print("starting Ray and the scorer", flush=True)
-        start_ray(config.max_replicas)
+        say("starting Ray and the scorer")
+        with saying(say, "starting Ray"):
+            start_ray(config.max_replicas)
         import ray
         from ray import serve
 
@@ -132,7 +134,8 @@ def _serve(config: ScorerConfig, http: HttpConfig, info: BundleInfo, bundle: Pat
             signal.signal(name, lambda *_: stop.set())
         try:
             serve.start(http_options={"host": replica_host, "port": http.port})
-            serve.run(build_app(config), name="drel", route_prefix="/")
+            with saying(say, "starting the scorer"):
+                serve.run(build_app(config), name="drel", route_prefix="/")
         except (RuntimeError, ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())[:300]
             raise InputError(f"the scorer did not start: {why}") from error

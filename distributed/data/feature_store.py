@@ -29,7 +29,10 @@ from distributed.storage.files import READ_ERRORS, cannot_be_read, past_short_er
 from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
 
-_PARTS = {"--data.train": "train", "--data.test": "test"}
+_PARTS = {
+    **dict.fromkeys(("--data.train", "--images.train", "--data.new", "--data.replay"), "train"),
+    **dict.fromkeys(("--data.test", "--images.test"), "test"),
+}
 _FOOTERS = 256
 _footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
@@ -127,8 +130,8 @@ class FeatureStore:
 
         Args:
             tags_needed: False for images that are yet to be annotated.
-            part: train or test, where the path is the whole of what jobs.ingest wrote; empty: both; None: as
-                the option says.
+            part: train or test, where the path is the whole of what jobs.ingest wrote, or of files that are
+                named so; empty: both; None: as the option says.
 
         Raises:
             InputError: the path does not exist or holds no row; a file is no Parquet, lacks a

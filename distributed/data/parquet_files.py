@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from distributed.data.columns import Columns, sibling_option
 from distributed.data.delta_log import live_files
+from distributed.data.named_parts import named_part
 from distributed.data.plain_types import is_list, is_text, plain, plain_schema
 from distributed.storage.files import (
     READ_ERRORS,
@@ -50,7 +51,7 @@ def list_files(
     """Filesystem, and of each file its address (see ``resolve``), path in the filesystem, bytes.
 
     Args:
-        part: train or test, of a folder that jobs.ingest made; empty: all its rows.
+        part: train or test, of a folder that jobs.ingest made or whose files are named so; empty: all rows.
 
     Raises:
         InputError: nothing there, no Parquet, or no such part.
@@ -102,6 +103,9 @@ def list_files(
                     f"for all its rows give {option} {path.rstrip('/')}/train"
                 )
             files = wanted
+    elif part and files:
+        belongs = named_part(path, option, part, [name[cut:] for name, _ in files])
+        files = [file for file, is_wanted in zip(files, belongs, strict=True) if is_wanted]
     if not files:
         raise InputError(
             f"{path}: the folder holds no .parquet file; give {option} a feature store"

@@ -271,6 +271,18 @@ def undecided_line(store: str, survey: StoreSurvey) -> str | None:
     )
 
 
+def same_rows_line(train: StoreSurvey, test: StoreSurvey) -> str | None:
+    """Of a test store with a file whose rows are those of a file of the training store."""
+    learned = set(train.content.values())
+    same = next((name for name, content in test.content.items() if content in learned), None)
+    if same is None:
+        return None
+    return (
+        f"the rows of {same} are training rows as well: figures of images that the model has learned say "
+        "nothing of new ones"
+    )
+
+
 def _content(store: str, ordered: list[UnitSurvey]) -> dict[str, str]:
     """A hash of each file; of very many files one of all, which a note of them must not grow with."""
     files: dict[str, Any] = {}

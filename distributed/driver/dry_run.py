@@ -30,7 +30,7 @@ from distributed.driver.sizes import (
 from distributed.driver.tag_text import find_text, look_up, settled_source, with_source
 from distributed.runtime.capacity import Capacity, capacity, check_feasible, fits, shortage
 from distributed.runtime.memory import available_bytes
-from distributed.runtime.progress import Log, counted, duration, size_of
+from distributed.runtime.progress import Log, counted, duration, saying, size_of
 from distributed.runtime.ray_session import RAY_STARTS, local_ray, start_ray
 from distributed.runtime.tasks import INLINE_BYTES
 from distributed.storage.folder import Folder
@@ -95,7 +95,8 @@ def dry_run(config: TrainConfig, log: Log) -> Estimate | None:
     out.check("--out")
     check_free(out)
     config, store, test, features = train.open_input(config)
-    look = look_at(config, store)
+    with saying(log, "looking at the rows"):
+        look = look_at(config, store)
     config, settings = apply_size_rule(config, look.size)
     rows = f"{look.size.rows:,} training images" + (
         f", {look.held:,} held out" if look.held else ""
@@ -177,7 +178,8 @@ def in_steps(
 ) -> Estimate:
     """DREL and WSABIE."""
     config, size, world = spec.config, look.size, place.world
-    pace = measure(config, look.survey, world, place.cores)
+    with saying(log, "measuring steps"):
+        pace = measure(config, look.survey, world, place.cores)
     steps = EpochPlan.make(size.rows, world, config.batch_size).steps * config.epochs
     if line := without_probabilities(spec):
         log(line)

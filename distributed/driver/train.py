@@ -21,7 +21,7 @@ from distributed.data.manifest import (
     features_of,
 )
 from distributed.data.picture_columns import picture_columns
-from distributed.data.survey import StoreSurvey, survey_store
+from distributed.data.survey import StoreSurvey, same_rows_line, survey_store
 from distributed.driver.launch import Launcher, launch
 from distributed.driver.methods import fit
 from distributed.driver.neighbours import unrelated
@@ -324,6 +324,8 @@ def _log_survey(
     if survey.rules is not None:
         for note in survey.rules.check(survey.names.to_pylist()):
             log(f"{config.tags.vocabulary}: {note}")
+    if test is not None and (line := same_rows_line(survey, test)):
+        log(f"WARNING: {config.data.test}: {line}")
     for found in (survey, test):
         if found is None:
             continue

@@ -61,7 +61,7 @@ def new_stores(
     """
     stores = []
     if config.data.new:
-        store = FeatureStore.open(config.data.new, config.data.columns, "--data.new", part="train")
+        store = FeatureStore.open(config.data.new, config.data.columns, "--data.new")
         check_same_features(
             info.features,
             config.model,

@@ -63,6 +63,9 @@ def start_ray(workers: int) -> None:
             signal.signal(signal.SIGTERM, handler)
 
 
+# Ray's node gives up where its own agent takes longer than 15 s to start. The next try finds files in memory,
+# and the machine perhaps less busy.
+_LOCAL_STARTS = 3
 _JOIN_SECONDS = 20.0  # to join a cluster that answers
 _SLICE = 0.2
 
@@ -160,12 +163,17 @@ def _init_ray(workers: int, quiet: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "8000")
     # One logical CPU above the workers, so that Ray Data's reads always find a place.
     cpus = max(os.cpu_count() or 1, workers) + 1
-    try:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    except Exception as error:  # of no type of its own
-        if "timed out during startup" not in str(error):
-            raise
-        raise MachineBusy(
-            "Ray did not start on this machine in the 30 s that it gives itself: other programs keep the "
-            "processors busy, or memory is short. Give the same command again when less runs"
-        ) from None
+    for attempt in range(_LOCAL_STARTS):
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            return
+        except Exception as error:  # of no type of its own
+            if "timed out during startup" not in str(error):
+                raise
+            # What it has started goes on beside the next one, idle, and ends with this process.
+            if attempt + 1 == _LOCAL_STARTS:
+                raise MachineBusy(
+                    f"Ray did not start on this machine, in {_LOCAL_STARTS} tries of the 30 s that it gives "
+                    f"itself: other programs keep the processors busy (load {os.getloadavg()[0]:.0f} on "
+                    f"{os.cpu_count()} cores). Give the same command again when less runs"
+                ) from None

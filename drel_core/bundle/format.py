@@ -140,7 +140,10 @@ def bundle_folder(folder: str | Path) -> Path:
     try:
         place = at / bundle_place(read, str(at))
     except _NoBundle as error:
-        raise InputError(f"{error}{_near(at)}") from None
+        text = str(error)
+        if not at.exists():
+            text = text.replace("config.json is missing", "there is no such folder", 1)
+        raise InputError(f"{text}{_near(at)}") from None
     if not place.resolve().is_relative_to(at.resolve()):
         raise InputError(f"{place}: a link that leads out of {at}; copy the bundle in its place")
     return place

@@ -374,6 +374,17 @@ def test_a_new_or_empty_folder_is_taken_and_the_example_runs_from_a_command_line
     assert len(rows) == 2 and [len(row) for row in rows] == [3, 3] and rows[0] == rows[1]
     again = job("export", "--model", model, "--out", out)
     assert again.returncode == 2 and "holds files" in again.stderr
+    np.save(tmp_path / "wide.npy", np.ones((2, DIM + 1), np.float32))
+    np.savez(tmp_path / "several.npz", np.ones((2, DIM), np.float32))
+    for wrong, says in (
+        ([], "required: FEATURES.npy"),
+        (["x.npy", "0"], "k is 0; it must be 1 or more"),
+        (["none.npy"], "none.npy: cannot be read (["),
+        (["wide.npy"], f"wide.npy has shape [2, {DIM + 1}]; it must be [B, {DIM}]"),
+        (["several.npz"], f"it must be [B, {DIM}]"),
+    ):
+        told = subprocess.run([*line[:3], *wrong], cwd=tmp_path, capture_output=True, text=True)
+        assert told.returncode == 2 and says in told.stderr.splitlines()[-1], told.stderr
 
 
 @pytest.mark.heavy

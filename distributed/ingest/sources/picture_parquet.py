@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed.data.feature_store import RowGroupSlice, read_table, units_in_range, units_of
+from distributed.data.named_parts import split_of
 from distributed.data.parquet_files import list_files, read_footer
 from distributed.data.plain_types import is_text
 from distributed.ingest.sources.base import IMAGE, IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
@@ -237,7 +238,7 @@ class PictureParquet:
             part = pa.table({IMAGE_ID: ids, IMAGE: image.cast(pa.binary()), TAGS: tags})
             part = part.filter(good)
             parts.append(part)
-            splits += [split_of(_below(unit.path, self.root))] * len(part)
+            splits += [train_or_test(_below(unit.path, self.root))] * len(part)
         table = pa.concat_tables(parts)
         return Chunk(table.append_column(SPLIT, pa.array(splits, pa.string())), rejected(out))
 
@@ -259,19 +260,15 @@ def _below(address: str, path: str) -> str:
     return name_below(address, path) or whole.rstrip("/").rpartition("/")[2]
 
 
-def split_of(name: str) -> str | None:
-    """train or test where a file below the input, or a folder of it, is named so."""
-    for part in reversed(name.split("/")):
-        value = part.rpartition("=")[2]  # split=train, as Spark and Hive name folders
-        for split in ("train", "test"):
-            if value.lower().startswith(split):
-                return split
-    return None
+def train_or_test(name: str) -> str | None:
+    """Where a file below the input, or a folder of it, is named so. Rows for validation are training rows."""
+    split = split_of(name)
+    return None if split == "validation" else split
 
 
 def unsaid_note(path: str, names: Iterable[str]) -> str | None:
     """A line where some files say train or test and others, such as validation, do not."""
-    of = {name: split_of(name) for name in names}
+    of = {name: train_or_test(name) for name in names}
     unsaid = [name for name, split in of.items() if split is None]
     if not unsaid or len(unsaid) == len(of):
         return None

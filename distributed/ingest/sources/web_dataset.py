@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from distributed.ingest.sources.base import IMAGE, IMAGE_ID, SPLIT, TAGS, Chunk, Rejection, rejected
 from distributed.ingest.sources.json_text import read_json
 from distributed.ingest.sources.picture_options import TAG_NAMES, PictureOptions
-from distributed.ingest.sources.picture_parquet import split_of, unsaid_note
+from distributed.ingest.sources.picture_parquet import train_or_test, unsaid_note
 from distributed.ingest.sources.pictures import SUFFIXES
 from distributed.ingest.sources.tag_lists import SeparatorCheck, TagForm
 from distributed.storage.files import READ_ERRORS, one_line, resolve
@@ -117,7 +117,7 @@ class WebDataset:
                         raise InputError(f"{name}: has changed since it was opened; start again")
                     good.append(row)
                     images.append(data)
-                    splits.append(split_of(_below(name, root)))
+                    splits.append(train_or_test(_below(name, root)))
             at = last
         take = pa.array(good, pa.int64())
         table = pa.table(

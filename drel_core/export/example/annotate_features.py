@@ -1,5 +1,6 @@
 """Tags of images by numpy and safetensors alone: python examples/annotate.py FEATURES.npy [k]"""
 
+import argparse
 import importlib
 import json
 import math
@@ -110,5 +111,18 @@ def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for row in zip(*annotate(np.load(sys.argv[1]), *map(int, sys.argv[2:3])), strict=True):
+    parser = argparse.ArgumentParser(description="Tags of images, a line of JSON for each.")
+    parser.add_argument("features", metavar="FEATURES.npy", help=f"numbers [B, {MODEL['D']}]")
+    parser.add_argument("k", nargs="?", type=int, default=5, help="tags of an image (default: 5)")
+    given = parser.parse_args()
+    if given.k < 1:
+        parser.error(f"k is {given.k}; it must be 1 or more")
+    try:
+        images = np.load(given.features)
+    except (OSError, ValueError) as error:
+        parser.error(f"{given.features}: cannot be read ({error})")
+    shape = list(getattr(images, "shape", "?"))
+    if len(shape) != 2 or shape[1] != MODEL["D"]:
+        parser.error(f"{given.features} has shape {shape}; it must be [B, {MODEL['D']}]")
+    for row in zip(*annotate(images, given.k), strict=True):
         print(json.dumps([[str(n), round(float(s), 6)] for n, s in zip(*row, strict=True)]))

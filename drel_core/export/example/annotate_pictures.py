@@ -1,5 +1,6 @@
 """Tags of pictures by numpy, Pillow and onnxruntime (or torch): python examples/annotate.py PICTURE..."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -76,7 +77,12 @@ def annotate(images: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for path, *row in zip(
-        sys.argv[1:], *annotate(np.stack([pixels(p) for p in sys.argv[1:]])), strict=True
-    ):
+    parser = argparse.ArgumentParser(description="Tags of pictures, a line of JSON for each.")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file that Pillow reads")
+    given = parser.parse_args()
+    try:
+        images = np.stack([pixels(path) for path in given.pictures])
+    except OSError as error:  # also of a file that is no picture
+        parser.error(str(error))
+    for path, *row in zip(given.pictures, *annotate(images), strict=True):
         print(path, json.dumps([[str(n), round(float(s), 6)] for n, s in zip(*row, strict=True)]))
