@@ -59,7 +59,7 @@ def measured(pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
 def said_by(config: TrainConfig) -> tuple[list[str], Estimate | None]:
     lines: list[str] = []
     found = dry_run(config, lines.append)
-    return lines, found
+    return [line for line in lines if not line.endswith("so far")], found  # a busy machine waits
 
 
 def everything(folder: Path) -> dict[str, int]:
@@ -76,7 +76,7 @@ def test_it_says_what_would_run_and_writes_nothing(tmp_path: Path, config: Train
     assert (
         lines[1].startswith("settings for 150 rows, 12 tags and D = 16") and "epochs 30" in lines[1]
     )
-    kinds = {line.split()[0] for line in lines[2:] if not line.endswith("so far")}
+    kinds = {line.split()[0] for line in lines[2:]}
     assert kinds == {"where", "time", "memory", "disk"}
     assert "2 workers" in next(line for line in lines if line.startswith("where"))
     steps = 30 * -(-150 // 16)
