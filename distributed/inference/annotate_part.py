@@ -162,19 +162,17 @@ class PartAnnotator:
         rows = len(image_id)
         if not rows:
             return self.schema.empty_table()
-        score_Bk = torch.cat([part.probability_Bk for part in found])
-        tag_Bk = torch.cat([part.ids for part in found])
-        if self.plan.threshold is None and self.decision.how != "threshold":
-            count_B = np.full(rows, score_Bk.shape[1])
-            score_n, tag_n = score_Bk.flatten(), tag_Bk.flatten()
-        else:
-            keep_Bk = tag_Bk >= 0
-            if self.plan.threshold is not None:
-                keep_Bk &= score_Bk >= self.plan.threshold
-            count_B = keep_Bk.sum(1).numpy()
-            score_n, tag_n = score_Bk[keep_Bk], tag_Bk[keep_Bk]
+        keeps = [part.ids >= 0 for part in found]  # by a threshold or by rules some have fewer tags
+        if self.plan.threshold is not None:
+            keeps = [
+                keep_Bk & (part.probability_Bk >= self.plan.threshold)
+                for keep_Bk, part in zip(keeps, found, strict=True)
+            ]
+        parts_and_keeps = [*zip(found, keeps, strict=True)]
+        score_n = torch.cat([part.probability_Bk[keep_Bk] for part, keep_Bk in parts_and_keeps])
+        tag_n = torch.cat([part.tag_Bk[keep_Bk] for part, keep_Bk in parts_and_keeps])
         offsets = np.zeros(rows + 1, dtype=np.int32)
-        np.cumsum(count_B, out=offsets[1:])
+        np.cumsum(torch.cat([keep_Bk.sum(1) for keep_Bk in keeps]).numpy(), out=offsets[1:])
         parts = [self.names.take(pa.array(tag_n.numpy())), pa.array(score_n.numpy())]
         if self.unseen_T is not None:
             parts.append(pa.array(self.unseen_T[tag_n.numpy()]))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distributed.data.feature_store import RowGroupSlice, RowSelection
 from distributed.inference.scored import Scored
+from drel_core.decision.decider import Chosen
 from drel_core.scoring.tag_lists import TagLists
 
 _SPARE = 6  # times as many as are shown, since some are of the same tag
@@ -109,27 +110,22 @@ class CloseLook:
         return self._shown(self.missed)
 
     def see(
-        self,
-        scored: Scored,
-        tags: TagLists,
-        chosen_Bk: Tensor,
-        unit: RowGroupSlice,
-        row_B: np.ndarray,
+        self, scored: Scored, tags: TagLists, chosen: Chosen, unit: RowGroupSlice, row_B: np.ndarray
     ) -> None:
         """A batch of images.
 
         Args:
-            chosen_Bk: the tags that the decision chose, -1 where there is none.
+            chosen: the tags of the decision.
             row_B: their rows of the file.
         """
         if not len(tags):
             return
-        pairs = _Pairs.of(scored, tags, chosen_Bk)
+        pairs = _Pairs.of(scored, tags, chosen)
 
         def seen(row: int, doubt: Said | None = None, weight: float = 0.0) -> SeenImage:
             at = int(row_B[row])
             place = replace(unit, start=unit.start + at - unit.file_row, rows=1, file_row=at)
-            return SeenImage(place, pairs.said(row, chosen_Bk), pairs.true(row), doubt, weight)
+            return SeenImage(place, pairs.said(row), pairs.true(row), doubt, weight)
 
         here = np.isin(row_B, self.wanted.get((unit.path, unit.file_row), ()))
         self.sample += [seen(row) for row in here.nonzero()[0].tolist()]
@@ -204,6 +200,7 @@ class _Pairs:
 
     scored: Scored
     tags: TagLists
+    chosen: Chosen
     hit_BM: Tensor
     row_p: Tensor
     tag_p: Tensor
@@ -212,12 +209,13 @@ class _Pairs:
     is_said_p: Tensor
 
     @staticmethod
-    def of(scored: Scored, tags: TagLists, chosen_Bk: Tensor) -> _Pairs:
+    def of(scored: Scored, tags: TagLists, chosen: Chosen) -> _Pairs:
         row_p, tag_p = tags.row_ids(), tags.values
         row_B1 = torch.arange(len(tags))[:, None]
-        width = 1 + int(torch.cat([scored.tag_BM.flatten(), tag_p]).max())
+        every = scored.tag_BM.flatten(), chosen.ids.flatten(), tag_p
+        width = 1 + int(torch.cat(every).max())
         key_p = row_p * width + tag_p
-        chosen = (row_B1 * width + chosen_Bk)[chosen_Bk >= 0]
+        said_p = (row_B1 * width + chosen.ids)[chosen.ids >= 0]
         bound_p = torch.zeros(len(tag_p), dtype=torch.bool)
         if scored.score_BT is not None:
             score_p = scored.score_BT[row_p, tag_p]
@@ -230,19 +228,21 @@ class _Pairs:
         return _Pairs(
             scored,
             tags,
+            chosen,
             torch.isin(row_B1 * width + scored.tag_BM, key_p),
             row_p,
             tag_p,
             score_p,
             bound_p,
-            torch.isin(key_p, chosen),
+            torch.isin(key_p, said_p),
         )
 
-    def said(self, row: int, chosen_Bk: Tensor) -> tuple[Said, ...]:
+    def said(self, row: int) -> tuple[Said, ...]:
         """What the decision chose for an image."""
-        best, ids = self.scored.best_BM[row].tolist(), self.scored.tag_BM[row].tolist()
-        score = dict(zip(ids, best, strict=True))
-        return tuple(Said(tag, score[tag]) for tag in chosen_Bk[row].tolist() if tag >= 0)
+        pairs = zip(
+            self.chosen.ids[row].tolist(), self.chosen.probability_Bk[row].tolist(), strict=True
+        )
+        return tuple(Said(tag, score) for tag, score in pairs if tag >= 0)
 
     def true(self, row: int) -> tuple[Said, ...]:
         """The true tags of an image."""

@@ -32,7 +32,7 @@ from drel_core.annotators.drel import DRELAnnotator
 from drel_core.annotators.popularity import PopularityAnnotator
 from drel_core.bundle.vocabulary import Vocabulary
 from drel_core.decision.cuts import DEPTH
-from drel_core.decision.decider import Decide
+from drel_core.decision.decider import Chosen, Decide
 from drel_core.errors import InputError
 from drel_core.scoring.metrics import MetricCounts, fits_map
 from drel_core.scoring.reliability import (
@@ -255,36 +255,30 @@ class _Deciding:
 
     def count(
         self, seen: _Counts, scored: Scored, tags: TagLists, k: int, class_T: torch.Tensor
-    ) -> dict[Decide, torch.Tensor]:
-        """The tags of each image by each decision, ``[B, k]``, -1 where there is none."""
-        ids: dict[Decide, torch.Tensor] = {"top": self._of(scored, k, Decision())}
+    ) -> dict[Decide, Chosen]:
+        """The tags of each image by each decision."""
+        chosen: dict[Decide, Chosen] = {"top": self._of(scored, k, Decision())}
         if scored.score_BT is None:
-            seen.top.update_topk(ids["top"], tags)
+            seen.top.update_topk(chosen["top"].ids, tags)
         else:
-            seen.top.update(scored.score_BT, tags, ids["top"])
+            seen.top.update(scored.score_BT, tags, chosen["top"].ids)
         if self.annotator.decider is None:
-            return ids
+            return chosen
         for how, decision in self.others.items():
             most = k if how == "macro" else DEPTH
-            ids[how] = self._of(scored, most, decision)
-            seen.decided[how].update_topk(ids[how], tags)
+            chosen[how] = self._of(scored, most, decision)
+            seen.decided[how].update_topk(chosen[how].ids, tags)
         row_p, tag_p, probability_p = scored.likely()
         width = seen.top.num_tags
         hit_p = torch.isin(row_p * width + tag_p, tags.keys(width))
         seen.reliability_cb2 += reliability_of_groups(
             probability_p, hit_p, class_T[tag_p], len(FREQUENCIES) + 1
         )
-        return ids
+        return chosen
 
-    def _of(self, scored: Scored, k: int, decision: Decision) -> torch.Tensor:
-        """Tag ids ``[B, k]``, -1 where there is none."""
-
-        def more(rows: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-            if scored.score_BT is None:  # no more than was searched for
-                return scored.best_BM[rows], scored.tag_BM[rows]
-            return topk(scored.score_BT[rows], depth)
-
-        return choose_of(self.annotator, scored.best_BM, scored.tag_BM, k, decision, more).ids
+    def _of(self, scored: Scored, k: int, decision: Decision) -> Chosen:
+        """The tags that ``choose`` gives."""
+        return choose_of(self.annotator, *scored.plain, k, decision, scored.more)
 
 
 def _index(annotator: Annotator, vocabulary: Vocabulary) -> TagIndex:

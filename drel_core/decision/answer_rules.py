@@ -42,12 +42,12 @@ class AnswerRules:
         place = {name: tag for tag, name in enumerate(names) if name in named}
         self.num_tags = len(names)
         self.hidden_T = torch.zeros(len(names), dtype=torch.bool)
-        self.hidden_T[[place[name] for name in rules.blocked if name in place]] = True
         blocked, edges = set(rules.blocked), []
         for name, tag in place.items():
-            if name in blocked:
-                continue
             canonical = rules.tag_of(name)
+            if canonical in blocked:
+                self.hidden_T[tag] = True
+                continue
             meant = rules.with_implied(canonical)
             # Where the model does not have the tag of a spelling, the spelling goes on being said.
             self.hidden_T[tag] = canonical != name and canonical in place
@@ -119,7 +119,8 @@ class AnswerRules:
         """Answers of candidates.
 
         Args:
-            probability_BM, tag_BM: different tags of each image; -1 is none.
+            probability_BM, tag_BM: different tags of each image, best first; -1 is none. The order tells
+                equally probable ones apart.
             value_BM: what the decision goes by: higher is chosen first, ``-inf`` is not chosen unless
                 something implies it that is.
             k: most tags of an answer.
@@ -130,7 +131,7 @@ class AnswerRules:
             probability, tag and whether there is one, ``[B, k]``, most probable first.
         """
         there_BM = (tag_BM >= 0).cpu().numpy()
-        row_n = np.nonzero(there_BM)[0]
+        row_n, rank_n = np.nonzero(there_BM)
         tag_n, value_n, probability_n = (
             part_BM.cpu().numpy()[there_BM] for part_BM in (tag_BM, value_BM, probability_BM)
         )
@@ -147,17 +148,21 @@ class AnswerRules:
         )
         np.maximum.at(probability_c, place, probability_n[source])
         np.maximum.at(value_c, place, value_n[source])
+        rank_c = np.full(len(key_c), there_BM.shape[1])
+        np.minimum.at(rank_c, place, rank_n[source])
         row_c, tag_c = np.divmod(key_c, self.num_tags)
         wanted_T = ~self.hidden_T if only_T is None else ~self.hidden_T & only_T
         keep_c = wanted_T.numpy()[tag_c] & (value_c > -np.inf)
-        order = np.lexsort((tag_c, self._depth_T[tag_c], -value_c, row_c))
+        order = np.lexsort((tag_c, self._depth_T[tag_c], rank_c, -value_c, row_c))
         order = order[keep_c[order]]
         if limited:
             order = order[self._within_limits(row_c[order], tag_c[order])]
         order = order[_place_in_row(row_c[order]) < k]  # each stands behind what it implies
+        row, tag = row_c[order], tag_c[order]
+        order = order[
+            np.lexsort((tag, self._depth_T[tag], rank_c[order], -probability_c[order], row))
+        ]
         row, tag, probability = row_c[order], tag_c[order], probability_c[order]
-        order = np.lexsort((tag, self._depth_T[tag], -probability, row))
-        row, tag, probability = row[order], tag[order], probability[order]
         shape = (len(tag_BM), k)
         place_k = _place_in_row(row)
         out_probability = np.zeros(shape, dtype=probability_n.dtype)

@@ -168,7 +168,7 @@ class Decider:
         depth = slice(0, max(k, DEPTH))
         probability_BM, tag_BM = probability_BM[:, depth], tag_BM[:, depth]
         utility_BM = self._utility(probability_BM, tag_BM)
-        best_Bk = utility_BM.topk(min(k, utility_BM.shape[1]), dim=1).indices
+        best_Bk = utility_BM.argsort(dim=1, descending=True, stable=True)[:, :k]
         # The rule chooses which tags; which comes first is for their probabilities to say.
         place_Bk = best_Bk.sort(dim=1).values
         return Chosen(probability_BM.gather(1, place_Bk), tag_BM.gather(1, place_Bk))

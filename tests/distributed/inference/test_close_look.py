@@ -110,7 +110,8 @@ def test_a_tag_below_the_best_has_a_bound(
     score_NT = annotator.scores(torch.tensor(planted_table(150)["features"].to_pylist()))
 
     def best_only(model: TrainedAnnotator, features_BD: torch.Tensor, k: int, _: bool) -> Scored:
-        return Scored(None, *model.annotate(features_BD, 4))
+        plain = model.annotate(features_BD, 4)
+        return Scored(None, *plain, plain, lambda rows, depth: plain)
 
     monkeypatch.setattr(evaluate.Scored, "of", staticmethod(best_only))
     look = look_at(annotator, whole, samples=150)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,31 @@ def test_a_spelling_that_the_model_learned_counts_for_its_tag():
     said = answers(annotator, torch.tensor([[0.9, 0.1, 0.2, 0.5, 0.3]]), 5)[0]
     # It does not have the tag cat, so that its spelling goes on being said.
     assert said == pytest.approx({"animal": 0.9, "dog": 0.9, "cats": 0.5, "sky": 0.3})
+
+
+def test_a_spelling_of_a_blocked_tag_is_never_said():
+    """The model may have learned it before the rules, and not have the tag itself."""
+    rules = TagRules({"nsfw2": "nsfw"}, blocked=("nsfw",))
+    annotator = Fixed(("nsfw2", "sky"), rules, None)
+    assert list(answers(annotator, torch.tensor([[0.9, 0.1]]), 2)[0]) == ["sky"]
+
+
+@pytest.mark.parametrize("how", DECISIONS)
+def test_of_equally_probable_tags_the_order_of_scores_decides(how):
+    """Far from all training images many probabilities are 1, and as many 0."""
+    names = tuple(f"tag {tag}" for tag in range(80))
+    generator = torch.Generator().manual_seed(0)
+    score_BT = torch.linspace(300, 600, 80)[torch.randperm(80, generator=generator)][None]
+    first = int(score_BT.argmax())
+    implied = min(3, first - 1)  # of tags with the same z the first one is the better one
+    rules = TagRules(implies={names[first]: (names[implied],)}, blocked=(names[first + 1],))
+    decider = random_decider(80)
+    decider = replace(decider, gain_T=torch.ones(80), offset_T=torch.zeros(80))
+    z_T = decider.calibration.order(score_BT.clone(), slice(None))[0]
+    z_T[implied], z_T[first + 1] = z_T[first], -torch.inf
+    best = z_T.sort(descending=True, stable=True).indices[:6].tolist()
+    said = answers(Fixed(names, rules, decider), score_BT, 6, how)[0]
+    assert set(said.values()) == {1.0} and list(said) == [names[tag] for tag in best]
 
 
 def test_so_many_blocked_tags_that_deeper_lists_are_needed():
