@@ -49,7 +49,7 @@ def bundle_tensors(out: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.timeout(600)  # trains four times, twice after a start of Ray
+@pytest.mark.timeout(900)  # trains four times, twice after a start of Ray
 def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ray_job: Job) -> None:
     """Invariant 6: kill -9 of the driver, then the same command; Ctrl-C, and the same command again."""
     options = ("--workers", 2, "--epochs", 30, "--checkpoint.every", 33, "--decision.held_out", 0.2)
@@ -65,7 +65,7 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ra
             stderr=log,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 300  # where much else runs, Ray alone takes two minutes
         # Ray Train takes up what its own list names, a moment after the files are there.
         listed = broken / "checkpoints" / "checkpoint_manager_snapshot.json"
         while not (listed.is_file() and "epoch-" in listed.read_text("utf-8")):
@@ -82,7 +82,7 @@ def test_killed_training_resumes_and_ends_as_an_undisturbed_one(stores: Path, ra
     assert second.stdout is not None
     resumed = next(line for line in second.stdout if "resuming at epoch" in line)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does
-    said, complained = second.communicate(timeout=100)
+    said, complained = second.communicate(timeout=200)
     assert second.returncode == 130, complained
     assert complained.startswith("stopped; the same command") and complained.count("\n") == 1
     if "stopped before this attempt took a step" in said:  # on a machine with much else to do
