@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from distributed.data.columns import Columns
 from distributed.data.feature_store import FeatureStore
@@ -23,15 +24,16 @@ from distributed.inference.evaluate import evaluate_closely
 from distributed.serving.model import ServedModel
 from distributed.serving.requests import ScoreRequest
 from distributed.serving.scoring import Scored, score_requests
-from drel_core.annotators.base import TrainedAnnotator, rules_of
+from drel_core.annotators.base import DenseScores, TrainedAnnotator, row_by_row, rules_of
 from drel_core.annotators.load import load_bundle
 from drel_core.bundle.tag_rules import TagGroup, TagRules
 from drel_core.decision.cuts import DEPTH
 from drel_core.decision.decider import Decide
+from drel_core.errors import InputError
 from drel_core.export.export import export_bundle
 from tests.helpers.bundles import random_decider, write_drel
 
-DIM, ROWS = 8, 40
+DIM, ROWS = 8, 24
 Answers = list[dict[str, float]]
 
 
@@ -60,7 +62,7 @@ SMALL = TagRules(implies={"tag-03": tag(4)}, groups={"pair": TagGroup(tag(2, 4, 
 def features() -> np.ndarray:
     """Rows as usual and far away, where probabilities are 0 or 1; zero, constant and equal ones."""
     features_BD = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
-    features_BD[10:20] *= 40
+    features_BD[10:16] *= 40
     features_BD[0], features_BD[1], features_BD[2] = 0, 1, features_BD[3]
     return features_BD
 
@@ -188,3 +190,30 @@ def test_rules_may_leave_some_images_fewer_tags(tmp_path: Path) -> None:
     assert {len(said) for said in answers[:1024]} == {3}
     check_same(answers[1024:], asked.at_the_scorer(6, "top")[1024:], "scorer")
     check_same(answers[1024:], exported(folder, features_BD[1024:], 6), "export")
+
+
+class Overflowing(DenseScores):
+    """Scores of four tags that become infinite, where others would be NaN."""
+
+    name, num_tags = "overflowing", 4
+
+    def plain_scores(self, features_BD: torch.Tensor) -> torch.Tensor:
+        return features_BD[:, :4] * 1e30
+
+    log_scores = plain_scores
+
+
+def test_rows_that_annotate_refuses_count_in_no_figure(tmp_path: Path) -> None:
+    features_BD = np.ones((3, DIM), np.float32)
+    features_BD[1, 2] = 1e20
+    asked = Asked(write_drel(tmp_path / "model", DIM, 4), features_BD)
+    _, bad_B = row_by_row(Overflowing().annotate, torch.from_numpy(features_BD))
+    assert bad_B.tolist() == [False, True, False]
+    survey = survey_store(asked.store, "fail", statistics=False)
+    vocabulary = asked.annotator.vocabulary
+    found = evaluate.evaluate_store(
+        Overflowing(), vocabulary, survey, Columns(), k=2, on_bad_row="skip"
+    )
+    assert (found["images"], found["skipped_rows"]) == (2, 1)
+    with pytest.raises(InputError, match="row 1: features are too large"):
+        evaluate.evaluate_store(Overflowing(), vocabulary, survey, Columns(), k=2)
