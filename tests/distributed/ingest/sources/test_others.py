@@ -170,7 +170,16 @@ def test_a_delta_table_has_the_rows_of_its_last_version(tmp_path: Path) -> None:
     found = rows_of(table("delta"))
     changed = [row for row in split_rows(range(ROWS)) if row[0] not in ("005", "006")]
     assert sorted(found) == sorted([*changed, ("six", TAGS[6], "train")])
-    assert FeatureStore.open(str(OTHERS / "delta")).num_rows == ROWS - 1
+    rows = {
+        option: FeatureStore.open(str(OTHERS / "delta"), option=option).num_rows
+        for option in ("--store", "--data.train", "--data.test")
+    }
+    splits = [split for _, _, split in found]
+    assert rows == {
+        "--store": ROWS - 1,
+        "--data.train": splits.count("train"),
+        "--data.test": splits.count("test"),
+    }
 
     copy = tmp_path / "delta"
     shutil.copytree(OTHERS / "delta", copy)
