@@ -30,8 +30,8 @@ from distributed.storage.s3 import is_s3
 from drel_core.errors import InputError
 
 _PARTS = {
-    **dict.fromkeys(("--data.train", "--images.train", "--data.new", "--data.replay"), "train"),
-    **dict.fromkeys(("--data.test", "--images.test"), "test"),
+    **dict.fromkeys(("--data.train", "--data.new", "--data.replay"), "train"),
+    "--data.test": "test",
 }
 _FOOTERS = 256
 _footers: dict[tuple[str, int], pq.FileMetaData] = {}

@@ -12,19 +12,19 @@ _VALIDATION = re.compile(r"(val|valid|validation|dev)(?![a-z])")
 
 
 def split_of(name: str) -> str | None:
-    """train, test or validation; None where the name says none of them.
+    """train, test or validation; None where the name says none of them. What lies in ``test/`` is test rows,
+    whatever else its name begins with.
 
     Args:
         name: below the folder of the data set.
     """
-    for part in reversed(name.split("/")):
-        value = part.rpartition("=")[2].lower()  # split=train, as Spark and Hive name folders
+    # split=train, as Spark and Hive name folders
+    values = [part.rpartition("=")[2].lower() for part in reversed(name.split("/"))]
+    for value in values:
         for split in ("train", "test"):
             if value.startswith(split):
                 return split
-        if _VALIDATION.match(value):
-            return "validation"
-    return None
+    return "validation" if any(map(_VALIDATION.match, values)) else None
 
 
 def named_part(path: str, option: str, part: str, names: Sequence[str]) -> list[bool]:

@@ -111,10 +111,11 @@ def bundle_place(read: Callable[[str], str | None], folder: str) -> str:
         if read(f"{place}config.json") is not None:
             return place.rstrip("/")
     at = f"{folder}/{version}".rstrip("/")
-    raise _NoBundle(
-        f"{at}: no model bundle (config.json is missing); give --model a "
-        "folder written by jobs.train, OUT/model"
-    )
+    raise _NoBundle(_no_bundle(at, "config.json is missing"))
+
+
+def _no_bundle(at: str | Path, why: str) -> str:
+    return f"{at}: no model bundle ({why}); give --model a folder written by jobs.train, OUT/model"
 
 
 def bundle_folder(folder: str | Path) -> Path:
@@ -140,9 +141,7 @@ def bundle_folder(folder: str | Path) -> Path:
     try:
         place = at / bundle_place(read, str(at))
     except _NoBundle as error:
-        text = str(error)
-        if not at.exists():
-            text = text.replace("config.json is missing", "there is no such folder", 1)
+        text = str(error) if at.exists() else _no_bundle(at, "there is no such folder")
         raise InputError(f"{text}{_near(at)}") from None
     if not place.resolve().is_relative_to(at.resolve()):
         raise InputError(f"{place}: a link that leads out of {at}; copy the bundle in its place")

@@ -27,6 +27,8 @@ from tests.helpers.training import small_config
         ("data/train-00000-of-00005.parquet", "train"),
         ("split=test/part-0.parquet", "test"),
         ("test/train.parquet", "train"),
+        ("test/val-0.parquet", "test"),
+        ("train/dev1.parquet", "train"),
         ("val.parquet", "validation"),
         ("validation-00000-of-00001.parquet", "validation"),
         ("dev/part-0.parquet", "validation"),
