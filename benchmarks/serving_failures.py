@@ -137,6 +137,16 @@ def kill(_: Path) -> tuple[Seen, float]:
     return under_load(lambda: os.kill(replicas()[0], signal.SIGKILL), 15)
 
 
+def kill_all(_: Path) -> tuple[Seen, float]:
+    """Requests wait for the first replica that is back."""
+
+    def kill_each() -> None:
+        for process in replicas():
+            os.kill(process, signal.SIGKILL)
+
+    return under_load(kill_each, 40)
+
+
 def swap(versions: Path) -> tuple[Seen, float]:
     seen = under_load(lambda: publish(versions, "v2"), 6)
     assert len(seen[0].versions) == 2, seen[0].versions
@@ -231,6 +241,7 @@ PARTS = {
     "gone": ("2,000 clients that go away", gone),
     "idle": ("10,000 idle connections", idle),
     "kill": ("kill -9 of one of two replicas", kill),
+    "kill-all": ("kill -9 of both replicas", kill_all),
     "upgrade": ("rolling upgrade", upgrade),
     "hang": ("one of two replicas hangs", hang),
     "full": ("more rows than may wait, each 503 with Retry-After", full),

