@@ -24,10 +24,10 @@ demo: $(INSTALLED)  ## train on the embedded example and write out/demo/report.h
 # Two processes: while one waits for Ray the other computes. tests/conftest.py says what stays together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test: $(INSTALLED_DEV)  ## the test suite, as CI runs it (20 minutes on 2 cores)
+test: $(INSTALLED_DEV)  ## the test suite, as CI runs it (40 minutes on 2 cores)
 	$(PYTEST)
 
-test-fast: $(INSTALLED_DEV)  ## the tests that need no Ray (4 minutes on 2 cores)
+test-fast: $(INSTALLED_DEV)  ## the tests that need no Ray (13 minutes on 2 cores)
 	$(PYTEST) -m 'not ray and not cluster and not heavy'
 
 test-cluster: $(INSTALLED_DEV)  ## the tests that start several Ray nodes (about 25 minutes)
